@@ -1,0 +1,32 @@
+//! The embedded engine: images, and containers that outlive the daemon, with nothing to install.
+//!
+//! An image's layers are unpacked once, each to a directory named by its content; overlayfs stacks them.
+//! Each container has one small process of its own, the shim (`agent/runtime/shim`), which runs
+//! libcontainer, keeps the output and leaves the exit status on disk. The engine only writes files, starts
+//! shims and reads files; so a new engine on the same directory finds all that an earlier one started.
+//! Invariant: whatever is in the state directory was put there whole (temporary name, then rename), and
+//! what is not reachable from a record is garbage that [`Engine::open`] removes.
+
+mod bundle;
+#[expect(dead_code, reason = "shared with the shim, which uses the rest")]
+mod cgroup;
+mod containers;
+mod engine;
+mod handoff;
+mod images;
+mod layers;
+mod load;
+mod logs;
+mod reference;
+mod spec;
+mod stamp;
+mod stream;
+mod supervise;
+mod unpack;
+mod user;
+
+pub use containers::{ContainerError, ContainerInfo, ContainerState, ExitStatus};
+pub use engine::{Config, Engine, EngineError};
+pub use images::{ImageConfig, ImageConfigChanges, ImageError, ImageInfo, LoadedImage};
+pub use logs::{LogLine, LogOptions, LogStream};
+pub use spec::{ContainerSpec, Limits, LogConfig, Mount, MountKind};

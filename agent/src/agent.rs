@@ -1,0 +1,239 @@
+//! The agent as the daemon holds it: puts its parts together, and takes them down in order.
+
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+
+use skep_api::{TaskId, wire};
+use skep_link::Identity;
+use tokio::{
+    sync::{Mutex, Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    assignment::Position,
+    board::Board,
+    embedded::Embedded,
+    engine::{Container, Engine, chain},
+    logs::LogStreams,
+    mesh,
+    netmesh::MeshNetwork,
+    network::Network,
+    records::{Records, RecordsError, Remembered},
+    reporter::Reporter,
+    session::{Introduction, Session, Ties},
+    task::{
+        container::{NODE_ID_LABEL, TASK_ID_LABEL, container_id},
+        runner::{Host, STARTS_MAX},
+    },
+    worker::{Command, Worker},
+};
+
+/// Assignment sets on their way to the worker, which takes each at once.
+const COMMANDS_MAX: usize = 64;
+/// How long the last statuses may take to reach the manager when the daemon stops.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// What an agent is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The agent keeps what it remembers below it.
+    pub state_dir: PathBuf,
+    /// This node's certificate.
+    pub identity: Identity,
+    /// Managers to begin with, host:port; later ones are learnt from them.
+    pub managers: Vec<String>,
+    /// Host name, platform and resources.
+    pub description: wire::NodeDescription,
+    /// The address under which other nodes carry the mesh's traffic to this one.
+    pub data_path_addr: Ipv4Addr,
+    /// For the log alone.
+    pub node_name: String,
+    /// The shim's program, for engines that need one.
+    pub shim: PathBuf,
+    /// Unix nanoseconds now.
+    pub clock: fn() -> i64,
+}
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its local record.
+    #[error("the agent's record")]
+    Records(#[from] RecordsError),
+    /// The containers of an earlier daemon cannot be listed.
+    #[error("the engine's containers cannot be listed: {0}")]
+    Engine(String),
+    /// The network of this node's tasks.
+    #[error("the mesh cannot be started: {0}")]
+    Network(String),
+}
+
+/// A node's agent. Cheap to clone; ends when the last clone is dropped, its tasks stay.
+#[derive(Debug, Clone)]
+pub struct Agent(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<Host>,
+    board: Arc<Board>,
+    ties: Arc<Ties>,
+    commands: mpsc::Sender<Command>,
+    closing: watch::Sender<bool>,
+    parts: Mutex<JoinSet<()>>,
+}
+
+/// What the agent needs of its surroundings to start.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) network: Arc<dyn Network>,
+}
+
+impl Agent {
+    /// Starts the agent on an engine: takes up the tasks of an earlier daemon, then looks for a manager.
+    ///
+    /// # Errors
+    /// [`AgentError`] if the local record, the engine or the network cannot be used.
+    pub async fn start(config: Config, engine: Arc<skep_runtime::Engine>) -> Result<Self, AgentError> {
+        let network = MeshNetwork::start(&config).await.map_err(|e| AgentError::Network(chain(&e)))?;
+        let parts = Parts { engine: Arc::new(Embedded::new(engine)), network: Arc::new(network) };
+        Self::start_with(config, parts).await
+    }
+
+    pub(crate) async fn start_with(config: Config, parts: Parts) -> Result<Self, AgentError> {
+        let node_id = config.identity.node_id();
+        let (records, remembered) = open_records(&config, &node_id).await?;
+        let Remembered { revision, tasks } = remembered;
+        let containers = parts.engine.list().await.map_err(|e| AgentError::Engine(chain(&e)))?;
+        let host = Arc::new(Host {
+            engine: parts.engine,
+            network: parts.network,
+            reporter: Reporter::default(),
+            records,
+            clock: config.clock,
+            node_id,
+            starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            mesh_applied: watch::Sender::new(0),
+            has_ingress: watch::Sender::new(false),
+        });
+        let board = Arc::new(Board::default());
+        let (commands, told) = mpsc::channel(COMMANDS_MAX);
+        let (mesh, newest) = watch::channel(None);
+        let ties = Arc::new(Ties {
+            managers: watch::Sender::new(config.managers),
+            is_connected: watch::Sender::new(false),
+            mesh,
+        });
+        let closing = watch::Sender::new(false);
+        let mut worker = Worker::new(Arc::clone(&host), Arc::clone(&board));
+        worker.adopt(tasks, ours(containers, &host.node_id)).await;
+        let introduction = Introduction {
+            identity: config.identity.clone(),
+            description: config.description,
+            data_path_addr: config.data_path_addr,
+        };
+        let logs = LogStreams::new(Arc::clone(&host.engine), Arc::clone(&board), config.identity);
+        let position = Position::new(revision);
+        let session = Session::new(
+            Arc::clone(&host),
+            Arc::clone(&ties),
+            introduction,
+            commands.clone(),
+            logs,
+            position,
+        );
+        tracing::info!(node.id = host.node_id, node.name = config.node_name, "agent started");
+        let mut parts = JoinSet::new();
+        parts.spawn(worker.run(told));
+        let (applied, has_ingress) = (host.mesh_applied.clone(), host.has_ingress.clone());
+        parts.spawn(mesh::keep(Arc::clone(&host.network), newest, applied, has_ingress));
+        parts.spawn(Arc::clone(&host.records).keep());
+        parts.spawn(session.run(closing.subscribe()));
+        let parts = Mutex::new(parts);
+        Ok(Self(Arc::new(Inner { host, board, ties, commands, closing, parts })))
+    }
+
+    /// The daemon stops: tasks stay as they are, and the next daemon takes them up. Statuses still reach
+    /// the manager if there is one.
+    pub async fn stop(&self) {
+        let agent = &*self.0;
+        let (done, stopped) = oneshot::channel();
+        if agent.commands.send(Command::Stop(done)).await.is_ok() {
+            let _ended_already = stopped.await;
+        }
+        if self.is_connected() {
+            let mut backlog = agent.host.reporter.backlog();
+            if timeout(FLUSH_MAX, backlog.wait_for(|waiting| *waiting == 0)).await.is_err() {
+                tracing::warn!("statuses are left for the next daemon to send");
+            }
+        }
+        self.end_parts().await;
+        Arc::clone(&agent.host.records).flush().await;
+        agent.host.records.close();
+    }
+
+    /// The node leaves the swarm: ends all tasks, removes their containers and networks, and forgets.
+    pub async fn leave(&self) {
+        let agent = &*self.0;
+        // First the session: nothing new is taken on.
+        agent.closing.send_replace(true);
+        let (done, ended) = oneshot::channel();
+        if agent.commands.send(Command::Leave(done)).await.is_ok() {
+            let _ended_already = ended.await;
+        }
+        self.end_parts().await;
+        if let Err(e) = agent.host.network.teardown().await {
+            tracing::error!(err = chain(&e), "the mesh cannot be taken down");
+        }
+        let records = Arc::clone(&agent.host.records);
+        match tokio::task::spawn_blocking(move || records.delete()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!(err = chain(&e), "the agent's record cannot be removed"),
+            Err(e) => tracing::error!(err = chain(&e), "removing the agent's record was cut off"),
+        }
+    }
+
+    async fn end_parts(&self) {
+        self.0.closing.send_replace(true);
+        self.0.ties.is_connected.send_replace(false);
+        // What is left holds nothing: tasks are let go, and the record is written after this.
+        self.0.parts.lock().await.shutdown().await;
+    }
+
+    /// The managers known, host:port.
+    #[must_use]
+    pub fn managers(&self) -> Vec<String> {
+        self.0.ties.managers.borrow().clone()
+    }
+
+    /// Whether a manager holds a session with this node.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        *self.0.ties.is_connected.borrow()
+    }
+
+    /// Tasks on this node that have not come to their end.
+    #[must_use]
+    pub fn n_tasks(&self) -> usize {
+        self.0.board.n_live()
+    }
+}
+
+async fn open_records(config: &Config, node_id: &str) -> Result<(Arc<Records>, Remembered), AgentError> {
+    let (dir, node, now) = (config.state_dir.join("agent"), node_id.to_owned(), (config.clock)());
+    let opening = tokio::task::spawn_blocking(move || Records::open(&dir, &node, now));
+    let (records, remembered) = opening.await.expect("reading the record catches its own panics")?;
+    Ok((Arc::new(records), remembered))
+}
+
+/// The containers of this node's tasks.
+pub(crate) fn ours(containers: Vec<Container>, node_id: &str) -> Vec<(TaskId, Container)> {
+    let task = |container: &Container| {
+        let labels = &container.labels;
+        let is_here = labels.get(NODE_ID_LABEL).is_some_and(|node| node == node_id);
+        let task = labels.get(TASK_ID_LABEL).filter(|_| is_here)?.parse::<TaskId>().ok()?;
+        (container.id == container_id(task)).then_some(task)
+    };
+    containers.into_iter().filter_map(|container| Some((task(&container)?, container))).collect()
+}

@@ -1,0 +1,150 @@
+//! The engine that is the runtime crate: translates, decides nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use skep_runtime::{
+    ContainerError, ContainerSpec, ContainerState as RunState, ExitStatus, LogConfig, LogOptions, LogStream,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::engine::{
+    Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, Mount, MountKind,
+    NewContainer,
+};
+
+/// The embedded engine.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    engine: Arc<skep_runtime::Engine>,
+}
+
+impl Embedded {
+    pub(crate) fn new(engine: Arc<skep_runtime::Engine>) -> Self {
+        Self { engine }
+    }
+}
+
+fn failed(error: ContainerError) -> EngineError {
+    EngineError::Failed(Box::new(error))
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    Exit { code: status.code, oom_killed: status.oom_killed, error: status.error }
+}
+
+#[async_trait]
+impl Engine for Embedded {
+    async fn find_image(&self, image: &str) -> Result<Option<Image>, EngineError> {
+        let found = self.engine.find_image(image);
+        Ok(found.map(|image| Image { stop_signal: image.config.stop_signal }))
+    }
+
+    async fn create(&self, container: NewContainer) -> Result<(), EngineError> {
+        self.engine.create(spec(container)).await.map_err(failed)
+    }
+
+    async fn start(&self, id: &str) -> Result<u32, EngineError> {
+        self.engine.start(id).await.map_err(failed)
+    }
+
+    fn wait(&self, id: &str) -> BoxFuture<'static, Result<Exit, EngineError>> {
+        let (engine, id) = (Arc::clone(&self.engine), id.to_owned());
+        Box::pin(async move { engine.wait(&id).await.map(exit).map_err(failed) })
+    }
+
+    async fn kill(&self, id: &str, signal: i32) -> Result<(), EngineError> {
+        self.engine.kill(id, signal).await.map_err(failed)
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), EngineError> {
+        self.engine.remove(id).await.map_err(failed)
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, EngineError> {
+        let container = |info: skep_runtime::ContainerInfo| Container {
+            id: info.id,
+            labels: info.labels,
+            state: match info.state {
+                RunState::Created => ContainerState::Created,
+                RunState::Running { pid } => ContainerState::Running { pid },
+                RunState::Exited(status) => ContainerState::Exited(exit(status)),
+            },
+        };
+        Ok(self.engine.list().into_iter().map(container).collect())
+    }
+
+    async fn logs(&self, id: &str, window: LogWindow) -> Result<BoxStream<'static, LogLine>, EngineError> {
+        let bound = |nanos: i64| (nanos != 0).then_some(nanos);
+        let options = LogOptions {
+            follow: window.follow,
+            tail: window.tail,
+            since_unix_nanos: bound(window.since),
+            until_unix_nanos: bound(window.until),
+            stdout: window.stdout,
+            stderr: window.stderr,
+        };
+        let read = self.engine.logs(id, options).map_err(failed)?;
+        let line = |line: skep_runtime::LogLine| LogLine {
+            time: line.time_unix_nanos,
+            stderr: line.stream == LogStream::Stderr,
+            data: line.bytes,
+        };
+        Ok(ReceiverStream::new(read).map(line).boxed())
+    }
+}
+
+fn spec(container: NewContainer) -> ContainerSpec {
+    let amount = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let default = LogConfig::default();
+    ContainerSpec {
+        id: container.id,
+        image: container.image,
+        entrypoint: container.entrypoint,
+        args: container.args,
+        env: container.env,
+        workdir: container.workdir,
+        user: container.user,
+        groups: container.groups,
+        hostname: container.hostname,
+        hosts: container.hosts,
+        resolv_conf: container.resolv_conf,
+        mounts: container.mounts.into_iter().map(mount).collect(),
+        read_only_root: container.read_only_root,
+        limits: skep_runtime::Limits {
+            memory_bytes: amount(container.limits.memory_bytes),
+            nano_cpus: amount(container.limits.nano_cpus),
+            pids: amount(container.limits.pids),
+        },
+        cap_add: container.cap_add,
+        cap_drop: container.cap_drop,
+        stop_signal: container.stop_signal,
+        labels: container.labels,
+        netns: Some(container.netns),
+        log: LogConfig {
+            max_size: container.log.max_size.unwrap_or(default.max_size),
+            max_file: container.log.max_file.unwrap_or(default.max_file),
+        },
+        ..ContainerSpec::default()
+    }
+}
+
+fn mount(mount: Mount) -> skep_runtime::Mount {
+    let (kind, source, tmpfs_size, tmpfs_mode) = match mount.kind {
+        MountKind::Bind { source } => (skep_runtime::MountKind::Bind, Some(source), None, None),
+        MountKind::Volume { name } => (skep_runtime::MountKind::Volume, name, None, None),
+        MountKind::Tmpfs { size_bytes, mode } => {
+            let size = i64::try_from(size_bytes).ok().filter(|size| *size > 0);
+            (skep_runtime::MountKind::Tmpfs, None, size, mode)
+        }
+    };
+    skep_runtime::Mount {
+        kind,
+        source,
+        target: mount.target,
+        read_only: mount.read_only,
+        tmpfs_size,
+        tmpfs_mode,
+    }
+}

@@ -1,0 +1,291 @@
+//! The agent's session with a manager: one stream each way, held open for as long as both live.
+//!
+//! Out: hello, beats, statuses. In: assignment sets, meshes, wishes for logs. When it breaks, the next
+//! manager of the list is tried after a pause that grows and is never the same for two nodes; the tasks
+//! do not notice. A manager whose assignments are older than what this node has seen is left at once.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use skep_api::{
+    id::{IdSource, SeededIds},
+    wire::{self, agent_message::Message as Out, manager_message::Message as In},
+};
+use skep_link::{DialError, Identity, stubs::dispatcher_client::DispatcherClient};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
+
+use crate::{
+    assignment::{Position, SetRefused},
+    engine::chain,
+    logs::LogStreams,
+    task::runner::Host,
+    worker::Command,
+};
+
+/// The first pause after a session broke: a manager that restarts is back in about this time,
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// and the longest: a swarm that comes back is whole again soon after.
+const BACKOFF_MAX: Duration = Duration::from_secs(8);
+/// Until the manager says otherwise.
+const BEAT_DEFAULT: Duration = Duration::from_secs(1);
+/// From the connection to the manager's welcome.
+const WELCOME_MAX: Duration = Duration::from_secs(5);
+/// A manager that takes nothing in for so long is as good as gone.
+const SEND_MAX: Duration = Duration::from_secs(5);
+/// Statuses not said to be stored in this time are sent again.
+const STORED_MAX: Duration = Duration::from_secs(5);
+/// Messages on their way out; there is one batch of statuses at a time, the rest are beats.
+const OUTGOING_MAX: usize = 16;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the manager ended the session")]
+    Ended,
+    #[error("the manager broke the session off")]
+    Broken(#[source] Box<tonic::Status>),
+    #[error("the manager did not {0} in time")]
+    Silent(&'static str),
+    #[error(transparent)]
+    Set(#[from] SetRefused),
+    #[error("the agent stops")]
+    Closing,
+}
+
+impl From<tonic::Status> for SessionError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Broken(Box::new(status))
+    }
+}
+
+/// What the session tells others of itself.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    /// Every manager known, host:port.
+    pub(crate) managers: watch::Sender<Vec<String>>,
+    pub(crate) is_connected: watch::Sender<bool>,
+    /// The newest mesh.
+    pub(crate) mesh: watch::Sender<Option<Arc<wire::MeshState>>>,
+}
+
+/// What a node says of itself at the start of a session.
+#[derive(Debug, Clone)]
+pub(crate) struct Introduction {
+    pub(crate) identity: Identity,
+    pub(crate) description: wire::NodeDescription,
+    pub(crate) data_path_addr: Ipv4Addr,
+}
+
+/// The session's holder.
+#[derive(Debug)]
+pub(crate) struct Session {
+    host: Arc<Host>,
+    ties: Arc<Ties>,
+    introduction: Introduction,
+    commands: mpsc::Sender<Command>,
+    logs: LogStreams,
+    position: Position,
+    chance: SeededIds,
+}
+
+impl Session {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        ties: Arc<Ties>,
+        introduction: Introduction,
+        commands: mpsc::Sender<Command>,
+        logs: LogStreams,
+        position: Position,
+    ) -> Self {
+        let node = crc32fast::hash(host.node_id.as_bytes());
+        let chance = SeededIds(u64::from(node) ^ (host.clock)().unsigned_abs());
+        Self { host, ties, introduction, commands, logs, position, chance }
+    }
+
+    /// Holds a session with one manager after another until `closing`.
+    pub(crate) async fn run(mut self, mut closing: watch::Receiver<bool>) {
+        let mut failures = 0;
+        for turn in 0.. {
+            let manager = {
+                let managers = self.ties.managers.borrow();
+                managers.get(turn % managers.len().max(1)).cloned().unwrap_or_default()
+            };
+            let ended = tokio::select! {
+                _ = closing.wait_for(|closing| *closing) => return,
+                ended = Box::pin(self.hold(&manager)) => ended,
+            };
+            self.host.reporter.give_up();
+            let was_connected = self.ties.is_connected.send_replace(false);
+            failures = if was_connected { 0 } else { failures + 1 };
+            match ended {
+                SessionError::Closing => return,
+                SessionError::Dial(_) if failures > 1 => {
+                    tracing::debug!(manager, err = chain(&ended), "no manager");
+                }
+                SessionError::Dial(_)
+                | SessionError::Ended
+                | SessionError::Broken(_)
+                | SessionError::Silent(_)
+                | SessionError::Set(_) => {
+                    tracing::warn!(manager, err = chain(&ended), "no session with the manager")
+                }
+            }
+            let pause = backoff(failures, &mut self.chance);
+            tokio::select! {
+                _ = closing.wait_for(|closing| *closing) => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One session, from the dial to its end.
+    async fn hold(&mut self, manager: &str) -> SessionError {
+        match self.open(manager).await {
+            Ok((client, outgoing, incoming)) => self.serve(manager, &client, &outgoing, incoming).await,
+            Err(e) => e,
+        }
+    }
+
+    async fn open(
+        &mut self,
+        manager: &str,
+    ) -> Result<
+        (DispatcherClient<Channel>, mpsc::Sender<wire::AgentMessage>, Streaming<wire::ManagerMessage>),
+        SessionError,
+    > {
+        let channel = skep_link::connect(manager, &self.introduction.identity).await?;
+        let mut client = skep_link::dispatcher(channel);
+        let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
+        self.position.reset();
+        let hello = wire::Hello {
+            description: Some(self.introduction.description.clone()),
+            data_path_addr: self.introduction.data_path_addr.to_string(),
+            revision: self.position.seen(),
+        };
+        send(&outgoing, Out::Hello(hello)).await?;
+        let opening = timeout(WELCOME_MAX, client.session(ReceiverStream::new(messages))).await;
+        let incoming = opening.map_err(|_| SessionError::Silent("open the session"))??.into_inner();
+        Ok((client, outgoing, incoming))
+    }
+
+    async fn serve(
+        &mut self,
+        manager: &str,
+        client: &DispatcherClient<Channel>,
+        outgoing: &mpsc::Sender<wire::AgentMessage>,
+        mut incoming: Streaming<wire::ManagerMessage>,
+    ) -> SessionError {
+        let mut applied = self.host.mesh_applied.subscribe();
+        let mut backlog = self.host.reporter.backlog();
+        let mut beats = beats(BEAT_DEFAULT);
+        let mut is_welcome = false;
+        let welcome_by = Instant::now() + WELCOME_MAX;
+        let mut stored_by = welcome_by;
+        loop {
+            let is_in_flight = self.host.reporter.is_in_flight();
+            let result = tokio::select! {
+                message = incoming.message() => match message {
+                    Ok(Some(wire::ManagerMessage { message: Some(In::Welcome(welcome)) })) => {
+                        is_welcome = true;
+                        if welcome.beat_ms > 0 {
+                            beats = self::beats(Duration::from_millis(u64::from(welcome.beat_ms)));
+                        }
+                        self.welcome(manager, welcome);
+                        Ok(())
+                    }
+                    Ok(Some(message)) => self.take(message, client).await,
+                    Ok(None) => Err(SessionError::Ended),
+                    Err(status) => Err(status.into()),
+                },
+                _ = beats.tick(), if is_welcome => beat(&mut applied, outgoing).await,
+                // The drain of a stopping task waits for this one, on whatever node.
+                Ok(()) = applied.changed(), if is_welcome => beat(&mut applied, outgoing).await,
+                Ok(()) = backlog.changed() => Ok(()),
+                () = sleep_until(stored_by), if is_in_flight => {
+                    self.host.reporter.give_up();
+                    Ok(())
+                }
+                () = sleep_until(welcome_by), if !is_welcome => Err(SessionError::Silent("welcome this node")),
+            };
+            if let Err(e) = result {
+                return e;
+            }
+            if is_welcome && let Some(batch) = self.host.reporter.take_batch() {
+                stored_by = Instant::now() + STORED_MAX;
+                if let Err(e) = send(outgoing, Out::Statuses(batch)).await {
+                    return e;
+                }
+            }
+        }
+    }
+
+    fn welcome(&self, manager: &str, welcome: wire::Welcome) {
+        tracing::info!(manager, "session with a manager");
+        if !welcome.managers.is_empty() {
+            self.ties.managers.send_replace(welcome.managers);
+        }
+        self.ties.is_connected.send_replace(true);
+    }
+
+    async fn take(
+        &mut self,
+        message: wire::ManagerMessage,
+        client: &DispatcherClient<Channel>,
+    ) -> Result<(), SessionError> {
+        match message.message {
+            Some(In::Assignments(set)) => {
+                self.position.take(&set)?;
+                self.commands.send(Command::Assign(set)).await.map_err(|_| SessionError::Closing)?;
+            }
+            Some(In::Mesh(state)) => {
+                self.ties.mesh.send_replace(Some(Arc::new(state)));
+            }
+            Some(In::LogsWanted(wanted)) => self.logs.open(wanted, client),
+            Some(In::LogsUnwanted(unwanted)) => self.logs.close(&unwanted.id),
+            Some(In::StatusesStored(stored)) => self.host.reporter.stored(stored.sequence),
+            // A newer manager's word that this build does not know; welcomes are taken by the caller.
+            Some(In::Welcome(_)) | None => {}
+        }
+        Ok(())
+    }
+}
+
+fn beats(each: Duration) -> tokio::time::Interval {
+    let mut beats = interval(each);
+    // A node that slept has missed its beats; sending them late would say nothing.
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats
+}
+
+async fn beat(
+    applied: &mut watch::Receiver<u64>,
+    outgoing: &mpsc::Sender<wire::AgentMessage>,
+) -> Result<(), SessionError> {
+    let mesh_revision = *applied.borrow_and_update();
+    send(outgoing, Out::Beat(wire::Beat { mesh_revision })).await
+}
+
+async fn send(outgoing: &mpsc::Sender<wire::AgentMessage>, message: Out) -> Result<(), SessionError> {
+    match timeout(SEND_MAX, outgoing.send(wire::AgentMessage { message: Some(message) })).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(SessionError::Ended),
+        Err(_) => Err(SessionError::Silent("take a message")),
+    }
+}
+
+/// The pause after so many failures in a row: doubled each time, and somewhere in its upper half.
+fn backoff(failures: u32, chance: &mut SeededIds) -> Duration {
+    let full = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
+    let share = u32::try_from(chance.next_id().0 % 1000).unwrap_or(0);
+    full / 2 + full / 2000 * share
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,355 @@
+//! Whole agents on fake engines, against a manager of the test's own over real mTLS.
+
+use std::{path::Path, pin::Pin, time::SystemTime};
+
+use skep_api::{ClusterId, Id, NodeId, TaskId, TaskState as T, wire::manager_message::Message};
+use skep_link::{
+    Authority, Role, new_csr,
+    stubs::dispatcher_server::{Dispatcher, DispatcherServer},
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, service::Routes};
+
+use super::*;
+use crate::{
+    Agent, Config,
+    agent::Parts,
+    rig::{FakeEngine, FakeNetwork, assignment, clock, fakes, task},
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const WORKER: NodeId = NodeId(Id(7));
+
+fn identity(authority: &Authority, node: NodeId, role: Role, now: i64) -> Identity {
+    let (csr, key) = new_csr().unwrap();
+    let cluster = ClusterId(Id(42)).to_string();
+    let cert = authority.sign_node(&csr, &node.to_string(), role, &cluster, now).unwrap();
+    Identity::new(cert, key, authority.cert_pem()).unwrap()
+}
+
+/// One session as the manager has it.
+struct Talk {
+    incoming: Streaming<wire::AgentMessage>,
+    outgoing: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
+}
+
+impl Talk {
+    async fn say(&self, message: Message) {
+        self.outgoing.send(Ok(wire::ManagerMessage { message: Some(message) })).await.unwrap();
+    }
+
+    /// The next message; `None` once the agent has ended the session.
+    async fn hear(&mut self) -> Option<Out> {
+        match timeout(LIMIT, self.incoming.message()).await.expect("the agent says something") {
+            Ok(Some(message)) => message.message,
+            Ok(None) | Err(_) => None,
+        }
+    }
+
+    async fn hello(&mut self) -> wire::Hello {
+        match self.hear().await {
+            Some(Out::Hello(hello)) => hello,
+            other => panic!("hello expected, not {other:?}"),
+        }
+    }
+
+    async fn welcome(&self, beat_ms: u32) {
+        self.say(Message::Welcome(wire::Welcome { beat_ms, ..Default::default() })).await;
+    }
+
+    async fn assign(&self, complete: bool, applies_to: u64, results_in: u64, put: Vec<wire::Assignment>) {
+        let set = wire::AssignmentSet { complete, applies_to, results_in, put, remove: Vec::new() };
+        self.say(Message::Assignments(set)).await;
+    }
+
+    async fn mesh(&self, revision: u64) {
+        self.say(Message::Mesh(wire::MeshState { revision, ..Default::default() })).await;
+    }
+
+    async fn beat(&mut self) -> u64 {
+        loop {
+            match self.hear().await.unwrap() {
+                Out::Beat(beat) => return beat.mesh_revision,
+                Out::Hello(_) | Out::Statuses(_) | Out::Description(_) => {}
+            }
+        }
+    }
+
+    /// The next batch of statuses.
+    async fn statuses(&mut self) -> wire::StatusBatch {
+        loop {
+            match self.hear().await.unwrap() {
+                Out::Statuses(batch) => return batch,
+                Out::Hello(_) | Out::Beat(_) | Out::Description(_) => {}
+            }
+        }
+    }
+
+    /// Stores statuses until the task has come so far.
+    async fn stores_until(&mut self, task: TaskId, state: T) -> wire::TaskStatus {
+        loop {
+            let batch = self.statuses().await;
+            self.say(Message::StatusesStored(wire::StatusesStored { sequence: batch.sequence })).await;
+            let of_task = batch.reports.into_iter().find(|report| report.task_id == task.to_bytes());
+            if let Some(status) = of_task.and_then(|report| report.status)
+                && status.state >= state.number()
+            {
+                return status;
+            }
+        }
+    }
+
+    async fn ends_by_the_agent(mut self) {
+        while self.hear().await.is_some() {}
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    talks: mpsc::Sender<Talk>,
+    logs: mpsc::Sender<Option<wire::LogBatch>>,
+}
+
+#[tonic::async_trait]
+impl Dispatcher for Service {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::ManagerMessage, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (outgoing, messages) = mpsc::channel(16);
+        self.talks.send(Talk { incoming: request.into_inner(), outgoing }).await.unwrap();
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn publish_logs(
+        &self,
+        request: Request<Streaming<wire::LogBatch>>,
+    ) -> Result<Response<wire::LogsDone>, Status> {
+        let mut batches = request.into_inner();
+        while let Some(Ok(batch)) = batches.next().await {
+            self.logs.send(Some(batch)).await.unwrap();
+        }
+        self.logs.send(None).await.unwrap();
+        Ok(Response::new(wire::LogsDone {}))
+    }
+
+    async fn leave(&self, _: Request<wire::LeaveRequest>) -> Result<Response<wire::LeaveResponse>, Status> {
+        Ok(Response::new(wire::LeaveResponse {}))
+    }
+}
+
+/// A manager, and a node for an agent.
+struct Stage {
+    addr: String,
+    worker: Identity,
+    talks: mpsc::Receiver<Talk>,
+    logs: mpsc::Receiver<Option<wire::LogBatch>>,
+    engine: Arc<FakeEngine>,
+    network: Arc<FakeNetwork>,
+    dir: tempfile::TempDir,
+    _serving: JoinSet<()>,
+}
+
+impl Stage {
+    #[expect(clippy::disallowed_methods, reason = "certificates are checked against the real time")]
+    async fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let now = i64::try_from(now).unwrap();
+        let authority = Authority::generate(now).unwrap();
+        let manager = identity(&authority, NodeId(Id(1)), Role::Manager, now);
+        let worker = identity(&authority, WORKER, Role::Worker, now);
+        let (talks_in, talks) = mpsc::channel(4);
+        let (logs_in, logs) = mpsc::channel(64);
+        let routes = Routes::new(DispatcherServer::new(Service { talks: talks_in, logs: logs_in }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            skep_link::serve(listener, manager, routes, std::future::pending()).await.unwrap();
+        });
+        let (engine, network) = fakes();
+        let dir = tempfile::tempdir().unwrap();
+        Self { addr, worker, talks, logs, engine, network, dir, _serving: serving }
+    }
+
+    async fn agent(&self) -> Agent {
+        let config = Config {
+            state_dir: Path::to_path_buf(self.dir.path()),
+            identity: self.worker.clone(),
+            managers: vec![self.addr.clone()],
+            description: wire::NodeDescription { hostname: "n1".into(), ..Default::default() },
+            data_path_addr: Ipv4Addr::LOCALHOST,
+            node_name: "n1".into(),
+            shim: "/nowhere".into(),
+            clock,
+        };
+        let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
+        Agent::start_with(config, Parts { engine, network }).await.unwrap()
+    }
+
+    async fn talk(&mut self) -> (Talk, wire::Hello) {
+        let mut talk = timeout(LIMIT, self.talks.recv()).await.expect("the agent dials").unwrap();
+        let hello = talk.hello().await;
+        (talk, hello)
+    }
+
+    async fn log(&mut self) -> Option<wire::LogBatch> {
+        timeout(LIMIT, self.logs.recv()).await.expect("a batch comes").unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_reported_up_to_running_and_remembered_over_a_restart() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let (mut talk, hello) = stage.talk().await;
+    assert_eq!((hello.revision, hello.data_path_addr.as_str()), (0, "127.0.0.1"));
+    assert_eq!(hello.description.unwrap().hostname, "n1");
+    assert!(!agent.is_connected());
+    talk.welcome(20).await;
+    talk.beat().await;
+    talk.beat().await;
+    assert!(agent.is_connected());
+    let a = task(1);
+    talk.assign(true, 0, 40, vec![assignment(a, T::Running)]).await;
+    assert_eq!(talk.stores_until(a, T::Running).await.message, "started");
+    assert_eq!(agent.n_tasks(), 1);
+    agent.stop().await;
+    assert!(!agent.is_connected());
+    talk.ends_by_the_agent().await;
+
+    let next = stage.agent().await;
+    assert_eq!(next.n_tasks(), 1, "known before any manager answers");
+    let (talk, hello) = stage.talk().await;
+    assert_eq!(hello.revision, 40);
+    talk.welcome(1000).await;
+    // A manager that is behind is left, whatever it says.
+    talk.assign(true, 0, 39, vec![]).await;
+    talk.ends_by_the_agent().await;
+    assert_eq!(next.n_tasks(), 1);
+    let (talk, _) = stage.talk().await;
+    drop(talk);
+    next.leave().await;
+    assert_eq!((stage.engine.state(a), next.n_tasks()), (None, 0));
+    assert_eq!(stage.agent().await.n_tasks(), 0, "nothing is remembered");
+}
+
+#[tokio::test]
+async fn statuses_that_were_not_stored_are_sent_again() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let (mut talk, _) = stage.talk().await;
+    talk.welcome(1000).await;
+    let a = task(1);
+    talk.assign(true, 0, 4, vec![assignment(a, T::Running)]).await;
+    talk.statuses().await;
+    drop(talk);
+    let (mut talk, hello) = stage.talk().await;
+    assert_eq!(hello.revision, 4);
+    talk.welcome(1000).await;
+    talk.stores_until(a, T::Running).await;
+    stage.engine.end(a, 2, false);
+    // The last ones reach the manager before the daemon is gone.
+    talk.stores_until(a, T::Failed).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_gap_in_the_assignments_ends_the_session() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let (mut talk, _) = stage.talk().await;
+    talk.welcome(1000).await;
+    let (a, b) = (task(1), task(2));
+    talk.assign(true, 0, 5, vec![assignment(a, T::Running)]).await;
+    talk.stores_until(a, T::Running).await;
+    talk.assign(false, 5, 6, vec![assignment(b, T::Running)]).await;
+    talk.stores_until(b, T::Running).await;
+    talk.assign(false, 7, 8, vec![]).await;
+    talk.ends_by_the_agent().await;
+    let (talk, hello) = stage.talk().await;
+    assert_eq!(hello.revision, 6);
+    // What a complete set does not name is ended.
+    talk.welcome(1000).await;
+    talk.assign(true, 0, 9, vec![assignment(b, T::Running)]).await;
+    let gone = async {
+        while stage.engine.state(a).is_some() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, gone).await.unwrap();
+    assert_eq!(agent.n_tasks(), 1);
+}
+
+#[tokio::test]
+async fn a_mesh_is_applied_and_told_at_once_and_never_goes_back() {
+    let mut stage = Stage::new().await;
+    let _agent = stage.agent().await;
+    let (mut talk, _) = stage.talk().await;
+    // No beat comes by itself within the test but the first.
+    talk.welcome(60_000).await;
+    assert_eq!(talk.beat().await, 0);
+    talk.mesh(7).await;
+    assert_eq!(talk.beat().await, 7);
+    talk.mesh(6).await;
+    talk.mesh(9).await;
+    assert_eq!(talk.beat().await, 9);
+    let applied = stage.network.applied.lock().unwrap().clone();
+    assert_eq!(applied, [7, 9]);
+}
+
+#[tokio::test]
+async fn logs_are_streamed_to_whom_wants_them() {
+    let mut stage = Stage::new().await;
+    let _agent = stage.agent().await;
+    let (mut talk, _) = stage.talk().await;
+    talk.welcome(1000).await;
+    let a = task(1);
+    talk.assign(true, 0, 4, vec![assignment(a, T::Running)]).await;
+    talk.stores_until(a, T::Running).await;
+    let wanted = |id: &str, follow| wire::LogsWanted {
+        id: id.to_owned(),
+        task_ids: vec![a.to_bytes(), task(99).to_bytes()],
+        follow,
+        tail: 600,
+        stdout: true,
+        stderr: true,
+        ..Default::default()
+    };
+    talk.say(Message::LogsWanted(wanted("x", false))).await;
+    let mut lines = Vec::new();
+    loop {
+        let batch = stage.log().await.unwrap();
+        assert_eq!((batch.id.as_str(), batch.error.as_str()), ("x", ""));
+        lines.extend(batch.lines);
+        if batch.end {
+            break;
+        }
+    }
+    assert_eq!(lines.len(), 600);
+    assert_eq!((lines[599].data.as_slice(), lines[599].stderr), (b"line 599\n".as_slice(), true));
+    assert_eq!(stage.log().await, None, "and it is over");
+
+    // Another manager's address is dialled; what is followed goes on until nobody wants it.
+    let follow = wire::LogsWanted { manager: stage.addr.clone(), ..wanted("y", true) };
+    talk.say(Message::LogsWanted(follow)).await;
+    let mut n_lines = 0;
+    while n_lines < 600 {
+        n_lines += stage.log().await.unwrap().lines.len();
+    }
+    talk.say(Message::LogsUnwanted(wire::LogsUnwanted { id: "y".into() })).await;
+    assert_eq!(stage.log().await, None);
+}
+
+#[test]
+fn pauses_grow_and_differ() {
+    let mut chance = SeededIds(1);
+    for (failures, least, most) in [(0, 50, 100), (1, 100, 200), (5, 1600, 3200), (30, 4000, 8000)] {
+        let pauses: Vec<_> = (0..20).map(|_| backoff(failures, &mut chance)).collect();
+        assert!(pauses.iter().all(|pause| (least..=most).contains(&pause.as_millis())), "{pauses:?}");
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+}

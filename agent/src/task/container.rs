@@ -1,0 +1,257 @@
+//! The container of a task: everything of it that follows from the assignment.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use sha2::{Digest, Sha256};
+use skep_api::{TaskId, spec};
+
+use super::files;
+use crate::{
+    assignment::Assignment,
+    engine::{Limits, LogLimits, Mount, MountKind, NewContainer},
+    network::Attached,
+};
+
+/// Label that names the task of a container; by it a restarted daemon finds its own.
+pub(crate) const TASK_ID_LABEL: &str = "com.docker.swarm.task.id";
+/// Label that names the node: one engine may have served another node before.
+pub(crate) const NODE_ID_LABEL: &str = "com.docker.swarm.node.id";
+
+/// Docker shows and uses this much of a container's id as its default host name.
+const SHORT_ID_CHARS: usize = 12;
+
+/// A spec that cannot be carried out here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SpecError {
+    #[error("the task has no container spec")]
+    NoContainer,
+    #[error("{0}")]
+    Unreadable(String),
+    #[error("mount type '{0}' is not supported: bind, volume or tmpfs expected")]
+    MountType(String),
+    #[error("log driver '{0}' is not supported: json-file expected")]
+    LogDriver(String),
+    #[error("log option {key}={value} is not valid")]
+    LogOption { key: &'static str, value: String },
+}
+
+/// The container's id: the same for the same task, so that it is known before it is made.
+pub(crate) fn container_id(task: TaskId) -> String {
+    let digest = Sha256::digest(format!("container of task {task}"));
+    digest.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
+        text
+    })
+}
+
+/// What the engine is to make of an assignment.
+pub(crate) fn new_container(
+    assignment: &Assignment,
+    node: &str,
+    network: &Attached,
+    resolv_conf: String,
+) -> Result<NewContainer, SpecError> {
+    let task = assignment.spec.as_ref().map_err(|e| SpecError::Unreadable(e.clone()))?;
+    let spec = task.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
+    let id = container_id(assignment.task);
+    let hostname = match spec.hostname.as_deref() {
+        None | Some("") => id[..SHORT_ID_CHARS].to_owned(),
+        Some(name) => name.to_owned(),
+    };
+    let hosts = files::hosts(&hostname, network.bridge_addr, spec.hosts.as_deref().unwrap_or_default());
+    Ok(NewContainer {
+        image: spec.image.clone(),
+        entrypoint: spec.command.clone().filter(|words| !words.is_empty()),
+        args: spec.args.clone().filter(|words| !words.is_empty()),
+        env: spec.env.clone().unwrap_or_default(),
+        workdir: spec.dir.clone().filter(|dir| !dir.is_empty()),
+        user: spec.user.clone().filter(|user| !user.is_empty()),
+        groups: spec.groups.clone().unwrap_or_default(),
+        hostname,
+        hosts,
+        resolv_conf,
+        mounts: mounts(spec.mounts.as_deref().unwrap_or_default())?,
+        read_only_root: spec.read_only.unwrap_or(false),
+        limits: limits(task),
+        cap_add: spec.capability_add.clone().unwrap_or_default(),
+        cap_drop: spec.capability_drop.clone().unwrap_or_default(),
+        stop_signal: spec.stop_signal.clone().filter(|signal| !signal.is_empty()),
+        labels: labels(assignment, spec, node),
+        netns: network.netns.clone(),
+        log: log_limits(task.log_driver.as_ref())?,
+        id,
+    })
+}
+
+/// Docker's labels win over the user's of the same name.
+fn labels(assignment: &Assignment, spec: &spec::ContainerSpec, node: &str) -> BTreeMap<String, String> {
+    let mut labels = spec.labels.clone().unwrap_or_default();
+    labels.extend([
+        ("com.docker.swarm.task".to_owned(), String::new()),
+        (TASK_ID_LABEL.to_owned(), assignment.task.to_string()),
+        ("com.docker.swarm.task.name".to_owned(), assignment.name()),
+        (NODE_ID_LABEL.to_owned(), node.to_owned()),
+        ("com.docker.swarm.service.id".to_owned(), assignment.service.to_string()),
+        ("com.docker.swarm.service.name".to_owned(), assignment.service_name.clone()),
+    ]);
+    labels
+}
+
+fn limits(task: &spec::TaskSpec) -> Limits {
+    let limits = task.resources.as_ref().and_then(|resources| resources.limits.clone()).unwrap_or_default();
+    // Negative figures are refused by validation; none of them may become a huge limit here.
+    let amount = |value: Option<i64>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
+    Limits {
+        memory_bytes: amount(limits.memory_bytes),
+        nano_cpus: amount(limits.nano_cpus),
+        pids: amount(limits.pids),
+    }
+}
+
+fn mounts(mounts: &[spec::Mount]) -> Result<Vec<Mount>, SpecError> {
+    mounts.iter().map(one_mount).collect()
+}
+
+fn one_mount(mount: &spec::Mount) -> Result<Mount, SpecError> {
+    let kind = match mount.kind.as_str() {
+        "bind" => MountKind::Bind { source: mount.source.clone() },
+        // Docker's default type.
+        "volume" | "" => {
+            MountKind::Volume { name: Some(mount.source.clone()).filter(|name| !name.is_empty()) }
+        }
+        "tmpfs" => {
+            let options = mount.tmpfs_options.clone().unwrap_or_default();
+            let size_bytes = u64::try_from(options.size_bytes.unwrap_or(0)).unwrap_or(0);
+            MountKind::Tmpfs { size_bytes, mode: options.mode.filter(|mode| *mode != 0) }
+        }
+        other => return Err(SpecError::MountType(other.to_owned())),
+    };
+    Ok(Mount { kind, target: mount.target.clone(), read_only: mount.read_only.unwrap_or(false) })
+}
+
+fn log_limits(driver: Option<&spec::LogDriver>) -> Result<LogLimits, SpecError> {
+    let Some(driver) = driver else { return Ok(LogLimits::default()) };
+    match driver.name.as_deref() {
+        None | Some("" | "json-file") => {}
+        Some(other) => return Err(SpecError::LogDriver(other.to_owned())),
+    }
+    let option = |key: &str| driver.options.as_ref().and_then(|options| options.get(key)).cloned();
+    let mut limits = LogLimits::default();
+    if let Some(value) = option("max-size") {
+        let bytes = size(&value).ok_or(SpecError::LogOption { key: "max-size", value })?;
+        limits.max_size = Some(bytes);
+    }
+    if let Some(value) = option("max-file") {
+        let files = value.parse().ok().filter(|files| *files > 0);
+        limits.max_file = Some(files.ok_or(SpecError::LogOption { key: "max-file", value })?);
+    }
+    Ok(limits)
+}
+
+/// Bytes of `10m`, `1g`, `512kb`, `4096`; `None` unless it is a positive whole number of them.
+fn size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.strip_suffix('b').unwrap_or(&lower);
+    let (number, unit) = match number.strip_suffix(['k', 'm', 'g']) {
+        Some(digits) if number.ends_with('k') => (digits, 1 << 10),
+        Some(digits) if number.ends_with('m') => (digits, 1 << 20),
+        Some(digits) => (digits, 1 << 30),
+        None => (number, 1),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, path::PathBuf};
+
+    use skep_api::{Id, wire};
+
+    use super::*;
+
+    fn assignment(spec: &str) -> Assignment {
+        Assignment::read(&wire::Assignment {
+            task_id: TaskId(Id(7)).to_bytes(),
+            service_id: vec![2; 16],
+            service_name: "web".into(),
+            slot: 3,
+            spec: spec.as_bytes().to_vec(),
+            desired_state: 512,
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    fn build(spec: &str) -> Result<NewContainer, SpecError> {
+        let network = Attached {
+            netns: PathBuf::from("/n"),
+            bridge_addr: Ipv4Addr::new(172, 18, 0, 5),
+            host_ports: Vec::new(),
+        };
+        new_container(&assignment(spec), "node1", &network, "nameserver 9.9.9.9\n".into())
+    }
+
+    #[test]
+    fn a_container_follows_from_its_spec() {
+        let made = build(
+            r#"{"ContainerSpec":{"Image":"a:1","Command":["/x"],"Env":["A=b"],"User":"1:2","Dir":"/w","ReadOnly":true,
+            "Labels":{"a":"b","com.docker.swarm.task.id":"mine"},"Mounts":[
+              {"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Target":"/v"},
+              {"Type":"tmpfs","Target":"/m","TmpfsOptions":{"SizeBytes":4096,"Mode":511}}]},
+            "Resources":{"Limits":{"MemoryBytes":1048576,"NanoCPUs":500000000,"Pids":10}},
+            "LogDriver":{"Name":"json-file","Options":{"max-size":"10m","max-file":"3"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(made.id.len(), 64);
+        assert_eq!(made.id, container_id(TaskId(Id(7))));
+        assert_eq!(made.hostname, made.id[..12]);
+        assert!(made.hosts.ends_with(&format!("172.18.0.5\t{}\n", made.hostname)));
+        assert_eq!((made.entrypoint, made.args), (Some(vec!["/x".to_owned()]), None));
+        assert_eq!(made.limits, Limits { memory_bytes: 1 << 20, nano_cpus: 500_000_000, pids: 10 });
+        assert_eq!(made.log, LogLimits { max_size: Some(10 << 20), max_file: Some(3) });
+        assert_eq!(made.labels["a"], "b");
+        assert_eq!(made.labels[TASK_ID_LABEL], TaskId(Id(7)).to_string());
+        assert_eq!(made.labels["com.docker.swarm.task.name"], format!("web.3.{}", TaskId(Id(7))));
+        assert_eq!(made.labels["com.docker.swarm.task"], "");
+        assert_eq!(made.mounts[0].kind, MountKind::Bind { source: "/s".into() });
+        assert_eq!(made.mounts[1].kind, MountKind::Volume { name: None });
+        assert_eq!(made.mounts[2].kind, MountKind::Tmpfs { size_bytes: 4096, mode: Some(511) });
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_named() {
+        for (spec, expect) in [
+            ("{}", "the task has no container spec"),
+            (
+                r#"{"ContainerSpec":{"Mounts":[{"Type":"npipe"}]}}"#,
+                "mount type 'npipe' is not supported: bind, volume or tmpfs expected",
+            ),
+            (
+                r#"{"ContainerSpec":{},"LogDriver":{"Name":"gelf"}}"#,
+                "log driver 'gelf' is not supported: json-file expected",
+            ),
+            (
+                r#"{"ContainerSpec":{},"LogDriver":{"Options":{"max-file":"0"}}}"#,
+                "log option max-file=0 is not valid",
+            ),
+        ] {
+            assert_eq!(build(spec).unwrap_err().to_string(), expect);
+        }
+        assert!(build("{").unwrap_err().to_string().starts_with("the task's spec cannot be read"));
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expect) in [
+            ("10m", Some(10 << 20)),
+            ("1G", Some(1 << 30)),
+            ("512kb", Some(512 << 10)),
+            ("7", Some(7)),
+            ("0", None),
+            ("x", None),
+            ("-1", None),
+        ] {
+            assert_eq!(size(text), expect, "{text}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Dials managers: with the node's certificate, or for joining with a token.
+//!
+//! The other end must prove that it is a manager of our cluster; by which address it was reached does not
+//! matter, so managers can move. Connecting is bounded in time here; each RPC has its own deadline.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use rustls::{CertificateError, ClientConfig};
+use skep_api::{ClusterId, NodeId, wire};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    CONNECT_TIMEOUT, CaError, DEFAULT_PORT, Identity, IdentityError, JoinToken, MESSAGE_MAX_BYTES,
+    RPC_DEADLINE, Role, RootDigest, new_csr,
+    stubs::{dispatcher_client::DispatcherClient, join_client::JoinClient},
+    tls,
+};
+
+/// A manager whose host is gone is noticed after the sum of the two. Any frame from it counts as an answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// HTTP/2 wants an authority; TLS has checked who is there.
+const AUTHORITY: &str = "http://swarm-manager";
+
+/// A manager could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Not an address.
+    #[error("invalid address '{addr}': host:port expected, as in 10.0.0.1:2377")]
+    Address {
+        /// What was given.
+        addr: String,
+    },
+    /// Nobody answers there.
+    #[error("cannot reach a manager at {addr}: {source}")]
+    Unreachable {
+        /// Where it was tried.
+        addr: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No answer, or no complete handshake, in time.
+    #[error("cannot reach a manager at {addr}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    Timeout {
+        /// Where it was tried.
+        addr: String,
+    },
+    /// The other end is not a manager of our cluster, or it refuses us.
+    #[error("{addr} is not a manager of this swarm, or refuses this node: {reason}")]
+    Refused {
+        /// Where it was tried.
+        addr: String,
+        /// What TLS said.
+        reason: String,
+    },
+    /// The root of the other end is not the one that the join token names.
+    #[error("remote CA does not match fingerprint. Expected: {expected}")]
+    Digest {
+        /// From the token.
+        expected: RootDigest,
+    },
+    /// TLS stands, HTTP/2 does not.
+    #[error("the connection to {addr} broke")]
+    Broken {
+        /// Where it was tried.
+        addr: String,
+        /// What the transport said.
+        source: tonic::transport::Error,
+    },
+}
+
+/// A node could not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The manager could not be connected to.
+    #[error(transparent)]
+    Dial(DialError),
+    /// The root of the other end is not the one that the token names.
+    #[error("remote CA does not match fingerprint. Expected: {expected}")]
+    Digest {
+        /// From the token.
+        expected: RootDigest,
+    },
+    /// The manager said no (a wrong secret: `PermissionDenied`), or broke off.
+    #[error("{message}")]
+    Refused {
+        /// The gRPC code.
+        code: tonic::Code,
+        /// The manager's words.
+        message: String,
+    },
+    /// No answer in the caller's time.
+    #[error("{addr} did not answer the request to join within {limit:?}")]
+    Timeout {
+        /// Where it was tried.
+        addr: String,
+        /// The caller's time.
+        limit: Duration,
+    },
+    /// The answer does not hold a usable identity.
+    #[error("{addr} answered the request to join with an unusable {what}")]
+    Answer {
+        /// Who answered.
+        addr: String,
+        /// Which part of the answer.
+        what: &'static str,
+    },
+    /// The certificate that was answered does not fit our key or the root.
+    #[error("unusable certificate from the manager")]
+    Identity(#[source] IdentityError),
+    /// No request could be made.
+    #[error("cannot make a certificate signing request")]
+    Csr(#[source] CaError),
+}
+
+impl From<DialError> for JoinError {
+    fn from(error: DialError) -> Self {
+        if let DialError::Digest { expected } = error { Self::Digest { expected } } else { Self::Dial(error) }
+    }
+}
+
+/// What a joiner says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct JoinParams {
+    /// Host name, platform and resources.
+    pub description: wire::NodeDescription,
+    /// Where other nodes send its tasks' traffic; empty: the manager takes the address it sees.
+    pub data_path_addr: String,
+    /// `active`, `pause`, `drain`, or empty for active.
+    pub availability: String,
+}
+
+/// Connects to the manager at `addr` (host:port; port 2377 if none) and checks that it is a manager of
+/// our cluster. The channel reconnects by itself when used after a break, with the identity of that
+/// time. RPCs have no deadline of their own: see [`unary`].
+///
+/// That the manager refuses *our* certificate shows only at the first RPC, as TLS 1.3 has it.
+///
+/// # Errors
+/// [`DialError`] with the address, after [`CONNECT_TIMEOUT`] at most.
+pub async fn connect(addr: &str, identity: &Identity) -> Result<Channel, DialError> {
+    let identity = identity.clone();
+    channel(addr, move || identity.client_config()).await
+}
+
+/// The dispatcher's client on a channel of [`connect`], with its message limit set.
+#[must_use]
+pub fn dispatcher(channel: Channel) -> DispatcherClient<Channel> {
+    DispatcherClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES)
+}
+
+/// A request with the deadline of a unary RPC.
+pub fn unary<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(RPC_DEADLINE);
+    request
+}
+
+/// Joins the swarm of the manager at `addr` and returns this node's new identity (not saved yet) and the
+/// ids it holds. The token's secret is sent only to a manager under the root that the token names.
+///
+/// # Errors
+/// [`JoinError`]; nothing was changed on this node.
+pub async fn join(
+    addr: &str,
+    token: &JoinToken,
+    params: JoinParams,
+    limit: Duration,
+) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+    match timeout(limit, Box::pin(join_unbounded(addr, token, params, limit))).await {
+        Ok(result) => result,
+        Err(_) => Err(JoinError::Timeout { addr: addr.to_owned(), limit }),
+    }
+}
+
+async fn join_unbounded(
+    addr: &str,
+    token: &JoinToken,
+    params: JoinParams,
+    limit: Duration,
+) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+    let config = Arc::new(tls::join_config(token.digest()));
+    let channel = channel(addr, move || Arc::clone(&config)).await?;
+    let (csr_pem, key_pem) = new_csr().map_err(JoinError::Csr)?;
+    let mut request = tonic::Request::new(wire::JoinRequest {
+        token: token.to_string(),
+        csr_pem,
+        description: Some(params.description),
+        data_path_addr: params.data_path_addr,
+        availability: params.availability,
+    });
+    request.set_timeout(limit);
+    let answer = JoinClient::new(channel)
+        .join(request)
+        .await
+        .map_err(|status| JoinError::Refused { code: status.code(), message: status.message().to_owned() })?
+        .into_inner();
+    read_answer(addr, token, &answer, key_pem)
+}
+
+fn read_answer(
+    addr: &str,
+    token: &JoinToken,
+    answer: &wire::JoinResponse,
+    key_pem: String,
+) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+    let unusable = |what| JoinError::Answer { addr: addr.to_owned(), what };
+    if RootDigest::of_pem(&answer.ca_cert_pem) != token.digest() {
+        return Err(JoinError::Digest { expected: token.digest() });
+    }
+    let node_id = NodeId::from_bytes(&answer.node_id).ok_or_else(|| unusable("node id"))?;
+    let cluster_id = ClusterId::from_bytes(&answer.cluster_id).ok_or_else(|| unusable("cluster id"))?;
+    let identity = Identity::new(answer.certificate_pem.as_str(), key_pem, answer.ca_cert_pem.as_str())
+        .map_err(JoinError::Identity)?;
+    if identity.node_id() != node_id.to_string() || identity.cluster_id() != cluster_id.to_string() {
+        return Err(unusable("certificate: its names are not the ids of the answer"));
+    }
+    Ok((identity, node_id, cluster_id))
+}
+
+/// A channel over TLS with the configuration that `config` gives at each connection.
+async fn channel(
+    addr: &str,
+    config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
+) -> Result<Channel, DialError> {
+    let addr = with_port(addr)?;
+    // The first connection is made here, so that its failure has its own words; the channel takes it over.
+    let first = Mutex::new(Some(tls_connect(&addr, config()).await?));
+    let shared = Arc::new((addr.clone(), first, config));
+    let connector = tower::service_fn(move |_| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (addr, first, config) = &*shared;
+            let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match ready {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => tls_connect(addr, config()).await.map(TokioIo::new),
+            }
+        }
+    });
+    Endpoint::from_static(AUTHORITY)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|source| DialError::Broken { addr, source })
+}
+
+async fn tls_connect(addr: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
+    let connecting = async {
+        let unreachable = |source| DialError::Unreachable { addr: addr.to_owned(), source };
+        let stream = TcpStream::connect(addr).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        TlsConnector::from(config)
+            .connect(tls::server_name(Role::Manager), stream)
+            .await
+            .map_err(|error| tls_error(addr, &error))
+    };
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::Timeout { addr: addr.to_owned() }),
+    }
+}
+
+fn tls_error(addr: &str, error: &io::Error) -> DialError {
+    let refused = |reason: String| DialError::Refused { addr: addr.to_owned(), reason };
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return refused(error.to_string());
+    };
+    // Our own verifiers' reasons come wrapped twice.
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = tls {
+        return match other.0.downcast_ref::<tls::DigestMismatch>() {
+            Some(mismatch) => DialError::Digest { expected: mismatch.expected },
+            None => refused(other.0.to_string()),
+        };
+    }
+    refused(tls.to_string())
+}
+
+/// `addr` with a port: Swarm's own if it names none.
+fn with_port(addr: &str) -> Result<String, DialError> {
+    let invalid = || DialError::Address { addr: addr.to_owned() };
+    if let Ok(ip) = addr.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, DEFAULT_PORT).to_string());
+    }
+    let (host, port) = match addr.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().map_err(|_| invalid())?),
+        None => (addr, DEFAULT_PORT),
+    };
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(ip) => ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()),
+        None => {
+            !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        }
+    };
+    if port == 0 || !is_host {
+        return Err(invalid());
+    }
+    Ok(format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_get_a_port_or_are_refused() {
+        for (addr, expect) in [
+            ("10.0.0.1", "10.0.0.1:2377"),
+            ("10.0.0.1:9", "10.0.0.1:9"),
+            ("manager-1.example", "manager-1.example:2377"),
+            ("fd00::1", "[fd00::1]:2377"),
+            ("[fd00::1]:9", "[fd00::1]:9"),
+        ] {
+            assert_eq!(with_port(addr).unwrap(), expect);
+        }
+        for addr in ["", ":2377", "a:", "a:0", "a:65536", "a b:1", "http://a:1", "fd00::g:1", "[10.0.0.1]:1"]
+        {
+            assert!(matches!(with_port(addr), Err(DialError::Address { .. })), "{addr}");
+        }
+    }
+}

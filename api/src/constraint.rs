@@ -1,0 +1,179 @@
+//! Placement constraints: `node.labels.zone==a`. Grammar and matching are Swarm's
+//! (`SK:manager/constraint/constraint.go`): `==` and `!=` only, whole match without regard to case,
+//! a missing label reads as "", an unknown key never matches.
+
+use std::net::IpAddr;
+
+use crate::{object::Node, spec::Role};
+
+/// One parsed constraint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Constraint {
+    key: String,
+    negated: bool,
+    value: String,
+}
+
+/// The text is not a constraint.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConstraintError {
+    /// Neither `==` nor `!=` in it.
+    #[error("invalid constraint '{0}': constraint expected one operator from ==, !=")]
+    Operator(String),
+    /// The left side is no key.
+    #[error("invalid constraint '{text}': key '{key}' is invalid")]
+    Key {
+        /// The whole constraint.
+        text: String,
+        /// Its left side.
+        key: String,
+    },
+    /// The right side has characters that no value has.
+    #[error("invalid constraint '{text}': value '{value}' is invalid")]
+    Value {
+        /// The whole constraint.
+        text: String,
+        /// Its right side.
+        value: String,
+    },
+}
+
+/// Characters of a value beyond letters, digits and white space.
+const VALUE_MARKS: &str = ":-_.*()?+[]\\^$|/";
+
+impl Constraint {
+    /// Parses `key==value` or `key!=value`; white space around both sides is dropped.
+    ///
+    /// # Errors
+    /// No operator, or a key or value that cannot be one.
+    pub fn parse(text: &str) -> Result<Self, ConstraintError> {
+        let (at, negated) = match (text.find("=="), text.find("!=")) {
+            (Some(eq), Some(ne)) if ne < eq => (ne, true),
+            (Some(eq), _) => (eq, false),
+            (None, Some(ne)) => (ne, true),
+            (None, None) => return Err(ConstraintError::Operator(text.to_owned())),
+        };
+        let (key, value) = (text[..at].trim(), text[at + 2..].trim());
+        let mut chars = key.chars();
+        let key_ok = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+            && key.len() > 1
+            && chars.all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        if !key_ok {
+            return Err(ConstraintError::Key { text: text.to_owned(), key: key.to_owned() });
+        }
+        let value_ok = !value.is_empty()
+            && value.chars().all(|c| c.is_ascii_alphanumeric() || c.is_whitespace() || VALUE_MARKS.contains(c));
+        if !value_ok {
+            return Err(ConstraintError::Value { text: text.to_owned(), value: value.to_owned() });
+        }
+        Ok(Self { key: key.to_owned(), negated, value: value.to_owned() })
+    }
+
+    /// Parses all of a spec's.
+    ///
+    /// # Errors
+    /// The first that is none.
+    pub fn parse_all(texts: &[String]) -> Result<Vec<Self>, ConstraintError> {
+        texts.iter().map(|text| Self::parse(text)).collect()
+    }
+
+    /// Whether a node satisfies it.
+    #[must_use]
+    pub fn matches(&self, node: &Node) -> bool {
+        let lower = self.key.to_ascii_lowercase();
+        let description = &node.description;
+        match lower.as_str() {
+            "node.id" => self.compare(&node.id.to_string()),
+            "node.hostname" => self.compare(&description.hostname),
+            "node.ip" => self.matches_address(&node.status.addr),
+            "node.role" => self.compare(match node.spec.role {
+                Role::Worker => "worker",
+                Role::Manager => "manager",
+            }),
+            "node.platform.os" => self.compare(&description.os),
+            "node.platform.arch" => self.compare(&description.arch),
+            _ => {
+                // The label's own key keeps its case.
+                if let Some(label) = self.key.get("node.labels.".len()..).filter(|_| lower.starts_with("node.labels.")) {
+                    self.compare(node.spec.labels.get(label).map_or("", String::as_str))
+                } else if let Some(label) =
+                    self.key.get("engine.labels.".len()..).filter(|_| lower.starts_with("engine.labels."))
+                {
+                    self.compare(description.engine_labels.get(label).map_or("", String::as_str))
+                } else {
+                    false
+                }
+            }
+        }
+    }
+
+    fn compare(&self, observed: &str) -> bool {
+        observed.eq_ignore_ascii_case(&self.value) != self.negated
+    }
+
+    /// An address equals the value, or lies in it when it is a CIDR.
+    fn matches_address(&self, observed: &str) -> bool {
+        let Ok(observed) = observed.parse::<IpAddr>() else { return false };
+        let inside = match self.value.split_once('/') {
+            None => self.value.parse::<IpAddr>().is_ok_and(|wanted| wanted == observed),
+            Some((net, prefix)) => match (net.parse(), prefix.parse()) {
+                (Ok(net), Ok(prefix)) => in_subnet(observed, net, prefix),
+                (Ok(_) | Err(_), Ok(_) | Err(_)) => return false,
+            },
+        };
+        inside != self.negated
+    }
+}
+
+fn in_subnet(addr: IpAddr, net: IpAddr, prefix: u32) -> bool {
+    match (addr, net) {
+        (IpAddr::V4(a), IpAddr::V4(n)) if prefix <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+            u32::from(a) & mask == u32::from(n) & mask
+        }
+        (IpAddr::V6(a), IpAddr::V6(n)) if prefix <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+            u128::from(a) & mask == u128::from(n) & mask
+        }
+        (IpAddr::V4(_) | IpAddr::V6(_), IpAddr::V4(_) | IpAddr::V6(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> Node {
+        let mut node = Node::default();
+        node.description.hostname = "Alpha".into();
+        node.status.addr = "10.0.0.7".into();
+        node.spec.labels.insert("Zone".into(), "a b".into());
+        node
+    }
+
+    #[test]
+    fn matching() {
+        for (text, expect) in [
+            ("node.hostname==alpha", true),
+            ("node.hostname != ALPHA", false),
+            ("node.role==worker", true),
+            ("node.role!=manager", true),
+            ("node.labels.Zone==A B", true),
+            ("node.labels.zone==a b", false),
+            ("node.labels.none!=x", true),
+            ("node.ip==10.0.0.0/8", true),
+            ("node.ip!=10.0.0.7", false),
+            ("node.nothing==x", false),
+            ("node.nothing!=x", false),
+        ] {
+            assert_eq!(Constraint::parse(text).unwrap().matches(&node()), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for text in ["node.role=manager", "", "==x", "node.role==", "no de==x", "node.id==a,b", "1a==b"] {
+            assert!(Constraint::parse(text).is_err(), "{text}");
+        }
+    }
+}

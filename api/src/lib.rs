@@ -1,0 +1,28 @@
+//! The words of the cluster: ids, specs as the Docker Engine API shapes them, objects, constraints,
+//! validation and the wire messages. No I/O, no clock, no chance: `now` and ids are arguments.
+
+pub mod api_error;
+pub mod constraint;
+pub mod convert;
+pub mod id;
+pub mod json;
+pub mod object;
+pub mod spec;
+pub mod state;
+pub mod time;
+pub mod validate;
+
+pub use api_error::{ApiError, ErrorKind};
+pub use id::{ClusterId, Id, NodeId, RequestId, ServiceId, TaskId};
+pub use state::TaskState;
+pub use time::Timestamp;
+
+/// The generated protobuf messages: stored forms and what nodes say to each other.
+#[expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/skep.v1.rs"));
+}

@@ -1,0 +1,338 @@
+//! Objects: a spec (the user's), what we decided, and what was observed.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use crate::{
+    ClusterId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    spec::{NodeSpec, PortConfig, ServiceSpec, SwarmSpec},
+};
+
+/// Version and times of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Meta {
+    /// The store revision of the last change that decisions guard on (the API's `Version.Index`).
+    pub version: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A service.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Service {
+    /// Its id.
+    pub id: ServiceId,
+    /// Version and times.
+    pub meta: Meta,
+    /// What the user wants.
+    pub spec: Arc<ServiceSpec>,
+    /// What the user wanted before; one version is kept.
+    pub previous_spec: Option<Arc<ServiceSpec>>,
+    /// The revision at which `spec` was set: tasks refer to it.
+    pub spec_version: u64,
+    /// The same of `previous_spec`.
+    pub previous_spec_version: u64,
+    /// The ports as allocated.
+    pub ports: Vec<PortConfig>,
+    /// How the update goes, if there was one.
+    pub update_status: Option<UpdateStatus>,
+}
+
+/// How an update or rollback goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UpdateStatus {
+    /// In which state it is.
+    pub state: UpdateState,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// Swarm's words.
+    pub message: String,
+}
+
+/// The states of an update (`SK:api/objects.proto`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UpdateState {
+    /// Slots are being replaced.
+    Updating,
+    /// Stopped after a failure; a new update takes over.
+    Paused,
+    /// Done.
+    Completed,
+    /// Going back.
+    RollbackStarted,
+    /// Going back failed.
+    RollbackPaused,
+    /// Went back.
+    RollbackCompleted,
+}
+
+impl UpdateState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Updating,
+        Self::Paused,
+        Self::Completed,
+        Self::RollbackStarted,
+        Self::RollbackPaused,
+        Self::RollbackCompleted,
+    ];
+
+    /// The API's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Updating => "updating",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::RollbackStarted => "rollback_started",
+            Self::RollbackPaused => "rollback_paused",
+            Self::RollbackCompleted => "rollback_completed",
+        }
+    }
+
+    /// Whether it goes back.
+    #[must_use]
+    pub fn is_rollback(self) -> bool {
+        matches!(self, Self::RollbackStarted | Self::RollbackPaused | Self::RollbackCompleted)
+    }
+}
+
+/// What was observed of a task.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TaskStatus {
+    /// How far it came.
+    pub state: TaskState,
+    /// When it came there.
+    pub timestamp: Timestamp,
+    /// What happened, for a person.
+    pub message: String,
+    /// What went wrong; empty when nothing.
+    pub err: String,
+    /// The container's id; empty before there is one.
+    pub container_id: String,
+    /// Its first process; 0 before there is one.
+    pub pid: u32,
+    /// Set once it has ended.
+    pub exit_code: Option<i32>,
+    /// Host-mode ports as opened.
+    pub host_ports: Vec<PortConfig>,
+    /// When RUNNING was first reached; zero for never.
+    pub running_at: Timestamp,
+}
+
+impl Default for TaskStatus {
+    fn default() -> Self {
+        Self {
+            state: TaskState::New,
+            timestamp: Timestamp::ZERO,
+            message: String::new(),
+            err: String::new(),
+            container_id: String::new(),
+            pid: 0,
+            exit_code: None,
+            host_ports: Vec::new(),
+            running_at: Timestamp::ZERO,
+        }
+    }
+}
+
+/// One attempt to run. Never moves to another node, never runs twice.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// Version and times.
+    pub meta: Meta,
+    /// Whose task it is.
+    pub service_id: ServiceId,
+    /// Its seat, 1..n.
+    pub slot: u64,
+    /// Where it runs, once decided.
+    pub node_id: Option<NodeId>,
+    /// Which version of the service's spec it runs.
+    pub spec_version: u64,
+    /// That spec: shared by all tasks of the version.
+    pub spec: Arc<ServiceSpec>,
+    /// Where we want it to go.
+    pub desired_state: TaskState,
+    /// Where it is.
+    pub status: TaskStatus,
+    /// The service's ports when it was made.
+    pub ports: Vec<PortConfig>,
+    /// Its address on the ingress network.
+    pub ingress_addr: Option<Ipv4Addr>,
+    /// It is not started before this (restart delay); zero for at once.
+    pub not_before: Timestamp,
+}
+
+impl Task {
+    /// A new task of a service's current spec.
+    #[must_use]
+    pub fn new(id: TaskId, service: &Service, slot: u64) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            service_id: service.id,
+            slot,
+            node_id: None,
+            spec_version: service.spec_version,
+            spec: Arc::clone(&service.spec),
+            desired_state: TaskState::Running,
+            status: TaskStatus::default(),
+            ports: service.ports.clone(),
+            ingress_addr: None,
+            not_before: Timestamp::ZERO,
+        }
+    }
+
+    /// Whether it may come to run or runs: wanted at most RUNNING and not past it.
+    #[must_use]
+    pub fn is_runnable(&self) -> bool {
+        self.desired_state <= TaskState::Running && self.status.state <= TaskState::Running
+    }
+
+    /// Whether something of it may exist on its node.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.status.state <= TaskState::Running
+    }
+
+    /// Its name as Docker shows it: `service.slot.id`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}.{}", self.spec.name, self.slot, self.id)
+    }
+
+    /// Whether it publishes a port through the mesh.
+    #[must_use]
+    pub fn uses_ingress(&self) -> bool {
+        self.ports.iter().any(PortConfig::is_ingress)
+    }
+}
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeDescription {
+    /// Not unique.
+    pub hostname: String,
+    /// linux.
+    pub os: String,
+    /// x86_64, aarch64, as the kernel says.
+    pub arch: String,
+    /// 1e-9 CPUs.
+    pub nano_cpus: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+    /// Ours.
+    pub engine_version: String,
+    /// From the daemon's settings.
+    pub engine_labels: BTreeMap<String, String>,
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NodeState {
+    /// Not known since the leader changed.
+    #[default]
+    Unknown,
+    /// Its beats are missing.
+    Down,
+    /// It is there.
+    Ready,
+}
+
+impl NodeState {
+    /// The API's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Down => "down",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// What was observed of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeStatus {
+    /// Whether it is there.
+    pub state: NodeState,
+    /// Why it is not.
+    pub message: String,
+    /// The address from which it speaks to us.
+    pub addr: String,
+}
+
+/// A member of the swarm.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Version and times.
+    pub meta: Meta,
+    /// What the user wants of it.
+    pub spec: NodeSpec,
+    /// What it says of itself.
+    pub description: NodeDescription,
+    /// What was observed.
+    pub status: NodeStatus,
+    /// `host:port` of a manager's listener; empty for a worker.
+    pub advertise_addr: String,
+    /// Of its VXLAN.
+    pub data_path_addr: String,
+    /// Its own address on the ingress network.
+    pub ingress_addr: Option<Ipv4Addr>,
+}
+
+/// The swarm.
+#[derive(Clone, PartialEq, Default)]
+pub struct Cluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// Version and times.
+    pub meta: Meta,
+    /// The user's settings.
+    pub spec: SwarmSpec,
+    /// Root certificate.
+    pub ca_cert_pem: String,
+    /// Root key.
+    pub ca_key_pem: String,
+    /// The secret part of the token for workers.
+    pub worker_token_secret: String,
+    /// The secret part of the token for managers.
+    pub manager_token_secret: String,
+    /// UDP port of the VXLAN.
+    pub data_path_port: u32,
+    /// Pools from which networks are cut.
+    pub default_addr_pool: Vec<String>,
+    /// Their prefix length.
+    pub subnet_size: u32,
+}
+
+impl std::fmt::Debug for Cluster {
+    /// Keys and tokens are never printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("id", &self.id).field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// The ingress network: 10.255.0.0/16, Swarm's first default. Tasks and nodes take from disjoint halves,
+/// so that a node's address is never one that a task could get.
+pub mod ingress {
+    use std::net::Ipv4Addr;
+
+    /// Prefix length of the network.
+    pub const PREFIX: u8 = 16;
+    /// First address given to a task; 10.255.0.1 is kept free.
+    pub const TASKS_FIRST: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
+    /// Last address given to a task.
+    pub const TASKS_LAST: Ipv4Addr = Ipv4Addr::new(10, 255, 127, 254);
+    /// First address given to a node.
+    pub const NODES_FIRST: Ipv4Addr = Ipv4Addr::new(10, 255, 128, 1);
+    /// Last address given to a node.
+    pub const NODES_LAST: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 254);
+}

@@ -1,0 +1,19 @@
+//! Specs: what the user asked, shaped exactly as the Engine API's JSON.
+//!
+//! A field that this build honours is a typed field. Every other key, known or not, stays in `extra`
+//! and goes out as it came in; `validate` refuses by name the known ones that ask for something.
+//! Keys are matched without regard to case, as Go's decoder does (`json::parse`).
+
+mod container;
+mod service;
+mod swarm;
+
+pub use container::*;
+pub use service::*;
+pub use swarm::*;
+
+/// The keys of an object that no typed field takes.
+pub type Extra = serde_json::Map<String, serde_json::Value>;
+
+/// User labels: ordered, so that what is printed and hashed does not depend on chance.
+pub type Labels = std::collections::BTreeMap<String, String>;

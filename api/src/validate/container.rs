@@ -1,0 +1,131 @@
+//! The container part of a task's spec.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{not_honoured, unhonoured};
+use crate::{
+    ApiError,
+    json::is_zero,
+    spec::{ContainerSpec, Mount},
+};
+
+const PATH: &str = "TaskTemplate.ContainerSpec";
+
+pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
+    if spec.image.is_empty() {
+        return Err(ApiError::invalid(format!("{PATH}.Image: image reference must be provided")));
+    }
+    if spec.image.chars().any(char::is_whitespace) || spec.image.starts_with('-') {
+        return Err(ApiError::invalid(format!("{PATH}.Image: \"{}\" is not a valid repository/tag", spec.image)));
+    }
+    let later = [
+        "TTY", "OpenStdin", "Init", "DNSConfig", "Secrets", "Configs", "Privileges", "Sysctls", "Ulimits",
+        "OomScoreAdj", "PullOptions",
+    ];
+    unhonoured(&spec.extra, PATH, &later)?;
+    if let Some(isolation) = spec.extra.get("Isolation").and_then(Value::as_str)
+        && !matches!(isolation, "" | "default")
+    {
+        return Err(not_honoured(&format!("{PATH}.Isolation"), isolation));
+    }
+    if let Some(check) = spec.extra.get("Healthcheck").filter(|check| !is_zero(check)) {
+        // NONE asks for no health check, which is what there is.
+        if check.get("Test").and_then(|t| t.get(0)).and_then(Value::as_str) != Some("NONE") {
+            return Err(not_honoured(&format!("{PATH}.Healthcheck"), ""));
+        }
+    }
+    if spec.stop_grace_period.is_some_and(|nanos| nanos < 0) {
+        return Err(ApiError::invalid(format!("{PATH}.StopGracePeriod: must not be negative")));
+    }
+    if let Some(signal) = spec.stop_signal.as_deref().filter(|s| !s.is_empty())
+        && signal_number(signal).is_none()
+    {
+        return Err(ApiError::invalid(format!("{PATH}.StopSignal: invalid signal: {signal}")));
+    }
+    let templated = spec.env.iter().flatten().chain(spec.hostname.iter());
+    if let Some(text) = templated.into_iter().find(|text| text.contains("{{")) {
+        return Err(ApiError::invalid(format!(
+            "{PATH}: '{text}': templates in Env and Hostname are not supported yet; write the value"
+        )));
+    }
+    for (at, host) in spec.hosts.iter().flatten().enumerate() {
+        if host.split_whitespace().count() < 2 {
+            return Err(ApiError::invalid(format!("{PATH}.Hosts[{at}]: '{host}': expected an address and a name")));
+        }
+    }
+    mounts(spec.mounts.as_deref().unwrap_or(&[]))
+}
+
+fn mounts(mounts: &[Mount]) -> Result<(), ApiError> {
+    let mut targets = BTreeSet::new();
+    for (at, mount) in mounts.iter().enumerate() {
+        let path = format!("{PATH}.Mounts[{at}]");
+        unhonoured(&mount.extra, &path, &["ClusterOptions", "ImageOptions"])?;
+        if !mount.target.starts_with('/') {
+            return Err(ApiError::invalid(format!(
+                "{path}.Target: invalid mount target, must be an absolute path in the container"
+            )));
+        }
+        if !targets.insert(mount.target.trim_end_matches('/')) {
+            return Err(ApiError::invalid(format!("{path}: duplicate mount point: {}", mount.target)));
+        }
+        match mount.kind.as_str() {
+            "bind" if !mount.source.starts_with('/') => {
+                return Err(ApiError::invalid(format!("{path}.Source: invalid bind mount source, must be an absolute path")));
+            }
+            "volume" if mount.source.starts_with('/') => {
+                return Err(ApiError::invalid(format!("{path}.Source: invalid volume mount source, must not be an absolute path")));
+            }
+            "volume" if mount.source.contains('/') || mount.source == ".." => {
+                return Err(ApiError::invalid(format!("{path}.Source: '{}' is no name of a volume", mount.source)));
+            }
+            "tmpfs" if !mount.source.is_empty() => {
+                return Err(ApiError::invalid(format!("{path}.Source: a tmpfs has no source")));
+            }
+            "bind" | "volume" | "tmpfs" => {}
+            kind @ ("npipe" | "cluster" | "image") => return Err(not_honoured(&format!("{path}.Type"), kind)),
+            kind => return Err(ApiError::invalid(format!("{path}.Type: invalid mount type '{kind}'"))),
+        }
+        options(mount, &path)?;
+    }
+    Ok(())
+}
+
+fn options(mount: &Mount, path: &str) -> Result<(), ApiError> {
+    if let Some(Value::Object(bind)) = mount.extra.get("BindOptions") {
+        let propagation = bind.get("Propagation").and_then(Value::as_str).unwrap_or("");
+        if !matches!(propagation, "" | "rprivate") {
+            return Err(not_honoured(&format!("{path}.BindOptions.Propagation"), propagation));
+        }
+        let later = ["NonRecursive", "CreateMountpoint", "ReadOnlyNonRecursive", "ReadOnlyForceRecursive"];
+        unhonoured(bind, &format!("{path}.BindOptions"), &later)?;
+    }
+    if let Some(Value::Object(volume)) = mount.extra.get("VolumeOptions") {
+        unhonoured(volume, &format!("{path}.VolumeOptions"), &["NoCopy", "Labels", "DriverConfig", "Subpath"])?;
+    }
+    if let Some(tmpfs) = &mount.tmpfs_options {
+        unhonoured(&tmpfs.extra, &format!("{path}.TmpfsOptions"), &["Options"])?;
+        if tmpfs.size_bytes.unwrap_or(0) < 0 {
+            return Err(ApiError::invalid(format!("{path}.TmpfsOptions.SizeBytes: must not be negative")));
+        }
+    }
+    Ok(())
+}
+
+/// Linux signals by name (with or without SIG, any case) or number.
+#[must_use]
+pub fn signal_number(text: &str) -> Option<i32> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    NAMES.iter().position(|known| *known == name).and_then(|at| i32::try_from(at + 1).ok())
+}

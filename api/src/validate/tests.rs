@@ -1,0 +1,82 @@
+//! Cases as data: a body, and the words of its refusal or none.
+
+use super::*;
+use crate::json::parse;
+
+#[track_caller]
+fn check(template: &str, rest: &str, expect: &str) {
+    let body = format!(
+        r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"{template}}}}}{rest}}}"#
+    );
+    let spec: ServiceSpec = parse(body.as_bytes()).unwrap();
+    match service(&spec) {
+        Ok(()) => assert_eq!(expect, "", "{body}"),
+        Err(error) => {
+            assert!(!expect.is_empty() && error.message.contains(expect), "{body}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_the_cli_always_sends_asks_for_nothing() {
+    check(
+        r#","Init":false,"DNSConfig":{},"Isolation":"default","StopGracePeriod":10000000000"#,
+        r#","Mode":{"Replicated":{"Replicas":2}},"UpdateConfig":{"Parallelism":1,"FailureAction":"pause","Monitor":5000000000,
+        "MaxFailureRatio":0,"Order":"stop-first"},"EndpointSpec":{"Mode":"vip"},"Networks":[]"#,
+        "",
+    );
+}
+
+#[test]
+fn what_is_not_honoured_is_refused_by_name() {
+    for (template, rest, expect) in [
+        (r#","Secrets":[]"#, "", ""),
+        (r#","Secrets":[{"SecretName":"s"}]"#, "", "ContainerSpec.Secrets is not supported yet"),
+        (r#","TTY":true"#, "", "TTY"),
+        (r#","HealthCheck":{"Test":["CMD","x"]}"#, "", "Healthcheck"),
+        (r#","Healthcheck":{"Test":["NONE"]}"#, "", ""),
+        (r#","Env":["A={{.Node.Hostname}}"]"#, "", "templates"),
+        ("", r#","Mode":{"Global":{}}"#, "Mode.Global"),
+        ("", r#","UpdateConfig":{"Order":"start-first"}"#, "UpdateConfig.Order 'start-first'"),
+        ("", r#","UpdateConfig":{"FailureAction":"rollback"}"#, "UpdateConfig.FailureAction 'rollback'"),
+        ("", r#","UnknownToAll":{"A":1}"#, ""),
+    ] {
+        check(template, rest, expect);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (template, rest, expect) in [
+        (r#","Mounts":[{"Type":"bind","Source":"a","Target":"/b"}]"#, "", "Mounts[0].Source"),
+        (r#","Mounts":[{"Type":"tmpfs","Target":"/b"},{"Type":"tmpfs","Target":"/b/"}]"#, "", "duplicate mount point"),
+        (r#","StopSignal":"SIGNOPE""#, "", "StopSignal: invalid signal"),
+        ("", r#","EndpointSpec":{"Ports":[{"PublishedPort":80}]}"#, "Ports[0].TargetPort"),
+        (
+            "",
+            r#","EndpointSpec":{"Ports":[{"PublishedPort":80,"TargetPort":1},{"PublishedPort":80,"TargetPort":2}]}"#,
+            "duplicate published ports",
+        ),
+        ("", r#","UpdateConfig":{"MaxFailureRatio":1.5}"#, "MaxFailureRatio"),
+    ] {
+        check(template, rest, expect);
+    }
+}
+
+#[test]
+fn names() {
+    for (name, ok) in [("a", true), ("a-b_c", true), ("-a", false), ("a.b", false), ("a-", false), ("", false)] {
+        assert_eq!(service_name(name).is_ok(), ok, "{name}");
+    }
+    assert!(service_name(&"a".repeat(64)).is_err());
+}
+
+#[test]
+fn sizes_and_signals() {
+    for (text, bytes) in [("10m", Some(10 << 20)), ("1G", Some(1 << 30)), ("7", Some(7)), ("x", None), ("", None)] {
+        assert_eq!(size(text), bytes, "{text}");
+    }
+    for (text, number) in [("SIGTERM", Some(15)), ("quit", Some(3)), ("9", Some(9)), ("0", None), ("FOO", None)] {
+        assert_eq!(signal_number(text), number, "{text}");
+    }
+}

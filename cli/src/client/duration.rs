@@ -1,0 +1,107 @@
+//! Spans and points of time as Go's flags read them.
+
+use anyhow::{Context as _, anyhow};
+use skep_api::Timestamp;
+
+/// Units of a span in nanoseconds, the longest name first.
+const UNITS: [(&str, u128); 7] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("\u{b5}s", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// Nanoseconds of `1h30m`, `1.5s`, `10ms`, `0`.
+pub(crate) fn parse(text: &str) -> Result<i64, String> {
+    let invalid = || format!("time: invalid duration \"{text}\"");
+    if text == "0" {
+        return Ok(0);
+    }
+    let mut rest = text;
+    let mut total: u128 = 0;
+    while !rest.is_empty() {
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(|| format!("time: missing unit in duration \"{text}\""))?;
+        let (number, tail) = rest.split_at(end);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, after) = tail.split_at(unit_end);
+        let (_, factor) = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(|| format!("time: unknown unit \"{unit}\" in duration \"{text}\""))?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() || fraction.len() > 18 {
+            return Err(invalid());
+        }
+        let digits =
+            |text: &str| if text.is_empty() { Ok(0) } else { text.parse::<u128>().map_err(|_| invalid()) };
+        let scale = 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| invalid())?);
+        let part = digits(whole)?.checked_mul(*factor).ok_or_else(invalid)?;
+        total = total.checked_add(part + digits(fraction)? * factor / scale).ok_or_else(invalid)?;
+        rest = after;
+    }
+    if text.is_empty() {
+        return Err(invalid());
+    }
+    i64::try_from(total).map_err(|_| invalid())
+}
+
+/// The wall clock of a client's command: for ages in tables and for `--since 5m`, for no decision.
+pub(crate) fn now() -> Timestamp {
+    Timestamp(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
+}
+
+/// `--since`: RFC 3339, a span before now, or Unix seconds, as the API's `seconds.nanoseconds`.
+pub(crate) fn since(text: &str, now: Timestamp) -> anyhow::Result<String> {
+    let at = match (Timestamp::parse_rfc3339(text), parse(text)) {
+        (Some(at), _) => at,
+        (None, Ok(span)) => Timestamp(now.0.saturating_sub(span)),
+        (None, Err(_)) if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => {
+            return Ok(text.to_owned());
+        }
+        (None, Err(error)) => {
+            return Err(anyhow!(error)).with_context(|| {
+                format!("invalid value for \"since\": '{text}' is neither a time (RFC 3339) nor a span (10m)")
+            });
+        }
+    };
+    Ok(format!("{}.{:09}", at.0.div_euclid(1_000_000_000), at.0.rem_euclid(1_000_000_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_as_go_reads_them() {
+        for (text, expect) in [
+            ("0", Some(0)),
+            ("1ms", Some(1_000_000)),
+            ("1.5s", Some(1_500_000_000)),
+            ("1h30m", Some(5_400_000_000_000)),
+            ("10us", Some(10_000)),
+            ("5", None),
+            ("", None),
+            ("s", None),
+            ("1x", None),
+            ("-1s", None),
+        ] {
+            assert_eq!(parse(text).ok(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn since_is_absolute() {
+        let now = Timestamp(100_000_000_000);
+        for (text, expect) in
+            [("40s", "60.000000000"), ("1970-01-01T00:00:05.5Z", "5.500000000"), ("12.5", "12.5"), ("7", "7")]
+        {
+            assert_eq!(since(text, now).unwrap(), expect, "{text}");
+        }
+        assert!(since("soon", now).is_err());
+    }
+}

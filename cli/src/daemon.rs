@@ -1,0 +1,109 @@
+//! The daemon: the only place where manager, agent and API server are put together.
+//!
+//! Stopping it never stops tasks; a new start on the same state directory takes them up again.
+
+mod address;
+mod engine;
+mod machine;
+mod member;
+mod node;
+mod settings;
+
+use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use node::Node;
+
+/// `skep daemon`
+#[derive(Args, Debug, Clone)]
+pub(crate) struct DaemonArgs {
+    /// Where this node keeps everything
+    #[arg(long, default_value = "/var/lib/skep", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Where the API is served
+    #[arg(long, default_value = "unix:///run/skep/skep.sock", value_name = "URL")]
+    pub(crate) socket: String,
+    /// Address under which other nodes reach this one (default: of the default route)
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise_addr: Option<Ipv4Addr>,
+    /// Address of the traffic between tasks (default: the advertise address)
+    #[arg(long, value_name = "IP")]
+    pub(crate) data_path_addr: Option<Ipv4Addr>,
+    /// Name of this node (default: the host's name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Engine label, for constraints on engine.labels (may be given several times)
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<String>,
+    /// CPUs to offer (default: all)
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<f64>,
+    /// Memory to offer, in bytes or with a unit as in 2g (default: all)
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// error, warn, info, debug or trace
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What the daemon cannot start without, with what to do.
+pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
+        .with_context(|| format!("--log-level: '{}' is no level", args.log_level))?
+        // Their info is our debug.
+        .add_directive("openraft=warn".parse().context("the filter for openraft")?);
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    runtime.block_on(serve(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: &DaemonArgs) -> anyhow::Result<()> {
+    // Before anything is started, so that no early signal is lost.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let settings = settings::Settings::of(args)?;
+    let listener = listen(&settings.socket)?;
+    let node = Arc::new(Node::start(settings.clone()).await?);
+    tracing::info!(socket = %settings.socket.display(), "serving the API");
+    let stopping = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; tasks stay");
+    };
+    let served = crate::http::serve(listener, node.clone(), stopping).await;
+    node.stop().await;
+    // The next start would remove a stale one as well.
+    std::fs::remove_file(&settings.socket).unwrap_or_default();
+    served.context("the API server ended")
+}
+
+/// Listens on the socket, for root alone. A stale one of a daemon that is gone is replaced.
+fn listen(path: &std::path::Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixStream};
+    let dir = path.parent().context("--socket: the path has no directory")?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    if UnixStream::connect(path).is_ok() {
+        anyhow::bail!("another daemon serves {}; stop it, or give this one its own --socket", path.display());
+    }
+    if path.exists() {
+        std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot protect {}", path.display()))?;
+    Ok(listener)
+}

@@ -1,0 +1,81 @@
+//! The daemon's flags, checked once.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use anyhow::{Context as _, bail};
+use skep_api::validate::size;
+
+use super::{DaemonArgs, address, machine};
+
+/// What the daemon runs with.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) state_dir: PathBuf,
+    pub(super) socket: PathBuf,
+    /// `None`: found when it is needed.
+    pub(super) advertise_addr: Option<Ipv4Addr>,
+    pub(super) data_path_addr: Option<Ipv4Addr>,
+    pub(super) node_name: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) nano_cpus: i64,
+    pub(super) memory_bytes: i64,
+    pub(super) shim: PathBuf,
+}
+
+impl Settings {
+    pub(super) fn of(args: &DaemonArgs) -> anyhow::Result<Self> {
+        let Some(socket) = args.socket.strip_prefix("unix://").filter(|path| path.starts_with('/')) else {
+            bail!(
+                "--socket: '{}': only unix:///path is served; a TCP listener needs client certificates, which come later",
+                args.socket
+            );
+        };
+        let mut labels = BTreeMap::new();
+        for label in &args.labels {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            if key.is_empty() {
+                bail!("--label: '{label}': expected KEY=VALUE");
+            }
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        let exe = std::env::current_exe().context("cannot find this program's own file")?;
+        let shim = exe.with_file_name("skep-shim");
+        if !shim.exists() {
+            bail!(
+                "{} is missing: the shim belongs beside the program; build or install both",
+                shim.display()
+            );
+        }
+        Ok(Self {
+            state_dir: absolute(&args.state_dir)?,
+            socket: socket.into(),
+            advertise_addr: args.advertise_addr.or_else(address::of_default_route),
+            data_path_addr: args.data_path_addr,
+            node_name: args.node_name.clone().unwrap_or_else(machine::hostname),
+            labels,
+            nano_cpus: cpus(args.cpus)?,
+            memory_bytes: memory(args.memory.as_deref())?,
+            shim,
+        })
+    }
+}
+
+fn absolute(path: &std::path::Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("--state-dir: '{}' is no path", path.display()))
+}
+
+fn cpus(asked: Option<f64>) -> anyhow::Result<i64> {
+    let Some(cpus) = asked else { return Ok(machine::nano_cpus()) };
+    if !(0.001..=65_536.0).contains(&cpus) {
+        bail!("--cpus: {cpus}: expected a number from 0.001");
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "checked to be in range just above")]
+    let nanos = (cpus * 1e9).round() as i64;
+    Ok(nanos)
+}
+
+fn memory(asked: Option<&str>) -> anyhow::Result<i64> {
+    let Some(text) = asked else { return Ok(machine::memory_bytes()) };
+    let bytes = size(text).with_context(|| format!("--memory: '{text}': expected bytes, or 512m, 2g"))?;
+    i64::try_from(bytes).with_context(|| format!("--memory: '{text}' is too much"))
+}

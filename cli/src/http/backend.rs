@@ -1,0 +1,222 @@
+//! The seam between the API server and the daemon: what the server asks, and nothing of how it is done.
+//!
+//! Traits stand for the control plane and the engine, so that the server is tested against a state
+//! made by hand, with the real docker CLI and no daemon.
+
+use std::{path::PathBuf, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use skep_api::{
+    ApiError, NodeId, ServiceId, TaskId, Timestamp,
+    object::Node,
+    spec::{InitRequest, JoinBody, Labels, NodeSpec, ServiceSpec},
+};
+use skep_manager::{CreatedService, LogItem, LogQuery, ManagerStatus, View};
+use tokio::{io::AsyncRead, sync::mpsc};
+
+/// What this node is in a swarm.
+#[derive(Clone)]
+pub(crate) enum SwarmState {
+    /// In none.
+    Inactive,
+    /// Joining, or restarting as a member.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "a join is answered when it is done; none goes on behind it yet")
+    )]
+    Pending,
+    /// Could not become a member again; why.
+    Error(String),
+    /// Runs tasks, sees nothing of the cluster.
+    Worker { node_id: NodeId },
+    /// Holds the cluster's state.
+    Manager(Arc<dyn ControlPlane>),
+}
+
+/// What a manager does for its clients.
+#[async_trait]
+pub(crate) trait ControlPlane: Send + Sync + 'static {
+    /// The cluster as of now: what was acknowledged anywhere before the call is in it.
+    async fn view(&self) -> Result<View, ApiError>;
+    /// The cluster as this manager last heard.
+    fn stale_view(&self) -> View;
+    async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError>;
+    /// `None` goes back to the previous spec. Gives warnings.
+    async fn update_service(
+        &self,
+        id: ServiceId,
+        version: u64,
+        spec: Option<ServiceSpec>,
+    ) -> Result<Vec<String>, ApiError>;
+    async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError>;
+    async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError>;
+    async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError>;
+    async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError>;
+    fn node_id(&self) -> NodeId;
+    /// `None` for a worker.
+    fn manager_status(&self, node: &Node) -> Option<ManagerStatus>;
+}
+
+#[async_trait]
+impl ControlPlane for skep_manager::Control {
+    async fn view(&self) -> Result<View, ApiError> {
+        Self::view(self).await
+    }
+
+    fn stale_view(&self) -> View {
+        Self::stale_view(self)
+    }
+
+    async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError> {
+        Self::create_service(self, spec).await
+    }
+
+    async fn update_service(
+        &self,
+        id: ServiceId,
+        version: u64,
+        spec: Option<ServiceSpec>,
+    ) -> Result<Vec<String>, ApiError> {
+        Self::update_service(self, id, version, spec).await
+    }
+
+    async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError> {
+        Self::remove_service(self, id).await
+    }
+
+    async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError> {
+        Self::update_node(self, id, version, spec).await
+    }
+
+    async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
+        Self::remove_node(self, id, force).await
+    }
+
+    async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError> {
+        Self::logs(self, tasks, query).await
+    }
+
+    fn node_id(&self) -> NodeId {
+        Self::node_id(self)
+    }
+
+    fn manager_status(&self, node: &Node) -> Option<ManagerStatus> {
+        Self::manager_status(self, node)
+    }
+}
+
+/// What the daemon does for the server.
+#[async_trait]
+pub(crate) trait Backend: Send + Sync + 'static {
+    fn swarm(&self) -> SwarmState;
+    /// Makes a swarm of this node; gives its id.
+    async fn init(&self, request: InitRequest) -> Result<String, ApiError>;
+    async fn join(&self, request: JoinBody) -> Result<(), ApiError>;
+    async fn leave(&self, force: bool) -> Result<(), ApiError>;
+    fn engine(&self) -> Arc<dyn LocalEngine>;
+    fn facts(&self) -> Facts;
+}
+
+/// What is known of this node without asking anybody.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) node_name: String,
+    pub(crate) n_cpus: u64,
+    pub(crate) memory_bytes: u64,
+    /// Its release, as `uname -r`.
+    pub(crate) kernel: String,
+    /// The distribution's name for people.
+    pub(crate) os: String,
+    /// As `uname -m`.
+    pub(crate) arch: String,
+    /// Where other nodes reach it; empty outside a swarm.
+    pub(crate) node_addr: String,
+    pub(crate) node_id: Option<NodeId>,
+    /// Id and `host:port` of each manager.
+    pub(crate) remote_managers: Vec<(NodeId, String)>,
+    pub(crate) state_dir: PathBuf,
+    /// UDP port of the VXLAN.
+    #[expect(dead_code, reason = "Docker shows it of the cluster alone")]
+    pub(crate) data_path_port: u32,
+    /// The engine's labels, `key=value`.
+    pub(crate) labels: Vec<String>,
+    pub(crate) now: Timestamp,
+}
+
+/// A request's body, read as it comes.
+pub(crate) type BodyReader = Pin<Box<dyn AsyncRead + Send>>;
+
+/// The images and containers of this node.
+#[async_trait]
+pub(crate) trait LocalEngine: Send + Sync + 'static {
+    /// Takes in a `docker save` or OCI archive.
+    async fn load(&self, archive: BodyReader) -> Result<Vec<Loaded>, ApiError>;
+    /// Makes an image of a root file system's tar; gives its id.
+    async fn import(&self, rootfs: BodyReader, reference: String) -> Result<String, ApiError>;
+    async fn images(&self) -> Result<Vec<Image>, ApiError>;
+    /// By name, id or prefix of an id.
+    async fn find_image(&self, name: &str) -> Result<Option<Image>, ApiError>;
+    async fn remove_image(&self, name: &str, force: bool) -> Result<RemovedImage, ApiError>;
+    async fn containers(&self) -> Result<Vec<Container>, ApiError>;
+}
+
+/// An image that was loaded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loaded {
+    /// `name:tag`; `None` for one without a name.
+    pub(crate) reference: Option<String>,
+    /// `sha256:...`
+    pub(crate) id: String,
+}
+
+/// An image of this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    /// `sha256:...`
+    pub(crate) id: String,
+    /// `name:tag`
+    pub(crate) references: Vec<String>,
+    pub(crate) created: Timestamp,
+    pub(crate) size_bytes: u64,
+    /// The `config` object of the image's configuration.
+    pub(crate) config: serde_json::Value,
+    /// The layers' diff ids.
+    pub(crate) layers: Vec<String>,
+    pub(crate) arch: String,
+}
+
+/// What went with a removed image.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RemovedImage {
+    pub(crate) untagged: Vec<String>,
+    pub(crate) deleted: Vec<String>,
+}
+
+/// A container of this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) command: Vec<String>,
+    pub(crate) labels: Labels,
+    pub(crate) created: Timestamp,
+    pub(crate) state: ContainerState,
+}
+
+/// How far a container is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ContainerState {
+    #[default]
+    Created,
+    Running {
+        pid: u32,
+        since: Timestamp,
+    },
+    Exited {
+        code: i32,
+        oom_killed: bool,
+        at: Timestamp,
+    },
+}

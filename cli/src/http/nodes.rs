@@ -1,0 +1,78 @@
+//! Nodes.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::{StatusCode, Uri},
+    routing::{get, post},
+};
+use serde_json::Value;
+use skep_api::{object::Node, spec::NodeSpec};
+use skep_manager::View;
+
+use super::{
+    Api, ControlPlane,
+    answer::{Answer, Params, body, empty, ok},
+    filter::Filters,
+    lookup, render,
+};
+
+const FILTERS: &[&str] = &["id", "label", "membership", "name", "node.label", "role"];
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/nodes", get(list))
+        .route("/nodes/{id}", get(inspect).delete(remove))
+        .route("/nodes/{id}/update", post(update))
+}
+
+fn show(control: &dyn ControlPlane, view: &View, node: &Node) -> Value {
+    render::node(node, control.manager_status(node).as_ref(), view.cluster().map(AsRef::as_ref))
+}
+
+async fn list(State(api): State<Api>, uri: Uri) -> Answer {
+    let control = api.manager()?;
+    let filters = Filters::parse(Params::of(&uri)?.text("filters"), FILTERS)?;
+    filters.check("role", &["manager", "worker"])?;
+    filters.check("membership", &["accepted", "pending"])?;
+    let view = control.view().await?;
+    let nodes: Vec<Value> =
+        view.nodes().filter(|node| passes(node, &filters)).map(|node| show(&*control, &view, node)).collect();
+    ok(&nodes)
+}
+
+fn passes(node: &Node, filters: &Filters) -> bool {
+    let name =
+        node.spec.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&node.description.hostname);
+    filters.prefix("id", &node.id.to_string())
+        && filters.prefix("name", name)
+        && filters.any("role", |role| role == node.spec.role.as_str())
+        && filters.any("membership", |word| word == "accepted")
+        && filters.labels("label", Some(&node.description.engine_labels))
+        && filters.labels("node.label", Some(&node.spec.labels))
+}
+
+async fn inspect(State(api): State<Api>, Path(word): Path<String>) -> Answer {
+    let control = api.manager()?;
+    let view = control.view().await?;
+    let node = lookup::node(&view, &word, control.node_id())?;
+    ok(&show(&*control, &view, &node))
+}
+
+async fn update(State(api): State<Api>, Path(word): Path<String>, uri: Uri, request: Bytes) -> Answer {
+    let control = api.manager()?;
+    let version = Params::of(&uri)?.version("node")?;
+    let spec: NodeSpec = body(&request)?;
+    let node = lookup::node(&control.view().await?, &word, control.node_id())?;
+    control.update_node(node.id, version, spec).await?;
+    empty(StatusCode::OK)
+}
+
+async fn remove(State(api): State<Api>, Path(word): Path<String>, uri: Uri) -> Answer {
+    let control = api.manager()?;
+    let force = Params::of(&uri)?.flag("force");
+    let node = lookup::node(&control.view().await?, &word, control.node_id())?;
+    control.remove_node(node.id, force).await?;
+    empty(StatusCode::OK)
+}

@@ -1,0 +1,55 @@
+//! Objects as the Engine API's JSON: pure, names and order as Docker writes them.
+
+mod engine;
+mod network;
+mod node;
+mod service;
+mod swarm;
+mod task;
+
+use serde_json::{Map, Value, json};
+use skep_api::{object::Meta, spec::PortConfig};
+
+pub(crate) use engine::{container, container_details, image, image_details};
+pub(crate) use network::{bridge, ingress, ingress_id};
+pub(crate) use node::node;
+pub(crate) use service::{is_up_to_date, service, service_status};
+pub(crate) use swarm::{cluster, swarm_spec, tls_info};
+pub(crate) use task::task;
+
+/// `Version`, `CreatedAt`, `UpdatedAt`.
+fn put_meta(out: &mut Map<String, Value>, meta: &Meta) {
+    out.insert("Version".into(), json!({ "Index": meta.version }));
+    out.insert("CreatedAt".into(), meta.created_at.to_string().into());
+    out.insert("UpdatedAt".into(), meta.updated_at.to_string().into());
+}
+
+/// A port with its defaults, as Docker shows allocated ones.
+fn port(port: &PortConfig) -> Value {
+    let mut out = Map::new();
+    if !port.name.is_empty() {
+        out.insert("Name".into(), port.name.clone().into());
+    }
+    out.insert("Protocol".into(), port.protocol().into());
+    if port.target_port != 0 {
+        out.insert("TargetPort".into(), port.target_port.into());
+    }
+    if port.published_port != 0 {
+        out.insert("PublishedPort".into(), port.published_port.into());
+    }
+    out.insert("PublishMode".into(), if port.is_ingress() { "ingress" } else { "host" }.into());
+    Value::Object(out)
+}
+
+/// The object inside a value that is one by construction; empty for any other.
+pub(crate) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
+}
+
+/// A spec as JSON. Specs are plain data, so writing one cannot fail; it would show as `null`.
+fn to_json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}

@@ -1,0 +1,62 @@
+//! A node.
+
+use serde_json::{Map, Value, json};
+use skep_api::object::{Cluster, Node};
+use skep_manager::ManagerStatus;
+
+use super::{put_meta, tls_info, to_json};
+
+/// What the embedded engine has; Docker's clients print them.
+fn engine_plugins() -> Value {
+    json!([
+        { "Type": "Log", "Name": "json-file" },
+        { "Type": "Network", "Name": "bridge" },
+        { "Type": "Network", "Name": "overlay" },
+        { "Type": "Volume", "Name": "local" },
+    ])
+}
+
+/// A node as `GET /nodes/{id}` shows it. `manager` is `None` for a worker.
+pub(crate) fn node(node: &Node, manager: Option<&ManagerStatus>, cluster: Option<&Cluster>) -> Value {
+    let mut out = Map::new();
+    out.insert("ID".into(), node.id.to_string().into());
+    put_meta(&mut out, &node.meta);
+    out.insert("Spec".into(), to_json(&node.spec));
+    let about = &node.description;
+    let mut engine = Map::new();
+    engine.insert("EngineVersion".into(), about.engine_version.clone().into());
+    if !about.engine_labels.is_empty() {
+        engine.insert("Labels".into(), to_json(&about.engine_labels));
+    }
+    engine.insert("Plugins".into(), engine_plugins());
+    out.insert(
+        "Description".into(),
+        json!({
+            "Hostname": about.hostname,
+            "Platform": { "Architecture": about.arch, "OS": about.os },
+            "Resources": { "NanoCPUs": about.nano_cpus, "MemoryBytes": about.memory_bytes },
+            "Engine": engine,
+            "TLSInfo": cluster.map_or_else(|| json!({}), |cluster| tls_info(&cluster.ca_cert_pem)),
+        }),
+    );
+    let mut status = Map::new();
+    status.insert("State".into(), node.status.state.as_str().into());
+    if !node.status.message.is_empty() {
+        status.insert("Message".into(), node.status.message.clone().into());
+    }
+    status.insert("Addr".into(), node.status.addr.clone().into());
+    out.insert("Status".into(), status.into());
+    if let Some(manager) = manager {
+        let mut status = Map::new();
+        if manager.leader {
+            status.insert("Leader".into(), true.into());
+        }
+        status.insert(
+            "Reachability".into(),
+            if manager.reachable { "reachable" } else { "unreachable" }.into(),
+        );
+        status.insert("Addr".into(), manager.addr.clone().into());
+        out.insert("ManagerStatus".into(), status.into());
+    }
+    Value::Object(out)
+}

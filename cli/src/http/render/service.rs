@@ -1,0 +1,209 @@
+//! A service, its counts, and Docker's defaults.
+
+use serde_json::{Map, Value, json};
+use skep_api::{
+    TaskState,
+    constraint::Constraint,
+    object::{Node, NodeState, Service, Task},
+    spec::{RESTART_DELAY_DEFAULT, STOP_GRACE_DEFAULT, ServiceSpec, UPDATE_MONITOR_DEFAULT},
+};
+use skep_manager::View;
+
+use super::{object, port, put_meta, to_json};
+
+/// A service as `GET /services/{id}` shows it.
+pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
+    let render = |spec: &ServiceSpec| if insert_defaults { with_defaults(spec) } else { spec_json(spec) };
+    let mut out = Map::new();
+    out.insert("ID".into(), service.id.to_string().into());
+    put_meta(&mut out, &service.meta);
+    out.insert("Spec".into(), render(&service.spec));
+    if let Some(previous) = &service.previous_spec {
+        out.insert("PreviousSpec".into(), render(previous));
+    }
+    out.insert("Endpoint".into(), endpoint(service));
+    if let Some(update) = &service.update_status {
+        let mut status = Map::new();
+        status.insert("State".into(), update.state.as_str().into());
+        status.insert("StartedAt".into(), update.started_at.to_string().into());
+        if let Some(at) = update.completed_at {
+            status.insert("CompletedAt".into(), at.to_string().into());
+        }
+        status.insert("Message".into(), update.message.clone().into());
+        out.insert("UpdateStatus".into(), status.into());
+    }
+    Value::Object(out)
+}
+
+/// The spec with what Docker always shows: labels, the mode, the count of forced updates.
+fn spec_json(spec: &ServiceSpec) -> Value {
+    let mut out = object(to_json(spec));
+    out.entry("Labels").or_insert_with(|| json!({}));
+    if spec.mode.as_ref().is_none_or(|mode| mode.replicated.is_none() && mode.extra.is_empty()) {
+        out.insert("Mode".into(), json!({ "Replicated": { "Replicas": spec.replicas() } }));
+    }
+    if let Some(Value::Object(template)) = out.get_mut("TaskTemplate") {
+        template.entry("ForceUpdate").or_insert_with(|| json!(0));
+    }
+    Value::Object(out)
+}
+
+/// The spec with every default written out (`insertDefaults`).
+fn with_defaults(spec: &ServiceSpec) -> Value {
+    let mut out = object(spec_json(spec));
+    let update = json!({
+        "Parallelism": 1,
+        "Delay": 0,
+        "FailureAction": "pause",
+        "Monitor": nanos(UPDATE_MONITOR_DEFAULT),
+        "MaxFailureRatio": 0,
+        "Order": "stop-first",
+    });
+    fill(&mut out, "UpdateConfig", &update);
+    fill(&mut out, "RollbackConfig", &update);
+    fill(&mut out, "EndpointSpec", &json!({ "Mode": "vip" }));
+    let mut template = out.remove("TaskTemplate").map(object).unwrap_or_default();
+    fill(
+        &mut template,
+        "ContainerSpec",
+        &json!({ "StopGracePeriod": nanos(STOP_GRACE_DEFAULT), "DNSConfig": {} }),
+    );
+    fill(&mut template, "Resources", &json!({ "Limits": {}, "Reservations": {} }));
+    let restart = json!({ "Condition": "any", "Delay": nanos(RESTART_DELAY_DEFAULT), "MaxAttempts": 0 });
+    fill(&mut template, "RestartPolicy", &restart);
+    fill(&mut template, "Placement", &json!({}));
+    out.insert("TaskTemplate".into(), template.into());
+    Value::Object(out)
+}
+
+/// Adds to `out[key]` what it lacks.
+fn fill(out: &mut Map<String, Value>, key: &str, defaults: &Value) {
+    let mut section = out.remove(key).map(object).unwrap_or_default();
+    for (name, value) in defaults.as_object().into_iter().flatten() {
+        section.entry(name.as_str()).or_insert_with(|| value.clone());
+    }
+    out.insert(key.to_owned(), section.into());
+}
+
+fn nanos(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where it is reached: as asked for, and as given.
+fn endpoint(service: &Service) -> Value {
+    let mut out = Map::new();
+    let asked = service.spec.endpoint_spec.as_ref();
+    let mut spec = Map::new();
+    if !service.ports.is_empty() || asked.is_some_and(|asked| asked.mode.is_some()) {
+        let mode = asked.and_then(|asked| asked.mode.as_deref()).filter(|mode| !mode.is_empty());
+        spec.insert("Mode".into(), mode.unwrap_or("vip").into());
+    }
+    if !service.spec.ports().is_empty() {
+        spec.insert("Ports".into(), service.spec.ports().iter().map(port).collect());
+    }
+    out.insert("Spec".into(), spec.into());
+    if !service.ports.is_empty() {
+        out.insert("Ports".into(), service.ports.iter().map(port).collect());
+    }
+    Value::Object(out)
+}
+
+/// How many tasks run, are wanted, and have completed.
+pub(crate) fn service_status(service: &Service, view: &View) -> Value {
+    let (mut running, mut completed) = (0_u64, 0_u64);
+    for task in view.tasks_of_service(service.id) {
+        let is_there = task
+            .node_id
+            .and_then(|id| view.node(id))
+            .is_some_and(|node| node.status.state != NodeState::Down);
+        running += u64::from(task.status.state == TaskState::Running && is_there);
+        completed += u64::from(task.status.state == TaskState::Complete);
+    }
+    json!({ "RunningTasks": running, "DesiredTasks": service.spec.replicas(), "CompletedTasks": completed })
+}
+
+/// Whether a task is what the service's current spec asks for (Swarm's `IsTaskDirty`, reversed).
+pub(crate) fn is_up_to_date(task: &Task, service: &Service, node: Option<&Node>) -> bool {
+    if task.spec_version == service.spec_version {
+        return true;
+    }
+    let (old, new) = (&task.spec, &service.spec);
+    if old.ports() != new.ports() || old.endpoint_spec != new.endpoint_spec {
+        return false;
+    }
+    if old.task_template == new.task_template {
+        return true;
+    }
+    // A changed placement alone does not matter where the node still fits.
+    let mut moved = old.task_template.clone();
+    moved.placement.clone_from(&new.task_template.placement);
+    let fits = || Constraint::parse_all(new.task_template.constraints()).ok();
+    moved == new.task_template
+        && node.is_some_and(|node| fits().is_some_and(|all| all.iter().all(|one| one.matches(node))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use skep_api::{ServiceId, TaskId, spec::PortConfig};
+
+    use super::*;
+
+    fn parse(body: &str) -> ServiceSpec {
+        skep_api::json::parse(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_shown_only_when_asked_for() {
+        let spec =
+            parse(r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a","Init":false}},"Zebra":1}"#);
+        let plain = spec_json(&spec);
+        assert_eq!(plain["Mode"]["Replicated"]["Replicas"], 1);
+        assert_eq!((&plain["Labels"], &plain["Zebra"]), (&json!({}), &json!(1)));
+        assert!(plain.get("UpdateConfig").is_none());
+        let full = with_defaults(&spec);
+        assert_eq!(full["UpdateConfig"]["Monitor"], 5_000_000_000_u64);
+        assert_eq!(full["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"], 10_000_000_000_u64);
+        assert_eq!(full["TaskTemplate"]["ContainerSpec"]["Init"], false);
+        assert_eq!(full["TaskTemplate"]["RestartPolicy"]["Condition"], "any");
+    }
+
+    #[test]
+    fn given_ports_stand_beside_the_asked_ones() {
+        let spec = parse(r#"{"Name":"web","EndpointSpec":{"Ports":[{"TargetPort":80}]}}"#);
+        let given = PortConfig { target_port: 80, published_port: 30_000, ..PortConfig::default() };
+        let object = Service { spec: Arc::new(spec), ports: vec![given], ..Service::default() };
+        let out = service(&object, false);
+        assert_eq!(out["Endpoint"]["Spec"]["Mode"], "vip");
+        assert_eq!(out["Endpoint"]["Ports"][0]["PublishedPort"], 30_000);
+        assert_eq!(out["Endpoint"]["Ports"][0]["Protocol"], "tcp");
+        assert!(out["Endpoint"]["Spec"]["Ports"][0].get("PublishedPort").is_none());
+    }
+
+    #[test]
+    fn a_task_is_stale_when_its_template_differs() {
+        let old = parse(r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#);
+        let service =
+            Service { id: ServiceId::default(), spec: Arc::new(old), spec_version: 1, ..Service::default() };
+        let task = Task::new(TaskId::default(), &service, 1);
+        let node = Node::default();
+        for (body, expect) in [
+            (r#"{"Name":"web","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#, true),
+            (r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"b"}}}"#, false),
+            (
+                r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"},
+                "Placement":{"Constraints":["node.role==worker"]}}}"#,
+                true,
+            ),
+            (
+                r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"},
+                "Placement":{"Constraints":["node.role==manager"]}}}"#,
+                false,
+            ),
+        ] {
+            let new = Service { spec: Arc::new(parse(body)), spec_version: 2, ..service.clone() };
+            assert_eq!(is_up_to_date(&task, &new, Some(&node)), expect, "{body}");
+        }
+    }
+}

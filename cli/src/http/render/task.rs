@@ -1,0 +1,93 @@
+//! A task.
+
+use serde_json::{Map, Value, json};
+use skep_api::object::{Cluster, Task, ingress};
+
+use super::{object, port, put_meta, to_json};
+
+/// A task as `GET /tasks/{id}` shows it.
+pub(crate) fn task(task: &Task, cluster: Option<&Cluster>) -> Value {
+    let mut out = Map::new();
+    out.insert("ID".into(), task.id.to_string().into());
+    put_meta(&mut out, &task.meta);
+    out.insert("Labels".into(), json!({}));
+    let mut spec = object(to_json(&task.spec.task_template));
+    spec.entry("ForceUpdate").or_insert_with(|| json!(0));
+    out.insert("Spec".into(), spec.into());
+    out.insert("ServiceID".into(), task.service_id.to_string().into());
+    out.insert("Slot".into(), task.slot.into());
+    if let Some(node) = task.node_id {
+        out.insert("NodeID".into(), node.to_string().into());
+    }
+    out.insert("Status".into(), status(task));
+    out.insert("DesiredState".into(), task.desired_state.as_str().into());
+    if let (Some(address), Some(cluster)) = (task.ingress_addr, cluster) {
+        out.insert(
+            "NetworksAttachments".into(),
+            json!([{
+                "Network": {
+                    "ID": super::ingress_id(cluster),
+                    "Version": { "Index": cluster.meta.version },
+                    "CreatedAt": cluster.meta.created_at.to_string(),
+                    "UpdatedAt": cluster.meta.created_at.to_string(),
+                    "Spec": { "Name": "ingress", "Labels": {}, "DriverConfiguration": {}, "Ingress": true },
+                    "DriverState": { "Name": "overlay" },
+                },
+                "Addresses": [format!("{address}/{}", ingress::PREFIX)],
+            }]),
+        );
+    }
+    out.insert("Volumes".into(), Value::Null);
+    Value::Object(out)
+}
+
+fn status(task: &Task) -> Value {
+    let status = &task.status;
+    let mut out = Map::new();
+    out.insert("Timestamp".into(), status.timestamp.to_string().into());
+    out.insert("State".into(), status.state.as_str().into());
+    if !status.message.is_empty() {
+        out.insert("Message".into(), status.message.clone().into());
+    }
+    if !status.err.is_empty() {
+        out.insert("Err".into(), status.err.clone().into());
+    }
+    if !status.container_id.is_empty() || status.exit_code.is_some() {
+        out.insert(
+            "ContainerStatus".into(),
+            json!({
+                "ContainerID": status.container_id,
+                "PID": status.pid,
+                "ExitCode": status.exit_code.unwrap_or(0),
+            }),
+        );
+    }
+    let ports: Vec<Value> = status.host_ports.iter().map(port).collect();
+    out.insert("PortStatus".into(), if ports.is_empty() { json!({}) } else { json!({ "Ports": ports }) });
+    Value::Object(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::{TaskId, TaskState, object::Service};
+
+    use super::*;
+
+    #[test]
+    fn a_task_shows_what_docker_shows() {
+        let mut object = Task::new(TaskId::default(), &Service::default(), 3);
+        object.status.state = TaskState::Failed;
+        object.status.err = "task: non-zero exit (3)".into();
+        object.status.container_id = "abc".into();
+        object.status.exit_code = Some(3);
+        object.ingress_addr = Some("10.255.0.5".parse().unwrap());
+        let out = task(&object, Some(&Cluster::default()));
+        assert_eq!((&out["Slot"], &out["DesiredState"]), (&json!(3), &json!("running")));
+        assert_eq!(out["Status"]["State"], "failed");
+        assert_eq!(out["Status"]["Err"], "task: non-zero exit (3)");
+        assert_eq!(out["Status"]["ContainerStatus"]["ExitCode"], 3);
+        assert_eq!(out["NetworksAttachments"][0]["Addresses"][0], "10.255.0.5/16");
+        assert_eq!(out["Spec"]["ForceUpdate"], 0);
+        assert!(out.get("NodeID").is_none());
+    }
+}

@@ -1,0 +1,109 @@
+//! Services.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::{StatusCode, Uri},
+    routing::{get, post},
+};
+use serde_json::{Map, Value};
+use skep_api::{ApiError, object::Service, spec::ServiceSpec};
+
+use super::{
+    Api,
+    answer::{Answer, Params, body, empty, ok, with_json},
+    filter::Filters,
+    lookup, render,
+};
+
+const FILTERS: &[&str] = &["id", "label", "mode", "name", "runtime"];
+const MODES: &[&str] = &["replicated", "global", "replicated-job", "global-job"];
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/services", get(list))
+        .route("/services/create", post(create))
+        .route("/services/{id}", get(inspect).delete(remove))
+        .route("/services/{id}/update", post(update))
+}
+
+async fn list(State(api): State<Api>, uri: Uri) -> Answer {
+    let control = api.manager()?;
+    let params = Params::of(&uri)?;
+    let filters = Filters::parse(params.text("filters"), FILTERS)?;
+    filters.check("mode", MODES)?;
+    let view = control.view().await?;
+    let with_status = params.flag("status");
+    let services: Vec<Value> = view
+        .services()
+        .filter(|service| passes(service, &filters))
+        .map(|service| {
+            let mut out = render::service(service, false);
+            if with_status && let Some(map) = out.as_object_mut() {
+                map.insert("ServiceStatus".into(), render::service_status(service, &view));
+            }
+            out
+        })
+        .collect();
+    ok(&services)
+}
+
+fn passes(service: &Service, filters: &Filters) -> bool {
+    filters.prefix("id", &service.id.to_string())
+        && filters.prefix("name", &service.spec.name)
+        && filters.labels("label", service.spec.labels.as_ref())
+        && filters.any("mode", |mode| mode == "replicated")
+        && filters.any("runtime", |runtime| runtime == "container")
+}
+
+async fn create(State(api): State<Api>, request: Bytes) -> Answer {
+    let control = api.manager()?;
+    let spec: ServiceSpec = body(&request)?;
+    let created = control.create_service(spec).await?;
+    let mut out = Map::new();
+    out.insert("ID".into(), created.id.to_string().into());
+    if !created.warnings.is_empty() {
+        out.insert("Warnings".into(), created.warnings.into());
+    }
+    Ok(with_json(StatusCode::CREATED, &out))
+}
+
+async fn inspect(State(api): State<Api>, Path(word): Path<String>, uri: Uri) -> Answer {
+    let control = api.manager()?;
+    let insert_defaults = Params::of(&uri)?.flag("insertDefaults");
+    let service = lookup::service(&control.view().await?, &word)?;
+    ok(&render::service(&service, insert_defaults))
+}
+
+async fn update(State(api): State<Api>, Path(word): Path<String>, uri: Uri, request: Bytes) -> Answer {
+    let control = api.manager()?;
+    let params = Params::of(&uri)?;
+    let version = params.version("service")?;
+    check_source(params.text("registryAuthFrom"))?;
+    let spec: ServiceSpec = body(&request)?;
+    let spec = match params.text("rollback") {
+        "" => Some(spec),
+        "previous" => None,
+        other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}")).into()),
+    };
+    let service = lookup::service(&control.view().await?, &word)?;
+    let warnings = control.update_service(service.id, version, spec).await?;
+    let mut out = Map::new();
+    out.insert("Warnings".into(), if warnings.is_empty() { Value::Null } else { warnings.into() });
+    ok(&out)
+}
+
+fn check_source(source: &str) -> Result<(), ApiError> {
+    match source {
+        "" | "spec" | "previous-spec" => Ok(()),
+        other => Err(ApiError::invalid(format!("unsupported registryAuthFrom {other}"))),
+    }
+}
+
+async fn remove(State(api): State<Api>, Path(word): Path<String>) -> Answer {
+    let control = api.manager()?;
+    let service = lookup::service(&control.view().await?, &word)?;
+    control.remove_service(service.id).await?;
+    empty(StatusCode::OK)
+}

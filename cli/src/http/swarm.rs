@@ -1,0 +1,113 @@
+//! Making, joining, leaving and looking at the swarm.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{StatusCode, Uri},
+    routing::{get, post},
+};
+use serde_json::json;
+use skep_api::{
+    ApiError, ErrorKind,
+    spec::{InitRequest, JoinBody, SwarmSpec},
+};
+use skep_link::JoinToken;
+
+use super::{
+    Api, SwarmState,
+    answer::{Answer, Failure, Params, body, empty, ok, unserved},
+    render,
+};
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/swarm", get(inspect))
+        .route("/swarm/init", post(init))
+        .route("/swarm/join", post(join))
+        .route("/swarm/leave", post(leave))
+        .route("/swarm/update", post(update))
+        .route("/swarm/unlockkey", get(unlock_key))
+        .route("/swarm/unlock", post(unlock))
+}
+
+async fn inspect(State(api): State<Api>) -> Answer {
+    let view = api.manager()?.view().await?;
+    let cluster = view.cluster().ok_or_else(|| ApiError::not_found("the swarm has no object yet"))?;
+    let token = |secret: &str| JoinToken::new(&cluster.ca_cert_pem, secret).to_string();
+    let mut out = render::cluster(cluster);
+    out.insert(
+        "JoinTokens".into(),
+        json!({ "Worker": token(&cluster.worker_token_secret), "Manager": token(&cluster.manager_token_secret) }),
+    );
+    ok(&out)
+}
+
+/// Docker's words for a node that has a swarm already.
+fn check_is_free(api: &Api) -> Result<(), Failure> {
+    match api.backend.swarm() {
+        SwarmState::Inactive | SwarmState::Error(_) => Ok(()),
+        SwarmState::Pending | SwarmState::Worker { .. } | SwarmState::Manager(_) => {
+            Err(Failure(ApiError::new(
+                ErrorKind::Unavailable,
+                "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
+            )))
+        }
+    }
+}
+
+async fn init(State(api): State<Api>, request: Bytes) -> Answer {
+    let request: InitRequest = body(&request)?;
+    check_is_free(&api)?;
+    ok(&api.backend.init(request).await?)
+}
+
+async fn join(State(api): State<Api>, request: Bytes) -> Answer {
+    let request: JoinBody = body(&request)?;
+    check_is_free(&api)?;
+    api.backend.join(request).await?;
+    empty(StatusCode::OK)
+}
+
+async fn leave(State(api): State<Api>, uri: Uri) -> Answer {
+    let force = Params::of(&uri)?.flag("force");
+    if matches!(api.backend.swarm(), SwarmState::Inactive) {
+        return Err(Failure(ApiError::new(ErrorKind::Unavailable, "This node is not part of a swarm")));
+    }
+    api.backend.leave(force).await?;
+    empty(StatusCode::OK)
+}
+
+async fn update(State(api): State<Api>, uri: Uri, request: Bytes) -> Answer {
+    let params = Params::of(&uri)?;
+    let version = params.version("swarm")?;
+    let spec: SwarmSpec = body(&request)?;
+    let view = api.manager()?.view().await?;
+    for (key, what) in [
+        ("rotateWorkerToken", "rotating the join token for workers"),
+        ("rotateManagerToken", "rotating the join token for managers"),
+        ("rotateManagerUnlockKey", "rotating the unlock key"),
+    ] {
+        if params.flag(key) {
+            return Err(unserved(what));
+        }
+    }
+    let cluster = view.cluster().ok_or_else(|| ApiError::not_found("the swarm has no object yet"))?;
+    if cluster.meta.version != version {
+        let words = "rpc error: code = Unknown desc = update out of sequence";
+        return Err(Failure(ApiError::new(ErrorKind::Aborted, words)));
+    }
+    if render::swarm_spec(&spec) != render::swarm_spec(&cluster.spec) {
+        return Err(unserved("changing the settings of a swarm"));
+    }
+    empty(StatusCode::OK)
+}
+
+async fn unlock_key(State(api): State<Api>) -> Answer {
+    api.manager()?;
+    Err(unserved("autolock (the unlock key)"))
+}
+
+async fn unlock() -> Answer {
+    Err(unserved("autolock (the unlock key)"))
+}

@@ -1,0 +1,111 @@
+//! Tasks.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::Uri,
+    routing::get,
+};
+use serde_json::Value;
+use skep_api::{
+    NodeId, ServiceId, TaskState,
+    object::{Service, Task},
+};
+use skep_manager::View;
+
+use super::{
+    Api,
+    answer::{Answer, Params, ok},
+    filter::Filters,
+    lookup, render,
+};
+
+const FILTERS: &[&str] =
+    &["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"];
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new().route("/tasks", get(list)).route("/tasks/{id}", get(inspect))
+}
+
+/// The filters with words turned into ids once.
+struct Wanted {
+    filters: Filters,
+    services: Option<Vec<ServiceId>>,
+    nodes: Option<Vec<NodeId>>,
+    up_to_date: bool,
+}
+
+impl Wanted {
+    fn new(filters: Filters, view: &View, own: NodeId) -> Self {
+        // A service that is gone may still have tasks: its whole id finds them.
+        let services = filters.values("service").iter();
+        let services = services
+            .filter_map(|word| {
+                lookup::service(view, word).map(|service| service.id).or_else(|_| word.parse()).ok()
+            })
+            .collect();
+        let nodes = filters.values("node").iter();
+        let nodes = nodes
+            .filter_map(|word| {
+                lookup::node(view, word, own).map(|node| node.id).or_else(|_| word.parse()).ok()
+            })
+            .collect();
+        Self {
+            services: (!filters.values("service").is_empty()).then_some(services),
+            nodes: (!filters.values("node").is_empty()).then_some(nodes),
+            up_to_date: filters.values("_up-to-date").iter().any(|word| word == "true" || word == "1"),
+            filters,
+        }
+    }
+
+    /// The tasks that may pass: by an index where there is one.
+    fn candidates(&self, view: &View) -> Vec<Arc<Task>> {
+        if let Some(services) = &self.services {
+            return services.iter().flat_map(|id| view.tasks_of_service(*id)).cloned().collect();
+        }
+        match &self.nodes {
+            Some(nodes) => nodes.iter().flat_map(|id| view.tasks_of_node(*id)).cloned().collect(),
+            None => view.tasks().cloned().collect(),
+        }
+    }
+
+    fn passes(&self, task: &Task, service: Option<&Service>, view: &View) -> bool {
+        let node = task.node_id.and_then(|id| view.node(id));
+        let filters = &self.filters;
+        self.nodes.as_ref().is_none_or(|nodes| task.node_id.is_some_and(|id| nodes.contains(&id)))
+            && filters.prefix("id", &task.id.to_string())
+            && filters.prefix("name", &task.name())
+            && filters.labels("label", task.spec.labels.as_ref())
+            && filters.any("runtime", |runtime| runtime == "container")
+            && filters.any("desired-state", |word| word.eq_ignore_ascii_case(task.desired_state.as_str()))
+            && (!self.up_to_date
+                || service
+                    .is_some_and(|service| render::is_up_to_date(task, service, node.map(AsRef::as_ref))))
+    }
+}
+
+async fn list(State(api): State<Api>, uri: Uri) -> Answer {
+    let control = api.manager()?;
+    let filters = Filters::parse(Params::of(&uri)?.text("filters"), FILTERS)?;
+    let words: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
+    filters.check("desired-state", &words)?;
+    let view = control.view().await?;
+    let wanted = Wanted::new(filters, &view, control.node_id());
+    let cluster = view.cluster().map(AsRef::as_ref);
+    let tasks: Vec<Value> = wanted
+        .candidates(&view)
+        .iter()
+        .filter(|task| wanted.passes(task, view.service(task.service_id).map(AsRef::as_ref), &view))
+        .map(|task| render::task(task, cluster))
+        .collect();
+    ok(&tasks)
+}
+
+async fn inspect(State(api): State<Api>, Path(word): Path<String>) -> Answer {
+    let control = api.manager()?;
+    let view = control.view().await?;
+    let task = lookup::task(&view, &word)?;
+    ok(&render::task(&task, view.cluster().map(AsRef::as_ref)))
+}

@@ -1,0 +1,5 @@
+//! The server against a cluster made by hand: status codes and words first, then the real docker CLI.
+
+mod docker;
+pub(crate) mod fake;
+mod routes;

@@ -1,0 +1,386 @@
+//! A backend without a daemon: the replicated store alone, tasks run as soon as they are wanted.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use skep_api::{
+    ApiError, ClusterId, ErrorKind, Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    id::{IdSource, SeededIds},
+    object::{Cluster, Node, NodeState, Service, Task, UpdateState, UpdateStatus},
+    spec::{InitRequest, JoinBody, NodeSpec, Role, ServiceSpec},
+};
+use skep_manager::{CreatedService, LogItem, LogQuery, ManagerStatus, View};
+use skep_store::{Change, Proposal, Store, decode_result};
+use tokio::{io::AsyncReadExt as _, net::UnixListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{
+    Backend, BodyReader, Container, ContainerState, ControlPlane, Facts, Image, Loaded, LocalEngine,
+    RemovedImage, SwarmState, serve,
+};
+
+/// 2026-11-21, an hour before the objects of the tests are looked at.
+const START: Timestamp = Timestamp(1_795_219_200_000_000_000);
+
+/// A cluster in memory.
+#[derive(Clone)]
+pub(crate) struct FakeControl {
+    store: Arc<Mutex<Store>>,
+    ids: Arc<Mutex<SeededIds>>,
+}
+
+impl FakeControl {
+    fn new() -> Self {
+        let control = Self { store: Arc::default(), ids: Arc::new(Mutex::new(SeededIds(7))) };
+        let cluster = Cluster {
+            id: ClusterId(control.id()),
+            ca_cert_pem: "not a certificate".into(),
+            worker_token_secret: "w".repeat(25),
+            manager_token_secret: "m".repeat(25),
+            data_path_port: 4789,
+            default_addr_pool: vec!["10.0.0.0/8".into()],
+            subnet_size: 24,
+            ..Cluster::default()
+        };
+        let mut changes = vec![Change::PutCluster(Arc::new(cluster))];
+        for (name, role) in [("alpha", Role::Manager), ("beta", Role::Worker)] {
+            let mut node = Node { id: NodeId(control.id()), ..Node::default() };
+            node.spec.role = role;
+            node.description.hostname = name.into();
+            node.description.os = "linux".into();
+            node.description.arch = "x86_64".into();
+            node.description.engine_version = "0.1.0".into();
+            node.description.nano_cpus = 2_000_000_000;
+            node.description.memory_bytes = 4 << 30;
+            node.status.addr = "10.9.0.1".into();
+            if role == Role::Manager {
+                node.advertise_addr = "10.9.0.1:2377".into();
+            }
+            let mut status = node.status.clone();
+            status.state = NodeState::Ready;
+            changes.extend([Change::PutNode(Arc::new(node.clone())), Change::NodeStatus(node.id, status)]);
+        }
+        control.apply(changes).unwrap();
+        control
+    }
+
+    fn id(&self) -> Id {
+        self.ids.lock().unwrap().next_id()
+    }
+
+    fn apply(&self, changes: Vec<Change>) -> Result<u64, ApiError> {
+        let proposal = Proposal { changes, now: START, ..Proposal::default() };
+        let answer = self.store.lock().unwrap().apply(&proposal.encode()).answer;
+        decode_result(&answer).map_err(|error| ApiError::new(ErrorKind::AlreadyExists, error.to_string()))
+    }
+
+    fn worker(&self) -> NodeId {
+        self.stale_view().nodes().find(|node| node.spec.role == Role::Worker).unwrap().id
+    }
+
+    /// Puts the service's tasks where its spec wants them, at once.
+    fn reconcile(&self, id: ServiceId) {
+        let view = self.stale_view();
+        let service = view.service(id).unwrap();
+        let mut changes = Vec::new();
+        for task in view.tasks_of_service(id).filter(|task| task.is_runnable()) {
+            let stale = task.spec_version != service.spec_version || task.slot > service.spec.replicas();
+            if stale {
+                let mut old = Task::clone(task);
+                old.desired_state = TaskState::Shutdown;
+                old.status.state = TaskState::Shutdown;
+                old.status.timestamp = START;
+                changes.push(Change::PutTask(Arc::new(old)));
+            }
+        }
+        let kept: Vec<u64> = view
+            .tasks_of_service(id)
+            .filter(|task| task.is_runnable() && task.spec_version == service.spec_version)
+            .map(|task| task.slot)
+            .collect();
+        for slot in (1..=service.spec.replicas()).filter(|slot| !kept.contains(slot)) {
+            let mut task = Task::new(TaskId(self.id()), service, slot);
+            task.node_id = Some(self.worker());
+            task.status.state = TaskState::Running;
+            task.status.timestamp = START;
+            task.status.message = "started".into();
+            task.status.container_id = format!("{:064x}", slot);
+            changes.push(Change::PutTask(Arc::new(task)));
+        }
+        self.apply(changes).unwrap();
+    }
+}
+
+#[async_trait]
+impl ControlPlane for FakeControl {
+    async fn view(&self) -> Result<View, ApiError> {
+        Ok(self.stale_view())
+    }
+
+    fn stale_view(&self) -> View {
+        self.store.lock().unwrap().view()
+    }
+
+    async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError> {
+        let id = ServiceId(self.id());
+        let mut ports = spec.ports().to_vec();
+        for port in &mut ports {
+            if port.published_port == 0 {
+                port.published_port = 30_000;
+            }
+        }
+        self.apply(vec![Change::PutService(Arc::new(Service {
+            id,
+            ports,
+            spec: Arc::new(spec),
+            ..Service::default()
+        }))])?;
+        self.reconcile(id);
+        Ok(CreatedService { id, warnings: Vec::new() })
+    }
+
+    async fn update_service(
+        &self,
+        id: ServiceId,
+        version: u64,
+        spec: Option<ServiceSpec>,
+    ) -> Result<Vec<String>, ApiError> {
+        let mut service = Service::clone(self.stale_view().service(id).unwrap());
+        if service.meta.version != version {
+            let words = "rpc error: code = Unknown desc = update out of sequence";
+            return Err(ApiError::new(ErrorKind::Aborted, words));
+        }
+        let (state, next) = match (spec, service.previous_spec.clone()) {
+            (Some(spec), _) => (None, Arc::new(spec)),
+            (None, Some(previous)) => (Some(UpdateState::RollbackCompleted), previous),
+            (None, None) => {
+                let words = format!("service {id} does not have a previous spec");
+                return Err(ApiError::new(ErrorKind::FailedPrecondition, words));
+            }
+        };
+        service.previous_spec = Some(std::mem::replace(&mut service.spec, next));
+        service.update_status = state.map(|state| UpdateStatus {
+            state,
+            started_at: START,
+            completed_at: Some(START),
+            message: "rollback completed".into(),
+        });
+        self.apply(vec![Change::PutService(Arc::new(service))])?;
+        self.reconcile(id);
+        Ok(Vec::new())
+    }
+
+    async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError> {
+        let tasks = self.stale_view().tasks_of_service(id).map(|task| Change::DeleteTask(task.id)).collect();
+        self.apply(tasks)?;
+        self.apply(vec![Change::DeleteService(id)]).map(|_| ())
+    }
+
+    async fn update_node(&self, id: NodeId, _version: u64, spec: NodeSpec) -> Result<(), ApiError> {
+        let node = Node { spec, ..Node::clone(self.stale_view().node(id).unwrap()) };
+        self.apply(vec![Change::PutNode(Arc::new(node))]).map(|_| ())
+    }
+
+    async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
+        if !force {
+            let words = format!(
+                "rpc error: code = FailedPrecondition desc = node {id} is not down and can't be removed"
+            );
+            return Err(ApiError::new(ErrorKind::FailedPrecondition, words));
+        }
+        self.apply(vec![Change::DeleteNode(id)]).map(|_| ())
+    }
+
+    async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError> {
+        let (lines, receiver) = mpsc::channel(64);
+        let time = START.0;
+        tokio::spawn(async move {
+            for task in &tasks {
+                let line =
+                    |stderr, text: &str| LogItem::Line { task: *task, time, stderr, data: text.into() };
+                lines.send(line(false, "hello\n")).await.unwrap();
+                lines.send(line(true, "oh no\n")).await.unwrap();
+            }
+            lines
+                .send(LogItem::Warning("warning: incomplete log stream: node beta is not there".into()))
+                .await
+                .unwrap();
+            if query.follow {
+                lines.closed().await;
+            }
+        });
+        Ok(receiver)
+    }
+
+    fn node_id(&self) -> NodeId {
+        self.stale_view().nodes().find(|node| node.spec.role == Role::Manager).unwrap().id
+    }
+
+    fn manager_status(&self, node: &Node) -> Option<ManagerStatus> {
+        let addr = node.advertise_addr.clone();
+        (node.spec.role == Role::Manager).then_some(ManagerStatus { leader: true, reachable: true, addr })
+    }
+}
+
+/// A node in memory.
+pub(crate) struct FakeBackend {
+    swarm: Mutex<SwarmState>,
+}
+
+impl FakeBackend {
+    pub(crate) fn new(swarm: SwarmState) -> Self {
+        Self { swarm: Mutex::new(swarm) }
+    }
+}
+
+#[async_trait]
+impl Backend for FakeBackend {
+    fn swarm(&self) -> SwarmState {
+        self.swarm.lock().unwrap().clone()
+    }
+
+    async fn init(&self, _request: InitRequest) -> Result<String, ApiError> {
+        let control = FakeControl::new();
+        let id = control.node_id().to_string();
+        *self.swarm.lock().unwrap() = SwarmState::Manager(Arc::new(control));
+        Ok(id)
+    }
+
+    async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
+        if request.join_token.is_empty() {
+            return Err(ApiError::invalid("invalid join token"));
+        }
+        *self.swarm.lock().unwrap() = SwarmState::Worker { node_id: NodeId(Id(5)) };
+        Ok(())
+    }
+
+    async fn leave(&self, force: bool) -> Result<(), ApiError> {
+        if !force && matches!(self.swarm(), SwarmState::Manager(_)) {
+            return Err(ApiError::new(
+                ErrorKind::Unavailable,
+                "You are attempting to leave the swarm on a manager.",
+            ));
+        }
+        *self.swarm.lock().unwrap() = SwarmState::Inactive;
+        Ok(())
+    }
+
+    fn engine(&self) -> Arc<dyn LocalEngine> {
+        Arc::new(FakeEngine)
+    }
+
+    fn facts(&self) -> Facts {
+        let (node_id, remote_managers) = match self.swarm() {
+            SwarmState::Manager(control) => {
+                let id = control.node_id();
+                (Some(id), vec![(id, "10.9.0.1:2377".to_owned())])
+            }
+            SwarmState::Worker { node_id } => (Some(node_id), Vec::new()),
+            SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) => (None, Vec::new()),
+        };
+        Facts {
+            node_name: "alpha".into(),
+            n_cpus: 2,
+            memory_bytes: 4 << 30,
+            kernel: "6.1.0".into(),
+            os: "Debian GNU/Linux 12".into(),
+            arch: "x86_64".into(),
+            node_addr: "10.9.0.1".into(),
+            node_id,
+            remote_managers,
+            state_dir: PathBuf::from("/var/lib/skep"),
+            data_path_port: 4789,
+            labels: Vec::new(),
+            now: Timestamp(START.0 + 3_600_000_000_000),
+        }
+    }
+}
+
+/// One image, one container.
+struct FakeEngine;
+
+#[async_trait]
+impl LocalEngine for FakeEngine {
+    async fn load(&self, mut archive: BodyReader) -> Result<Vec<Loaded>, ApiError> {
+        let mut bytes = Vec::new();
+        archive.read_to_end(&mut bytes).await.unwrap();
+        Ok(vec![Loaded { reference: Some(format!("loaded:{}", bytes.len())), id: "sha256:00".into() }])
+    }
+
+    async fn import(&self, mut rootfs: BodyReader, reference: String) -> Result<String, ApiError> {
+        let mut bytes = Vec::new();
+        rootfs.read_to_end(&mut bytes).await.unwrap();
+        Ok(format!("sha256:{:060x}{reference}", bytes.len()))
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, ApiError> {
+        Ok(vec![Image {
+            id: format!("sha256:{}", "ab".repeat(32)),
+            references: vec!["skep/whoami:latest".into()],
+            created: START,
+            size_bytes: 4_428_000,
+            ..Image::default()
+        }])
+    }
+
+    async fn find_image(&self, name: &str) -> Result<Option<Image>, ApiError> {
+        Ok(self.images().await?.into_iter().find(|image| image.references.iter().any(|own| own == name)))
+    }
+
+    async fn remove_image(&self, name: &str, _force: bool) -> Result<RemovedImage, ApiError> {
+        match self.find_image(name).await? {
+            Some(image) => Ok(RemovedImage { untagged: image.references, deleted: vec![image.id] }),
+            None => Err(ApiError::not_found(format!("No such image: {name}"))),
+        }
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>, ApiError> {
+        Ok(vec![Container {
+            id: "cd".repeat(32),
+            name: "web.1.xyz".into(),
+            image: "skep/whoami:latest".into(),
+            command: vec!["/skep-whoami".into()],
+            created: START,
+            state: ContainerState::Running { pid: 42, since: START },
+            ..Container::default()
+        }])
+    }
+}
+
+/// A server on a socket of its own, stopped when dropped.
+pub(crate) struct Running {
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+}
+
+impl Running {
+    pub(crate) fn start(swarm: SwarmState) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("s")).unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Arc::new(FakeBackend::new(swarm)), stop.clone().cancelled_owned()));
+        Self { directory, stop }
+    }
+
+    pub(crate) fn manager() -> Self {
+        Self::start(SwarmState::Manager(Arc::new(FakeControl::new())))
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("s")
+    }
+
+    /// An empty home for clients.
+    pub(crate) fn home(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

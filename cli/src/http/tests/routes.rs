@@ -1,0 +1,196 @@
+//! Status codes and words of the routes.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use skep_api::{Id, NodeId};
+use tokio::net::UnixStream;
+
+use super::fake::Running;
+use crate::http::SwarmState;
+
+/// Sends one request; gives status, headers and body.
+async fn ask(
+    server: &Running,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (StatusCode, hyper::HeaderMap, String) {
+    let stream = UnixStream::connect(server.socket()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method.parse::<Method>().unwrap())
+        .uri(path)
+        .header("host", "skep")
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (head.status, head.headers, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Checks the status and a part of the body.
+async fn check(server: &Running, request: &str, body: &str, status: u16, expect: &str) {
+    let (method, path) = request.split_once(' ').unwrap();
+    let (got, _, text) = ask(server, method, path, body).await;
+    assert_eq!(got.as_u16(), status, "{request}: {text}");
+    assert!(text.contains(expect), "{request}: {text}");
+}
+
+#[tokio::test]
+async fn ping_tells_who_we_are() {
+    let server = Running::manager();
+    for method in ["GET", "HEAD"] {
+        let (status, headers, body) = ask(&server, method, "/_ping", "").await;
+        assert_eq!(status, 200);
+        assert_eq!(body, if method == "GET" { "OK" } else { "" });
+        for (key, value) in [
+            ("api-version", "1.55"),
+            ("ostype", "linux"),
+            ("docker-experimental", "false"),
+            ("swarm", "active/manager"),
+            ("pragma", "no-cache"),
+        ] {
+            assert_eq!(headers[key], value, "{key}");
+        }
+        assert!(headers["server"].to_str().unwrap().starts_with("skep/"));
+    }
+}
+
+#[tokio::test]
+async fn wrong_requests_are_named() {
+    let server = Running::manager();
+    for (request, body, status, expect) in [
+        ("GET /v1.24/nothing", "", 404, r#"{"message":"page not found"}"#),
+        ("PUT /services", "", 404, "page not found"),
+        ("GET /v1.20/info", "", 400, "client version 1.20 is too old. Minimum supported API version is 1.24"),
+        ("GET /v1.99/info", "", 400, "client version 1.99 is too new. Maximum supported API version is 1.55"),
+        ("GET /services/none", "", 404, "service none not found"),
+        ("GET /services?filters=%7B%22x%22%3A%5B%22a%22%5D%7D", "", 400, "invalid filter 'x'"),
+        ("POST /services/create", "{", 400, "invalid JSON"),
+        ("GET /tasks/none", "", 404, "task none not found"),
+        ("GET /nodes/none", "", 404, "node none not found"),
+        ("GET /nodes/self", "", 200, r#""Hostname":"alpha""#),
+        ("GET /distribution/a/b:c/json", "", 404, "a/b:c: registry lookups are not served"),
+        ("GET /secrets", "", 200, "[]"),
+        ("GET /configs?filters=%7B%7D", "", 200, "[]"),
+        ("POST /secrets/create", "{}", 501, "secrets is not supported"),
+        ("GET /volumes", "", 200, r#"{"Volumes":[],"Warnings":null}"#),
+        ("POST /networks/create", "{}", 501, "networks of one's own"),
+        ("POST /images/create?fromImage=alpine&tag=3", "", 501, "pulling from a registry"),
+        ("GET /images/skep/whoami:latest/json", "", 200, r#""RepoTags":["skep/whoami:latest"]"#),
+        ("GET /images/none/json", "", 404, "No such image: none"),
+        ("GET /containers/cdcd/json", "", 200, r#""Name":"/web.1.xyz""#),
+        ("POST /swarm/init", "{}", 503, "This node is already part of a swarm"),
+        (
+            "POST /swarm/update?version=0&rotateWorkerToken=1",
+            "{}",
+            501,
+            "rotating the join token for workers",
+        ),
+        ("GET /swarm/unlockkey", "", 501, "unlock key"),
+    ] {
+        check(&server, request, body, status, expect).await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_lives_and_dies() {
+    let server = Running::manager();
+    let spec = r#"{"name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}},"Mode":{"Replicated":{"Replicas":2}}}"#;
+    let (status, _, body) = ask(&server, "POST", "/v1.50/services/create", spec).await;
+    assert_eq!(status, 201, "{body}");
+    let created: Value = serde_json::from_str(&body).unwrap();
+    let id = created["ID"].as_str().unwrap();
+    assert_eq!(id.len(), 25);
+    let (_, _, body) = ask(&server, "GET", &format!("/services/{}", &id[..8]), "").await;
+    let service: Value = serde_json::from_str(&body).unwrap();
+    let version = service["Version"]["Index"].as_u64().unwrap();
+    for (request, body, status, expect) in [
+        (
+            "POST /services/create".to_owned(),
+            spec,
+            409,
+            "name conflicts with an existing object: service web already exists",
+        ),
+        ("GET /services/web?insertDefaults=true".into(), "", 200, r#""FailureAction":"pause""#),
+        ("GET /services?status=true".into(), "", 200, r#""RunningTasks":2,"DesiredTasks":2"#),
+        ("GET /tasks?filters=%7B%22service%22%3A%5B%22web%22%5D%7D".into(), "", 200, r#""Slot":2"#),
+        (
+            "GET /tasks?filters=%7B%22desired-state%22%3A%7B%22running%22%3Atrue%7D%7D".into(),
+            "",
+            200,
+            r#""Slot":1"#,
+        ),
+        (
+            "GET /tasks?filters=%7B%22desired-state%22%3A%5B%22x%22%5D%7D".into(),
+            "",
+            400,
+            "invalid filter 'desired-state=x'",
+        ),
+        ("POST /services/web/update".into(), spec, 400, "invalid service version ''"),
+        ("POST /services/web/update?version=1".into(), spec, 500, "update out of sequence"),
+        (
+            format!("POST /services/web/update?version={version}&rollback=x"),
+            spec,
+            400,
+            "unrecognized rollback option x",
+        ),
+        (format!("POST /services/web/update?version={version}"), spec, 200, r#""Warnings":null"#),
+        ("GET /services/web/logs".into(), "", 400, "you must choose at least one stream"),
+        ("DELETE /services/web".into(), "", 200, ""),
+        ("DELETE /services/web".into(), "", 404, "service web not found"),
+        ("GET /services".into(), "", 200, "[]"),
+        ("GET /tasks".into(), "", 200, "[]"),
+    ] {
+        check(&server, &request, body, status, expect).await;
+    }
+}
+
+#[tokio::test]
+async fn only_a_manager_tells_of_the_cluster() {
+    for (state, expect, ping) in [
+        (
+            SwarmState::Inactive,
+            r#"This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."#,
+            "inactive",
+        ),
+        (
+            SwarmState::Worker { node_id: NodeId(Id(1)) },
+            "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.",
+            "active/worker",
+        ),
+        (SwarmState::Pending, "still joining", "pending"),
+        (SwarmState::Error("no disk".into()), "no disk", "error"),
+    ] {
+        let server = Running::start(state);
+        for path in
+            ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/services/x/logs?stdout=1"]
+        {
+            check(&server, &format!("GET {path}"), "", 503, expect).await;
+        }
+        let (_, headers, _) = ask(&server, "GET", "/_ping", "").await;
+        assert_eq!(headers["swarm"], ping);
+        check(&server, "GET /info", "", 200, r#""ControlAvailable":false"#).await;
+    }
+}
+
+#[tokio::test]
+async fn logs_are_frames() {
+    let server = Running::manager();
+    let spec = r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#;
+    check(&server, "POST /services/create", spec, 201, "ID").await;
+    let (status, headers, body) =
+        ask(&server, "GET", "/services/web/logs?stdout=1&stderr=1&timestamps=1&tail=10", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(headers["content-type"], "application/vnd.docker.multiplexed-stream");
+    let line = "2026-11-21T00:00:00.000000000Z hello\n";
+    let head = [1, 0, 0, 0, 0, 0, 0, u8::try_from(line.len()).unwrap()];
+    let frame = [&head, line.as_bytes()].concat();
+    assert!(body.as_bytes().starts_with(&frame), "{body:?}");
+    assert!(body.contains("warning: incomplete log stream"), "{body:?}");
+}

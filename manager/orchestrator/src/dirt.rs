@@ -1,0 +1,142 @@
+//! Whether a task still is what its service asks for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use skep_api::{
+    constraint::Constraint,
+    object::{Node, Service, Task},
+    spec::{EndpointSpec, ServiceSpec, TaskSpec},
+};
+use skep_store::View;
+
+/// Whether an update has to replace the task: its template or its endpoint differs from the service's
+/// (Swarm's rule, `SK:manager/orchestrator/task.go`). Other placement alone is no reason while the task's
+/// node satisfies it.
+#[must_use]
+pub fn is_dirty(view: &View, task: &Task, service: &Service) -> bool {
+    Differences::new(service).is_dirty(view, task)
+}
+
+/// Compares the tasks of one service, each spec version once.
+#[derive(Debug)]
+pub(crate) struct Differences<'a> {
+    service: &'a Service,
+    by_version: BTreeMap<u64, Difference>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Difference {
+    None,
+    Placement,
+    Other,
+}
+
+impl<'a> Differences<'a> {
+    pub(crate) fn new(service: &'a Service) -> Self {
+        Self { service, by_version: BTreeMap::new() }
+    }
+
+    pub(crate) fn is_dirty(&mut self, view: &View, task: &Task) -> bool {
+        if task.spec_version == self.service.spec_version {
+            return false;
+        }
+        let service = self.service;
+        match *self.by_version.entry(task.spec_version).or_insert_with(|| compare(&task.spec, &service.spec))
+        {
+            Difference::None => false,
+            Difference::Other => true,
+            Difference::Placement => {
+                let node = task.node_id.and_then(|id| view.node(id));
+                !node.is_some_and(|node| satisfies(node, &self.service.spec.task_template))
+            }
+        }
+    }
+}
+
+fn compare(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> Difference {
+    if Arc::ptr_eq(old, new) {
+        return Difference::None;
+    }
+    if !same_endpoint(old.endpoint_spec.as_ref(), new.endpoint_spec.as_ref()) {
+        return Difference::Other;
+    }
+    if old.task_template == new.task_template {
+        return Difference::None;
+    }
+    let placed = TaskSpec { placement: new.task_template.placement.clone(), ..old.task_template.clone() };
+    if placed == new.task_template { Difference::Placement } else { Difference::Other }
+}
+
+/// Whether two endpoint specs ask for the same; what is absent reads as its default.
+#[must_use]
+pub fn same_endpoint(a: Option<&EndpointSpec>, b: Option<&EndpointSpec>) -> bool {
+    let none = EndpointSpec::default();
+    let (a, b) = (a.unwrap_or(&none), b.unwrap_or(&none));
+    let mode = |spec: &EndpointSpec| match spec.mode.as_deref() {
+        None | Some("") => "vip".to_owned(),
+        Some(mode) => mode.to_owned(),
+    };
+    mode(a) == mode(b)
+        && a.ports.as_deref().unwrap_or_default() == b.ports.as_deref().unwrap_or_default()
+        && a.extra == b.extra
+}
+
+/// Whether a node satisfies the constraints of a template; one that cannot be read never holds.
+pub(crate) fn satisfies(node: &Node, template: &TaskSpec) -> bool {
+    let constraints = Constraint::parse_all(template.constraints());
+    constraints.is_ok_and(|all| all.iter().all(|constraint| constraint.matches(node)))
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::{
+        Id, NodeId, ServiceId, TaskId, Timestamp,
+        object::{Node, NodeState},
+    };
+    use skep_store::{Change, Draft};
+
+    use super::*;
+
+    fn spec(json: &str) -> Arc<ServiceSpec> {
+        Arc::new(serde_json::from_str(json).unwrap())
+    }
+
+    /// Whether a task of the one spec on node `n1` is to be replaced under the other.
+    fn check(old: &str, new: &str, expect: bool) {
+        let mut node = Node { id: NodeId(Id(1)), ..Node::default() };
+        node.status.state = NodeState::Ready;
+        node.description.hostname = "n1".into();
+        let mut draft = Draft::new(View::default(), Timestamp(1));
+        draft.push(Change::PutNode(Arc::new(node))).unwrap();
+        let id = ServiceId(Id(1));
+        let old_service = Service { id, spec: spec(old), spec_version: 1, ..Service::default() };
+        let mut task = Task::new(TaskId(Id(1)), &old_service, 1);
+        task.node_id = Some(NodeId(Id(1)));
+        let service = Service { id, spec: spec(new), spec_version: 2, ..Service::default() };
+        assert_eq!(is_dirty(&draft, &task, &service), expect, "{old} -> {new}");
+    }
+
+    #[test]
+    fn what_replaces_tasks() {
+        let base = r#"{"Name":"a","TaskTemplate":{"ContainerSpec":{"Image":"x"}}}"#;
+        let template = |more: &str| {
+            format!(r#"{{"Name":"a","TaskTemplate":{{"ContainerSpec":{{"Image":"x"}},{more}}}}}"#)
+        };
+        let service = |more: &str| {
+            format!(r#"{{"Name":"a","TaskTemplate":{{"ContainerSpec":{{"Image":"x"}}}},{more}}}"#)
+        };
+        check(base, base, false);
+        check(base, r#"{"Name":"a","TaskTemplate":{"ContainerSpec":{"Image":"y"}}}"#, true);
+        check(base, &template(r#""ForceUpdate":1"#), true);
+        check(base, &template(r#""SomethingNew":1"#), true);
+        check(base, &service(r#""Labels":{"a":"b"}"#), false);
+        check(base, &service(r#""Mode":{"Replicated":{"Replicas":7}}"#), false);
+        check(base, &service(r#""UpdateConfig":{"Parallelism":3}"#), false);
+        check(base, &template(r#""Placement":{"Constraints":["node.hostname==n1"]}"#), false);
+        check(base, &template(r#""Placement":{"Constraints":["node.hostname==n2"]}"#), true);
+        check(base, &template(r#""Placement":{"Constraints":["node.hostname==n1"]},"ForceUpdate":1"#), true);
+        check(base, &service(r#""EndpointSpec":{"Mode":"vip"}"#), false);
+        check(base, &service(r#""EndpointSpec":{"Mode":"dnsrr"}"#), true);
+        check(base, &service(r#""EndpointSpec":{"Ports":[{"TargetPort":80}]}"#), true);
+    }
+}

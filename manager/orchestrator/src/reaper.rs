@@ -1,0 +1,49 @@
+//! Deletes what is no longer worth keeping: tasks to be removed that have stopped, and old history.
+
+use std::{cmp, sync::Arc};
+
+use skep_api::object::Task;
+use skep_store::{Change, Draft};
+
+use crate::{
+    Context, Reconciler,
+    context::push,
+    seats::{Seat, is_stopped, seats},
+};
+
+/// Tasks kept in each slot, the current one among them (Swarm's default of `--task-history-limit`).
+pub(crate) const HISTORY_MAX: usize = 5;
+
+/// Deletes old tasks.
+#[derive(Clone, Copy, Debug)]
+pub struct Reaper;
+
+impl Reconciler for Reaper {
+    fn name(&self) -> &'static str {
+        "reaper"
+    }
+
+    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
+        for id in &cx.scope.services {
+            for (_, seat) in seats(draft, *id) {
+                let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
+                let gone: Vec<Arc<Task>> = gone.chain(superfluous(&seat)).cloned().collect();
+                for task in gone {
+                    push(draft, Change::DeleteTask(task.id));
+                }
+            }
+        }
+    }
+}
+
+/// The oldest tasks beyond the limit, of those that have ended and that something followed.
+fn superfluous(seat: &Seat) -> impl Iterator<Item = &Arc<Task>> {
+    let newest = seat.newest();
+    // Restarts are counted in the history: enough of it is kept to see that they are used up.
+    let max_attempts = newest.map_or(0, |task| task.spec.task_template.restart().max_attempts);
+    let kept_attempts = usize::try_from(max_attempts).unwrap_or(usize::MAX).saturating_add(1);
+    let n_kept = cmp::max(HISTORY_MAX, kept_attempts);
+    let newest = newest.map(|task| task.id);
+    let ended = seat.tasks.iter().filter(move |task| !task.is_live() && Some(task.id) != newest);
+    ended.take(seat.tasks.len().saturating_sub(n_kept))
+}

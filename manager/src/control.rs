@@ -1,0 +1,183 @@
+//! What users ask of a manager: reads on the applied state, writes as guarded proposals.
+//!
+//! Parse is validation; a write is acknowledged once it is committed and applied here; nothing that comes
+//! later fails it. A lost answer is asked again with the same request id.
+
+mod nodes;
+mod services;
+
+use std::{sync::Arc, time::Duration};
+
+use skep_api::{
+    ApiError, ErrorKind, NodeId, RequestId, Timestamp,
+    id::IdSource,
+    object::Node,
+    spec::{Role, ServiceSpec},
+};
+use skep_raft::ProposeError;
+use skep_store::{Change, Guard, Proposal, ProposalError, RefusalKind, View, decode_result};
+use tokio::sync::mpsc;
+
+use crate::{LogItem, LogQuery, SystemIds, dispatcher::Shared};
+
+/// How often a write whose outcome is unknown is asked again, with the same request id.
+const WRITE_TRIES_MAX: u32 = 3;
+/// A read or write that cannot be served fails within this time.
+const NO_LEADER_AFTER: Duration = Duration::from_secs(1);
+/// Swarm's words without a leader (`SK:manager/state/raft/raft.go`).
+const NO_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too \
+                         few managers are online. Make sure more than half of the managers are online.";
+
+/// A user's handle on the control plane.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) node_id: NodeId,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+/// A service was created.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreatedService {
+    /// Its id.
+    pub id: skep_api::ServiceId,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// A manager as its peers see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ManagerStatus {
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// `host:port`.
+    pub addr: String,
+}
+
+impl Control {
+    /// The node that this manager is.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// A linearizable read: everything acknowledged before the call is in it.
+    ///
+    /// # Errors
+    /// No leader, with Swarm's words, within a second.
+    pub async fn view(&self) -> Result<View, ApiError> {
+        match tokio::time::timeout(NO_LEADER_AFTER, self.shared.raft.read_barrier()).await {
+            Ok(Ok(())) => Ok(self.stale_view()),
+            Ok(Err(_)) | Err(_) => Err(ApiError::new(ErrorKind::Unavailable, NO_LEADER)),
+        }
+    }
+
+    /// What is applied here, however old.
+    #[must_use]
+    pub fn stale_view(&self) -> View {
+        self.shared.machine.view()
+    }
+
+    /// What a manager's peers say of it; `None` for a worker.
+    #[must_use]
+    pub fn manager_status(&self, node: &Node) -> Option<ManagerStatus> {
+        if node.spec.role != Role::Manager {
+            return None;
+        }
+        let own = node.id == self.node_id;
+        Some(ManagerStatus { leader: own, reachable: own, addr: node.advertise_addr.clone() })
+    }
+
+    /// Lines of these tasks from the nodes that have them.
+    ///
+    /// # Errors
+    /// Too many streams are open.
+    pub async fn logs(
+        &self,
+        tasks: Vec<skep_api::TaskId>,
+        query: LogQuery,
+    ) -> Result<mpsc::Receiver<LogItem>, ApiError> {
+        let view = self.view().await?;
+        let mut reader = self.shared.logs.open(&view, &tasks, &query).ok_or_else(|| {
+            ApiError::new(ErrorKind::ResourceExhausted, "too many log streams are open; close one and try again")
+        })?;
+        let (lines, receiver) = mpsc::channel(1);
+        // Ends with the stream or with the caller; then the nodes are told.
+        tokio::spawn(async move {
+            loop {
+                let item = tokio::select! {
+                    item = reader.recv() => item,
+                    () = lines.closed() => None,
+                };
+                let Some(item) = item else { return };
+                if lines.send(item).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// Proposes and waits until it is applied here.
+    async fn write(&self, guards: Vec<Guard>, changes: Vec<Change>) -> Result<(), ApiError> {
+        let proposal = Proposal {
+            request: Some(RequestId(SystemIds::default().next_id())),
+            guards,
+            changes,
+            now: Timestamp((self.shared.clock)()),
+        };
+        let entry = proposal.encode();
+        for _ in 0..WRITE_TRIES_MAX {
+            match self.shared.raft.propose(entry.clone()).await {
+                Ok(answer) => return decode_result(&answer).map(|_| ()).map_err(refused),
+                Err(ProposeError::Lost) => {}
+                Err(error @ ProposeError::TooLarge { .. }) => return Err(ApiError::invalid(error.to_string())),
+                Err(ProposeError::NoLeader | ProposeError::Stopped) => {
+                    return Err(ApiError::new(ErrorKind::Unavailable, NO_LEADER));
+                }
+            }
+        }
+        Err(ApiError::new(ErrorKind::Unavailable, "the outcome of the write is unknown; look before asking again"))
+    }
+}
+
+fn refused(error: ProposalError) -> ApiError {
+    let refusal = match error {
+        ProposalError::Refused(refusal) => refusal,
+        ProposalError::Answer(words) => return ApiError::new(ErrorKind::Internal, words),
+    };
+    match refusal.kind {
+        RefusalKind::Stale => out_of_sequence(),
+        RefusalKind::NameTaken => ApiError::new(ErrorKind::AlreadyExists, refusal.message),
+        RefusalKind::PortTaken => ApiError::invalid(invalid_argument(&refusal.message)),
+        RefusalKind::SlotTaken | RefusalKind::AddressTaken | RefusalKind::Missing | RefusalKind::Format => {
+            ApiError::new(ErrorKind::Internal, refusal.message)
+        }
+    }
+}
+
+/// Docker's words for a stale version: a 500, and clients match the text.
+fn out_of_sequence() -> ApiError {
+    ApiError::new(ErrorKind::Aborted, "rpc error: code = Unknown desc = update out of sequence")
+}
+
+/// Docker passes its control API's status on in the message.
+fn invalid_argument(words: &str) -> String {
+    format!("rpc error: code = InvalidArgument desc = {words}")
+}
+
+/// The mode of a service, for comparing two specs.
+fn mode_name(spec: &ServiceSpec) -> &str {
+    spec.mode
+        .as_ref()
+        .and_then(|mode| mode.extra.keys().find(|key| ["Global", "ReplicatedJob", "GlobalJob"].contains(&key.as_str())))
+        .map_or("Replicated", String::as_str)
+}
+

@@ -1,0 +1,13 @@
+//! Sessions with agents: what each node is assigned, the mesh that it needs, and what it reports.
+//!
+//! A session recomputes its node's set only when a task of that node changed (the index by node), and
+//! sends the difference. The mesh is computed once for all. Soft state: rebuilt from the sessions.
+
+mod assignments;
+mod hub;
+mod mesh;
+mod service;
+mod session;
+
+pub(crate) use hub::Hub;
+pub(crate) use service::{DispatcherService, Shared};

@@ -1,0 +1,178 @@
+//! What all sessions share: who is connected, the newest mesh, and who has applied it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use skep_api::{NodeId, TaskId, object::Task, wire};
+use skep_store::{ObjectRef, View};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::mesh::Mesh;
+use crate::machine::Listener;
+
+/// Messages that may wait for one agent besides its assignments and mesh (log requests, receipts).
+pub(super) const ASIDE_MAX: usize = 256;
+
+/// One connected agent.
+#[derive(Debug)]
+struct Connected {
+    session: u64,
+    wake: Arc<Notify>,
+    aside: mpsc::Sender<wire::ManagerMessage>,
+    /// The mesh revision that it has applied.
+    applied: u64,
+}
+
+/// The mesh at its revision.
+#[derive(Debug, Default)]
+pub(super) struct Versioned {
+    pub(super) revision: u64,
+    pub(super) mesh: Mesh,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sessions: BTreeMap<NodeId, Connected>,
+    next_session: u64,
+    /// Stopping tasks that were endpoints: the mesh revision since which they are none.
+    left: BTreeMap<TaskId, u64>,
+}
+
+/// Shared by all sessions.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+    mesh: watch::Sender<Arc<Versioned>>,
+    mesh_stale: Notify,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::default(),
+            mesh: watch::channel(Arc::default()).0,
+            mesh_stale: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session begins; an earlier one of the same node is over.
+    pub(super) fn connect(
+        &self,
+        node: NodeId,
+        aside: mpsc::Sender<wire::ManagerMessage>,
+    ) -> (u64, Arc<Notify>, watch::Receiver<Arc<Versioned>>) {
+        let mut inner = self.lock();
+        inner.next_session += 1;
+        let (session, wake) = (inner.next_session, Arc::new(Notify::new()));
+        if let Some(old) = inner.sessions.insert(node, Connected { session, wake: wake.clone(), aside, applied: 0 }) {
+            old.wake.notify_one();
+        }
+        (session, wake, self.mesh.subscribe())
+    }
+
+    /// Whether this session is still the node's.
+    pub(super) fn is_current(&self, node: NodeId, session: u64) -> bool {
+        self.lock().sessions.get(&node).is_some_and(|connected| connected.session == session)
+    }
+
+    /// A session is over.
+    pub(super) fn disconnect(&self, node: NodeId, session: u64) {
+        let mut inner = self.lock();
+        if inner.sessions.get(&node).is_some_and(|connected| connected.session == session) {
+            inner.sessions.remove(&node);
+        }
+        drop(inner);
+        self.wake_all();
+    }
+
+    /// An agent has applied a mesh: stopping tasks elsewhere may wait for that.
+    pub(super) fn mesh_applied(&self, node: NodeId, revision: u64) {
+        let mut inner = self.lock();
+        let Some(connected) = inner.sessions.get_mut(&node).filter(|connected| connected.applied < revision) else {
+            return;
+        };
+        connected.applied = revision;
+        let waiting = !inner.left.is_empty();
+        drop(inner);
+        if waiting {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        for connected in self.lock().sessions.values() {
+            connected.wake.notify_one();
+        }
+    }
+
+    /// Whether every connected node has applied a mesh without this task.
+    pub(super) fn is_drained(&self, task: &Task) -> bool {
+        if !task.uses_ingress() {
+            return true;
+        }
+        if self.mesh.borrow().mesh.members.contains(&task.id) {
+            return false;
+        }
+        let inner = self.lock();
+        let Some(since) = inner.left.get(&task.id) else { return true };
+        inner.sessions.values().all(|connected| connected.applied >= *since)
+    }
+
+    /// Hands a message to a node's session; false when it has none or too many wait.
+    pub(crate) fn send_aside(&self, node: NodeId, message: wire::manager_message::Message) -> bool {
+        let inner = self.lock();
+        let Some(connected) = inner.sessions.get(&node) else { return false };
+        connected.aside.try_send(wire::ManagerMessage { message: Some(message) }).is_ok()
+    }
+
+    /// Computes the mesh anew whenever what it depends on changed. Runs while the manager does.
+    pub(crate) async fn keep_mesh(&self, view: impl Fn() -> View) {
+        loop {
+            let view = view();
+            let mesh = Mesh::of(&view);
+            if mesh != self.mesh.borrow().mesh {
+                let revision = view.revision();
+                let mut inner = self.lock();
+                let old = self.mesh.borrow().clone();
+                for id in old.mesh.members.difference(&mesh.members) {
+                    inner.left.insert(*id, revision);
+                }
+                inner.left.retain(|id, _| {
+                    !mesh.members.contains(id) && view.task(*id).is_some_and(|task| task.is_live())
+                });
+                drop(inner);
+                self.mesh.send_replace(Arc::new(Versioned { revision, mesh }));
+                self.wake_all();
+            }
+            self.mesh_stale.notified().await;
+        }
+    }
+}
+
+impl Listener for Hub {
+    fn applied(&self, view: &View, changed: &[ObjectRef]) {
+        let mut mesh_stale = false;
+        let inner = self.lock();
+        for object in changed {
+            match object {
+                ObjectRef::Task(id, _, node) => {
+                    if let Some(connected) = node.and_then(|node| inner.sessions.get(&node)) {
+                        connected.wake.notify_one();
+                    }
+                    mesh_stale |= view.task(*id).is_none_or(|task| task.uses_ingress());
+                }
+                ObjectRef::Service(_) | ObjectRef::Node(_) | ObjectRef::Cluster => mesh_stale = true,
+            }
+        }
+        drop(inner);
+        if mesh_stale {
+            self.mesh_stale.notify_one();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The dispatcher's RPCs. Each is authorised by the store: the caller must be a node that it has.
+
+use std::{pin::Pin, sync::Arc};
+
+use skep_api::{
+    NodeId, Timestamp,
+    object::{NodeState, NodeStatus},
+    wire::{self, agent_message::Message as In, manager_message::Message as Out},
+};
+use skep_link::{peer, remote_addr, stubs::dispatcher_server::Dispatcher};
+use skep_raft::Raft;
+use skep_store::{Change, Proposal};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Hub,
+    hub::ASIDE_MAX,
+    session::{Session, describe, receive_all},
+};
+use crate::{
+    liveness::{BEAT, Liveness},
+    logs::LogBroker,
+    machine::Machine,
+};
+
+/// Messages under way to one agent before its session waits.
+const OUT_MAX: usize = 16;
+
+/// What the RPCs work on.
+pub(crate) struct Shared {
+    pub(crate) raft: Raft,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) logs: Arc<LogBroker>,
+    pub(crate) clock: fn() -> i64,
+}
+
+/// The gRPC service.
+pub(crate) struct DispatcherService(pub(crate) Arc<Shared>);
+
+impl DispatcherService {
+    /// The calling node, if the store has it.
+    fn node<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let peer = peer(request).ok_or_else(|| Status::unauthenticated("a node certificate is needed"))?;
+        let view = self.0.machine.view();
+        let of_this_cluster = view.cluster().is_some_and(|cluster| cluster.id.to_string() == peer.cluster_id);
+        let node = peer.node_id.parse::<NodeId>().ok().filter(|id| of_this_cluster && view.node(*id).is_some());
+        node.ok_or_else(|| Status::permission_denied(format!("node {} is not in this swarm", peer.node_id)))
+    }
+}
+
+#[tonic::async_trait]
+impl Dispatcher for DispatcherService {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::ManagerMessage, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let node = self.node(&request)?;
+        let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
+        let mut messages = request.into_inner();
+        let Some(wire::AgentMessage { message: Some(In::Hello(hello)) }) = messages.message().await? else {
+            return Err(Status::invalid_argument("a session begins with hello"));
+        };
+        let shared = &self.0;
+        if hello.revision > shared.machine.view().revision() {
+            return Err(Status::unavailable("this manager's state is older than the node's; try another"));
+        }
+        let data_path_addr = (!hello.data_path_addr.is_empty()).then_some(hello.data_path_addr);
+        describe(shared, node, hello.description.unwrap_or_default().into(), data_path_addr, Some(addr)).await?;
+        shared.liveness.beat(node);
+
+        let (aside_tx, aside) = mpsc::channel(ASIDE_MAX);
+        let (out, out_rx) = mpsc::channel(OUT_MAX);
+        let (session, wake, mesh) = shared.hub.connect(node, aside_tx);
+        tracing::info!(node.id = %node, session.id = session, "session opened");
+        let managers =
+            shared.machine.view().nodes().map(|n| n.advertise_addr.clone()).filter(|a| !a.is_empty()).collect();
+        let beat_ms = u32::try_from(BEAT.as_millis()).unwrap_or(1_000);
+        let welcome = Out::Welcome(wire::Welcome { node_id: node.to_bytes(), beat_ms, managers });
+        out.send(Ok(wire::ManagerMessage { message: Some(welcome) }))
+            .await
+            .map_err(|_| Status::cancelled("the agent is gone"))?;
+        let sender = Session { shared: shared.clone(), node, session, wake, mesh, aside, out: out.clone() };
+        let shared = shared.clone();
+        // Ends with the stream, or when another session of the node takes over.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.send_all() => {}
+                () = receive_all(shared.clone(), node, messages, out) => {}
+            }
+            shared.hub.disconnect(node, session);
+            tracing::info!(node.id = %node, session.id = session, "session ended");
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out_rx))))
+    }
+
+    async fn publish_logs(
+        &self,
+        request: Request<Streaming<wire::LogBatch>>,
+    ) -> Result<Response<wire::LogsDone>, Status> {
+        let node = self.node(&request)?;
+        self.0.logs.take_in(node, request.into_inner()).await;
+        Ok(Response::new(wire::LogsDone {}))
+    }
+
+    async fn leave(&self, request: Request<wire::LeaveRequest>) -> Result<Response<wire::LeaveResponse>, Status> {
+        let node = self.node(&request)?;
+        let shared = &self.0;
+        let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
+        shared.liveness.forget(node);
+        let status = NodeStatus { state: NodeState::Down, message: "node left the swarm".to_owned(), addr };
+        let changes = vec![Change::NodeStatus(node, status)];
+        let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
+        shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok(Response::new(wire::LeaveResponse {}))
+    }
+}

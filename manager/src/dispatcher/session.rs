@@ -1,0 +1,165 @@
+//! One agent's live tie: sends it what changed, takes in its beats and reports.
+
+use std::sync::Arc;
+
+use skep_api::{
+    NodeId, TaskId, Timestamp,
+    object::{Node, NodeDescription, NodeState, NodeStatus, TaskStatus},
+    wire::{self, agent_message::Message as In, manager_message::Message as Out},
+};
+use skep_store::{CHANGES_MAX, Change, Guard, GuardKind, Proposal, View, decode_result};
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::{Status, Streaming};
+
+use super::{assignments::Sent, hub::Versioned, service::Shared};
+
+/// What a session is made of.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) node: NodeId,
+    pub(super) session: u64,
+    pub(super) wake: Arc<Notify>,
+    pub(super) mesh: watch::Receiver<Arc<Versioned>>,
+    pub(super) aside: mpsc::Receiver<wire::ManagerMessage>,
+    pub(super) out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
+}
+
+impl Session {
+    /// Sends until the agent is gone, another session took over, or the node was removed.
+    pub(super) async fn send_all(mut self) {
+        let mut sent = Sent::default();
+        let mut mesh_sent = None;
+        loop {
+            if !self.shared.hub.is_current(self.node, self.session) {
+                return;
+            }
+            let view = self.shared.machine.view();
+            if view.node(self.node).is_none() {
+                let gone = Status::permission_denied("this node was removed from the swarm");
+                // The agent may be gone already; then nobody needs the reason.
+                self.out.send(Err(gone)).await.unwrap_or_default();
+                return;
+            }
+            // The mesh goes first: what starts should find its neighbours there.
+            let mesh = self.mesh.borrow_and_update().clone();
+            if mesh_sent != Some(mesh.revision) {
+                let state = mesh.mesh.for_node(self.node, mesh.revision);
+                mesh_sent = Some(mesh.revision);
+                if !self.send(Out::Mesh(state)).await {
+                    return;
+                }
+            }
+            if let Some(set) = sent.next(&view, self.node, |task| self.shared.hub.is_drained(task))
+                && !self.send(Out::Assignments(set)).await
+            {
+                return;
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                changed = self.mesh.changed() => if changed.is_err() { return },
+                message = self.aside.recv() => match message {
+                    Some(message) => if self.out.send(Ok(message)).await.is_err() { return },
+                    None => return,
+                },
+                () = self.out.closed() => return,
+            }
+        }
+    }
+
+    async fn send(&self, message: Out) -> bool {
+        self.out.send(Ok(wire::ManagerMessage { message: Some(message) })).await.is_ok()
+    }
+}
+
+/// Takes in what the agent says until its stream ends.
+pub(super) async fn receive_all(
+    shared: Arc<Shared>,
+    node: NodeId,
+    mut messages: Streaming<wire::AgentMessage>,
+    out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
+) {
+    while let Ok(Some(message)) = messages.message().await {
+        match message.message {
+            Some(In::Beat(beat)) => {
+                shared.liveness.beat(node);
+                shared.hub.mesh_applied(node, beat.mesh_revision);
+            }
+            Some(In::Statuses(batch)) => {
+                let sequence = batch.sequence;
+                if store_statuses(&shared, node, batch).await {
+                    let receipt = Out::StatusesStored(wire::StatusesStored { sequence });
+                    if out.send(Ok(wire::ManagerMessage { message: Some(receipt) })).await.is_err() {
+                        return;
+                    }
+                } else {
+                    // Not stored: ending the session makes the agent report again.
+                    return;
+                }
+            }
+            Some(In::Description(description)) => {
+                if let Err(error) = describe(&shared, node, description.into(), None, None).await {
+                    tracing::warn!(node.id = %node, err = %error, "could not store a node's description");
+                }
+            }
+            Some(In::Hello(_)) | None => return,
+        }
+    }
+}
+
+/// Stores what a node reports of its own tasks; reports of others' are dropped.
+async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch) -> bool {
+    let view = shared.machine.view();
+    let changes: Vec<Change> = batch.reports.into_iter().filter_map(|report| own_report(&view, node, report)).collect();
+    for chunk in changes.chunks(CHANGES_MAX) {
+        let proposal = Proposal { changes: chunk.to_vec(), now: Timestamp((shared.clock)()), ..Proposal::default() };
+        if let Err(error) = shared.raft.propose(proposal.encode()).await {
+            tracing::warn!(node.id = %node, err = %error, "could not store task statuses");
+            return false;
+        }
+    }
+    true
+}
+
+fn own_report(view: &View, node: NodeId, report: wire::StatusReport) -> Option<Change> {
+    let id = TaskId::from_bytes(&report.task_id)?;
+    let task = view.task(id)?;
+    if task.node_id != Some(node) {
+        tracing::warn!(node.id = %node, task.id = %id, "dropped a report of another node's task");
+        return None;
+    }
+    let mut status = TaskStatus::try_from(report.status?).ok()?;
+    if status.state == skep_api::TaskState::Running && status.running_at.is_zero() {
+        status.running_at = status.timestamp;
+    }
+    Some(Change::TaskStatus(id, status))
+}
+
+/// Stores what a node says of itself, and that it is there.
+pub(super) async fn describe(
+    shared: &Shared,
+    node: NodeId,
+    description: NodeDescription,
+    data_path_addr: Option<String>,
+    addr: Option<String>,
+) -> Result<(), Status> {
+    let view = shared.machine.view();
+    let stored = view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
+    let data_path_addr = data_path_addr.unwrap_or_else(|| stored.data_path_addr.clone());
+    let mut proposal = Proposal { now: Timestamp((shared.clock)()), ..Proposal::default() };
+    if stored.description != description || stored.data_path_addr != data_path_addr {
+        let new = Node { description, data_path_addr, ..(**stored).clone() };
+        proposal.guards.push(Guard { kind: GuardKind::Node, id: node.0, version: stored.meta.version });
+        proposal.changes.push(Change::PutNode(Arc::new(new)));
+    }
+    if let Some(addr) = addr {
+        let status = NodeStatus { state: NodeState::Ready, message: String::new(), addr };
+        if stored.status != status {
+            proposal.changes.push(Change::NodeStatus(node, status));
+        }
+    }
+    if proposal.changes.is_empty() {
+        return Ok(());
+    }
+    let answer = shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+    decode_result(&answer).map(|_| ()).map_err(|e| Status::aborted(e.to_string()))
+}

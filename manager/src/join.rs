@@ -1,0 +1,85 @@
+//! Joining: a caller without a certificate shows a token and gets a node identity.
+
+use std::sync::Arc;
+
+use skep_api::{
+    NodeId, Timestamp,
+    id::IdSource,
+    object::{Node, NodeState, NodeStatus},
+    spec::{Availability, NodeSpec, Role},
+    wire,
+};
+use skep_link::{Authority, JoinToken, remote_addr, stubs::join_server::Join};
+use skep_store::{Change, Guard, GuardKind, Proposal, decode_result};
+use tonic::{Request, Response, Status};
+
+use crate::{SystemIds, dispatcher::Shared};
+
+/// Swarm's words for a token that is not ours.
+const BAD_TOKEN: &str = "A valid join token is necessary to join this cluster";
+
+/// The gRPC service.
+pub(crate) struct JoinService(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Join for JoinService {
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let shared = &self.0;
+        let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
+        let request = request.into_inner();
+        let view = shared.machine.view();
+        let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        let token = JoinToken::parse(&request.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if token.has_secret(&cluster.manager_token_secret) {
+            return Err(Status::unimplemented(
+                "joining as a manager is not supported yet; use the token of `swarm join-token worker`",
+            ));
+        }
+        if !token.has_secret(&cluster.worker_token_secret) {
+            return Err(Status::permission_denied(BAD_TOKEN));
+        }
+        let availability = match request.availability.as_str() {
+            "" => Availability::Active,
+            word => Availability::parse(word)
+                .ok_or_else(|| Status::invalid_argument(format!("invalid availability \"{word}\"")))?,
+        };
+        let authority = Authority::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem)
+            .map_err(|e| Status::internal(format!("the stored CA is unusable: {e}")))?;
+        let id = NodeId(SystemIds::default().next_id());
+        let now = (shared.clock)();
+        let certificate_pem = authority
+            .sign_node(
+                &request.csr_pem,
+                &id.to_string(),
+                skep_link::Role::Worker,
+                &cluster.id.to_string(),
+                now / 1_000_000_000,
+            )
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let data_path_addr = if request.data_path_addr.is_empty() { addr.clone() } else { request.data_path_addr };
+        let node = Node {
+            id,
+            spec: NodeSpec { role: Role::Worker, availability, ..NodeSpec::default() },
+            description: request.description.unwrap_or_default().into(),
+            // Ready once its session is there.
+            status: NodeStatus { state: NodeState::Unknown, message: String::new(), addr },
+            data_path_addr,
+            ..Node::default()
+        };
+        let proposal = Proposal {
+            request: None,
+            guards: vec![Guard { kind: GuardKind::Node, id: id.0, version: 0 }],
+            changes: vec![Change::PutNode(Arc::new(node))],
+            now: Timestamp(now),
+        };
+        let answer = shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        decode_result(&answer).map_err(|e| Status::aborted(e.to_string()))?;
+        tracing::info!(node.id = %id, "node joined");
+        Ok(Response::new(wire::JoinResponse {
+            node_id: id.to_bytes(),
+            certificate_pem,
+            ca_cert_pem: cluster.ca_cert_pem.clone(),
+            cluster_id: cluster.id.to_bytes(),
+        }))
+    }
+}

@@ -1,0 +1,21 @@
+//! The control plane: what a manager does. Composes the replicated store, the leader's pass, the
+//! dispatcher and the calls of users; serves nodes over mTLS.
+//!
+//! Boundary: knows nothing of agents' insides nor of HTTP.
+
+mod control;
+mod dispatcher;
+mod ids;
+mod join;
+mod leader;
+mod liveness;
+mod logs;
+mod machine;
+pub mod pass;
+mod server;
+
+pub use control::{Control, CreatedService, ManagerStatus};
+pub use ids::SystemIds;
+pub use logs::{LogItem, LogQuery};
+pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
+pub use skep_store::View;

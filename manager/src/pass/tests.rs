@@ -1,0 +1,8 @@
+//! Whole passes in virtual time: a store, simulated agents, and a clock that jumps to the next event.
+
+mod failures;
+mod harness;
+mod nodes;
+mod placing;
+mod properties;
+mod updates;

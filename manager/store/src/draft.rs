@@ -1,0 +1,199 @@
+//! The pending result of a pass: a view with its changes applied, and what they were made from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+};
+
+use skep_api::{Id, Timestamp};
+
+use crate::{Change, Guard, GuardKind, Proposal, Refusal, View};
+
+/// Changes at most in one proposal (Swarm's limit of a transaction, `SK:manager/state/store/memory.go`).
+pub const CHANGES_MAX: usize = 200;
+
+/// Reads like a [`View`] that has its own changes already.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    base: View,
+    view: View,
+    now: Timestamp,
+    changes: Vec<Change>,
+    refusals: Vec<Refusal>,
+    wake_at: Option<Timestamp>,
+}
+
+impl Deref for Draft {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl Draft {
+    /// A draft without changes.
+    #[must_use]
+    pub fn new(base: View, now: Timestamp) -> Self {
+        Self { view: base.clone(), base, now, changes: Vec::new(), refusals: Vec::new(), wake_at: None }
+    }
+
+    /// The time of the pass.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Adds a change and shows its effect at once.
+    ///
+    /// # Errors
+    /// The draft itself does not allow it (a key is taken); the draft is as it was.
+    pub fn push(&mut self, change: Change) -> Result<(), Refusal> {
+        let mut view = self.view.clone();
+        if let Err(refusal) = view.apply_change(&change, self.now) {
+            self.refusals.push(refusal.clone());
+            return Err(refusal);
+        }
+        self.view = view;
+        self.changes.push(change);
+        Ok(())
+    }
+
+    /// Asks for another pass at `at`, if none is due earlier.
+    pub fn wake_at(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// When the next pass is due even if nothing changes.
+    #[must_use]
+    pub fn wake(&self) -> Option<Timestamp> {
+        self.wake_at
+    }
+
+    /// The changes so far.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// What the draft did not allow. A pass looks before it pushes, so there is something only when it has
+    /// a bug; what was refused is drafted anew by the next pass.
+    #[must_use]
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// Cuts the changes into proposals: one service each, about [`CHANGES_MAX`] changes, in order.
+    ///
+    /// An object that was written several times is written once, at its first place with its last content.
+    /// Neighbouring changes of one slot stay together: the end of a task and its successor are one decision.
+    #[must_use]
+    pub fn into_proposals(self) -> Vec<Proposal> {
+        let mut groups: Vec<(Option<Id>, Vec<Change>)> = Vec::new();
+        let mut place: BTreeMap<Option<Id>, usize> = BTreeMap::new();
+        for change in last_writes(self.changes) {
+            let owner = owner(&change, &self.view, &self.base);
+            let at = place.get(&owner).copied().filter(|at| {
+                let group = &groups[*at].1;
+                group.len() < CHANGES_MAX
+                    || (slot(&change).is_some() && group.last().and_then(slot) == slot(&change))
+            });
+            let at = at.unwrap_or_else(|| {
+                groups.push((owner, Vec::new()));
+                place.insert(owner, groups.len() - 1);
+                groups.len() - 1
+            });
+            groups[at].1.push(change);
+        }
+        let mut written: BTreeSet<(GuardKind, Id)> = BTreeSet::new();
+        let mut proposals = Vec::with_capacity(groups.len());
+        for (_, changes) in groups {
+            let keys: BTreeSet<_> = changes.iter().filter_map(key).collect();
+            // What an earlier proposal of this draft wrote has a version that is not known yet.
+            let guards = keys.iter().filter(|key| !written.contains(key)).map(|(kind, id)| Guard {
+                kind: *kind,
+                id: *id,
+                version: Guard::version_in(*kind, *id, &self.base),
+            });
+            proposals.push(Proposal { request: None, guards: guards.collect(), changes, now: self.now });
+            written.extend(keys);
+        }
+        proposals
+    }
+}
+
+/// Leaves of several writes of an object the last one, at the place of the first.
+fn last_writes(changes: Vec<Change>) -> Vec<Change> {
+    let mut kept: Vec<Change> = Vec::with_capacity(changes.len());
+    let mut place: BTreeMap<(GuardKind, Id), usize> = BTreeMap::new();
+    for change in changes {
+        match (is_put(&change).then(|| key(&change)).flatten(), key(&change)) {
+            (Some(key), _) if place.contains_key(&key) => kept[place[&key]] = change,
+            (Some(key), _) => {
+                place.insert(key, kept.len());
+                kept.push(change);
+            }
+            (None, deleted) => {
+                // A put after the deletion is another object.
+                if let Some(deleted) = deleted {
+                    place.remove(&deleted);
+                }
+                kept.push(change);
+            }
+        }
+    }
+    kept
+}
+
+fn is_put(change: &Change) -> bool {
+    match change {
+        Change::PutService(_) | Change::PutTask(_) | Change::PutNode(_) | Change::PutCluster(_) => true,
+        Change::DeleteService(_)
+        | Change::DeleteTask(_)
+        | Change::DeleteNode(_)
+        | Change::TaskStatus(..)
+        | Change::NodeStatus(..) => false,
+    }
+}
+
+/// The slot of a task that a change puts.
+fn slot(change: &Change) -> Option<u64> {
+    match change {
+        Change::PutTask(task) => Some(task.slot),
+        Change::PutService(_)
+        | Change::DeleteService(_)
+        | Change::DeleteTask(_)
+        | Change::PutNode(_)
+        | Change::DeleteNode(_)
+        | Change::PutCluster(_)
+        | Change::TaskStatus(..)
+        | Change::NodeStatus(..) => None,
+    }
+}
+
+/// Which object a change writes, if that is guarded.
+fn key(change: &Change) -> Option<(GuardKind, Id)> {
+    Some(match change {
+        Change::PutService(service) => (GuardKind::Service, service.id.0),
+        Change::DeleteService(id) => (GuardKind::Service, id.0),
+        Change::PutTask(task) => (GuardKind::Task, task.id.0),
+        Change::DeleteTask(id) => (GuardKind::Task, id.0),
+        Change::PutNode(node) => (GuardKind::Node, node.id.0),
+        Change::DeleteNode(id) => (GuardKind::Node, id.0),
+        Change::PutCluster(cluster) => (GuardKind::Cluster, cluster.id.0),
+        Change::TaskStatus(..) | Change::NodeStatus(..) => return None,
+    })
+}
+
+/// The service that a change belongs to.
+fn owner(change: &Change, view: &View, base: &View) -> Option<Id> {
+    match change {
+        Change::PutService(service) => Some(service.id.0),
+        Change::DeleteService(id) => Some(id.0),
+        Change::PutTask(task) => Some(task.service_id.0),
+        Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
+            view.tasks.get(id).or_else(|| base.tasks.get(id)).map(|task| task.service_id.0)
+        }
+        Change::PutNode(_) | Change::DeleteNode(_) | Change::PutCluster(_) | Change::NodeStatus(..) => None,
+    }
+}

@@ -1,0 +1,78 @@
+//! What changed: the objects that a pass has to look at.
+
+use std::collections::BTreeSet;
+
+use skep_api::{NodeId, ServiceId, TaskId};
+
+/// An object that was changed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ObjectRef {
+    /// A service.
+    Service(ServiceId),
+    /// A task, of a service, maybe on a node.
+    Task(TaskId, ServiceId, Option<NodeId>),
+    /// A node.
+    Node(NodeId),
+    /// The swarm.
+    Cluster,
+}
+
+/// What changed since the last look. `all` after a start or a change of leader.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Dirty {
+    /// Everything is to be looked at.
+    pub all: bool,
+    /// These services, or tasks of them.
+    pub services: BTreeSet<ServiceId>,
+    /// These tasks.
+    pub tasks: BTreeSet<TaskId>,
+    /// These nodes.
+    pub nodes: BTreeSet<NodeId>,
+    /// Nodes whose set of tasks changed.
+    pub nodes_of_tasks: BTreeSet<NodeId>,
+}
+
+impl Dirty {
+    /// Look at everything.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    /// Whether there is nothing to look at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.all
+            && self.services.is_empty()
+            && self.tasks.is_empty()
+            && self.nodes.is_empty()
+            && self.nodes_of_tasks.is_empty()
+    }
+
+    /// Marks one object.
+    pub fn mark(&mut self, object: ObjectRef) {
+        match object {
+            ObjectRef::Service(id) => {
+                self.services.insert(id);
+            }
+            ObjectRef::Task(id, service, node) => {
+                self.tasks.insert(id);
+                self.services.insert(service);
+                self.nodes_of_tasks.extend(node);
+            }
+            ObjectRef::Node(id) => {
+                self.nodes.insert(id);
+            }
+            ObjectRef::Cluster => {}
+        }
+    }
+
+    /// Adds what another one has.
+    pub fn merge(&mut self, other: Self) {
+        self.all |= other.all;
+        self.services.extend(other.services);
+        self.tasks.extend(other.tasks);
+        self.nodes.extend(other.nodes);
+        self.nodes_of_tasks.extend(other.nodes_of_tasks);
+    }
+}

@@ -1,0 +1,20 @@
+//! The replicated objects: views, changes, guards, and the one way in which they are applied.
+//!
+//! Deterministic: two replicas that apply the same proposals hold the same bytes. No clock, no chance,
+//! no I/O; time comes in with the proposal.
+
+mod apply;
+mod draft;
+mod events;
+mod guard;
+mod proposal;
+mod view;
+
+pub use apply::{Applied, Store};
+pub use draft::{CHANGES_MAX, Draft};
+pub use events::{Dirty, ObjectRef};
+pub use guard::{Guard, GuardKind};
+pub use proposal::{
+    Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind, decode_result,
+};
+pub use view::{NodeLoad, View};

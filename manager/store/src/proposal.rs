@@ -1,0 +1,184 @@
+//! Changes and the proposals that carry them: results, not commands, so that replicas of different
+//! binaries agree.
+
+use std::sync::Arc;
+
+use prost::Message;
+use skep_api::{
+    NodeId, RequestId, ServiceId, TaskId, Timestamp,
+    convert::Malformed,
+    object::{Cluster, Node, NodeStatus, Service, Task, TaskStatus},
+    wire,
+};
+
+use crate::Guard;
+
+/// The form of a proposal that this build writes and reads.
+pub(crate) const FORMAT: u32 = 1;
+
+/// How many requests the replicated state remembers, so that a repeated one is not applied again:
+/// far more than can be in flight, about 200 KiB.
+pub const REQUESTS_REMEMBERED: usize = 4096;
+
+/// One write of one object.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Change {
+    /// Creates or replaces; meta is set when it is applied.
+    PutService(Arc<Service>),
+    /// Removes.
+    DeleteService(ServiceId),
+    /// Creates or replaces; the status is max-merged with the stored one.
+    PutTask(Arc<Task>),
+    /// Removes.
+    DeleteTask(TaskId),
+    /// Creates or replaces; the status of an existing node stays.
+    PutNode(Arc<Node>),
+    /// Removes.
+    DeleteNode(NodeId),
+    /// Creates or replaces.
+    PutCluster(Arc<Cluster>),
+    /// A max-merge: does not raise the version, is dropped when the task is gone.
+    TaskStatus(TaskId, TaskStatus),
+    /// Does not raise the version, is dropped when the node is gone.
+    NodeStatus(NodeId, NodeStatus),
+}
+
+/// An atomic write.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Proposal {
+    /// Remembered with its result; `None` for what may be applied twice.
+    pub request: Option<RequestId>,
+    /// What it was made from.
+    pub guards: Vec<Guard>,
+    /// What it does, in order.
+    pub changes: Vec<Change>,
+    /// The proposer's time.
+    pub now: Timestamp,
+}
+
+impl Proposal {
+    /// The bytes for the log.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        wire::Proposal {
+            format: FORMAT,
+            request_id: self.request.map(RequestId::to_bytes).unwrap_or_default(),
+            guards: self.guards.iter().map(Into::into).collect(),
+            changes: self.changes.iter().map(Into::into).collect(),
+            now: self.now.0,
+        }
+        .encode_to_vec()
+    }
+}
+
+impl From<&Change> for wire::Change {
+    fn from(change: &Change) -> Self {
+        use wire::change::Change as Out;
+        let out = match change {
+            Change::PutService(service) => Out::PutService((&**service).into()),
+            Change::DeleteService(id) => Out::DeleteService(id.to_bytes()),
+            Change::PutTask(task) => Out::PutTask((&**task).into()),
+            Change::DeleteTask(id) => Out::DeleteTask(id.to_bytes()),
+            Change::PutNode(node) => Out::PutNode((&**node).into()),
+            Change::DeleteNode(id) => Out::DeleteNode(id.to_bytes()),
+            Change::PutCluster(cluster) => Out::PutCluster((&**cluster).into()),
+            Change::TaskStatus(id, status) => {
+                Out::TaskStatus(wire::StatusReport { task_id: id.to_bytes(), status: Some(status.into()) })
+            }
+            Change::NodeStatus(id, status) => Out::NodeStatus(wire::NodeStatusReport {
+                node_id: id.to_bytes(),
+                status: Some(status.into()),
+            }),
+        };
+        Self { change: Some(out) }
+    }
+}
+
+/// Why a proposal was not applied. Nothing of it was.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Its class.
+    pub kind: RefusalKind,
+    /// For a person.
+    pub message: String,
+}
+
+/// The classes of refusals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalKind {
+    /// The state that it was made from has changed.
+    Stale,
+    /// The name belongs to another object.
+    NameTaken,
+    /// The slot has a counted task.
+    SlotTaken,
+    /// The address is given to somebody.
+    AddressTaken,
+    /// The port belongs to somebody.
+    PortTaken,
+    /// It refers to what does not exist.
+    Missing,
+    /// This build does not read it.
+    Format,
+}
+
+impl Refusal {
+    pub(crate) fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(error: Malformed) -> Self {
+        Self::new(RefusalKind::Format, error.to_string())
+    }
+}
+
+impl From<&Refusal> for wire::Refusal {
+    fn from(refusal: &Refusal) -> Self {
+        use wire::refusal::Kind;
+        let kind = match refusal.kind {
+            RefusalKind::Stale => Kind::Stale,
+            RefusalKind::NameTaken => Kind::NameTaken,
+            RefusalKind::SlotTaken => Kind::SlotTaken,
+            RefusalKind::AddressTaken => Kind::AddressTaken,
+            RefusalKind::PortTaken => Kind::PortTaken,
+            RefusalKind::Missing => Kind::Missing,
+            RefusalKind::Format => Kind::Format,
+        };
+        Self { kind: kind.into(), message: refusal.message.clone() }
+    }
+}
+
+/// Why a proposal has no revision.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProposalError {
+    /// The state did not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The answer of apply is not one.
+    #[error("the answer to a proposal is malformed: {0}")]
+    Answer(String),
+}
+
+/// Reads the answer of [`crate::Store::apply`]: the revision after the proposal, or why it was refused.
+///
+/// # Errors
+/// The refusal, or a malformed answer.
+pub fn decode_result(answer: &[u8]) -> Result<u64, ProposalError> {
+    use wire::refusal::Kind;
+    let result = wire::ProposalResult::decode(answer).map_err(|e| ProposalError::Answer(e.to_string()))?;
+    let Some(refusal) = result.refusal else { return Ok(result.revision) };
+    let kind = match refusal.kind() {
+        Kind::None => return Ok(result.revision),
+        Kind::Stale => RefusalKind::Stale,
+        Kind::NameTaken => RefusalKind::NameTaken,
+        Kind::SlotTaken => RefusalKind::SlotTaken,
+        Kind::AddressTaken => RefusalKind::AddressTaken,
+        Kind::PortTaken => RefusalKind::PortTaken,
+        Kind::Missing => RefusalKind::Missing,
+        Kind::Format => RefusalKind::Format,
+    };
+    Err(Refusal::new(kind, refusal.message).into())
+}

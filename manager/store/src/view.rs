@@ -1,0 +1,170 @@
+//! One state of the cluster: immutable, cheap to clone, ordered.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
+use skep_api::{
+    NodeId, ServiceId, TaskId,
+    object::{Cluster, Node, Service, Task},
+    spec::{PortConfig, ServiceSpec},
+};
+
+/// All objects at one revision, with their indexes. A clone is O(1) and shares everything.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct View {
+    pub(crate) revision: u64,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
+    pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
+    pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
+    pub(crate) service_names: OrdMap<String, ServiceId>,
+    pub(crate) tasks_by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
+    pub(crate) tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
+    /// Tasks without a node that want one.
+    pub(crate) unplaced: OrdSet<TaskId>,
+    pub(crate) ports: OrdMap<(String, u16), ServiceId>,
+    pub(crate) host_ports: OrdMap<(NodeId, String, u16), TaskId>,
+    pub(crate) addresses: OrdMap<Ipv4Addr, Owner>,
+    /// What live tasks take of each node.
+    pub(crate) loads: OrdMap<NodeId, NodeLoad>,
+    /// Counted tasks: wanted at most RUNNING, not past it, of the current slot.
+    pub(crate) slots: OrdMap<(ServiceId, u64), OrdSet<TaskId>>,
+    /// Spec versions that a service or a task refers to, with the number of tasks.
+    pub(crate) specs: OrdMap<(ServiceId, u64), (Arc<ServiceSpec>, u64)>,
+}
+
+/// What the tasks of a node take of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeLoad {
+    /// Tasks that run there or are to.
+    pub n_tasks: u64,
+    /// Reserved by live tasks, also by those being stopped: 1e-9 CPUs.
+    pub nano_cpus: i64,
+    /// Reserved by live tasks, also by those being stopped: bytes.
+    pub memory_bytes: i64,
+}
+
+/// Who holds an address of the ingress network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    Node(NodeId),
+    Task(TaskId),
+}
+
+impl View {
+    /// How many changes led here.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The swarm; `None` before it was initialised.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// A node by id.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(&id)
+    }
+
+    /// All nodes in the order of their ids.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn n_nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A service by id.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(&id)
+    }
+
+    /// A service by its whole name.
+    #[must_use]
+    pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(self.service_names.get(name)?)
+    }
+
+    /// All services in the order of their ids.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// A task by id.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.tasks.get(&id)
+    }
+
+    /// All tasks in the order of their ids.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values()
+    }
+
+    /// How many tasks there are.
+    #[must_use]
+    pub fn n_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// The tasks of a service.
+    pub fn tasks_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_by_service.get(&id).into_iter().flatten().filter_map(|task| self.tasks.get(task))
+    }
+
+    /// The tasks on a node.
+    pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_by_node.get(&id).into_iter().flatten().filter_map(|task| self.tasks.get(task))
+    }
+
+    /// Services that have tasks, also those already removed.
+    pub fn services_with_tasks(&self) -> impl Iterator<Item = ServiceId> {
+        self.tasks_by_service.keys().copied()
+    }
+
+    /// Runnable tasks that have no node yet.
+    pub fn unplaced_tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.unplaced.iter().filter_map(|task| self.tasks.get(task))
+    }
+
+    /// What live tasks take of a node.
+    #[must_use]
+    pub fn node_load(&self, id: NodeId) -> NodeLoad {
+        self.loads.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Which service holds a port of the ingress network.
+    #[must_use]
+    pub fn port_owner(&self, protocol: &str, published: u16) -> Option<ServiceId> {
+        self.ports.get(&(protocol.to_owned(), published)).copied()
+    }
+
+    /// Which live task holds a port of a node.
+    #[must_use]
+    pub fn host_port_owner(&self, node: NodeId, protocol: &str, published: u16) -> Option<TaskId> {
+        self.host_ports.get(&(node, protocol.to_owned(), published)).copied()
+    }
+
+    /// Whether an address of the ingress network is given to somebody.
+    #[must_use]
+    pub fn is_address_taken(&self, address: Ipv4Addr) -> bool {
+        self.addresses.contains_key(&address)
+    }
+
+    /// The host-mode ports that a live, placed task holds on its node, as keys.
+    pub(crate) fn host_port_keys(task: &Task) -> impl Iterator<Item = (NodeId, String, u16)> + '_ {
+        let node = task.node_id.filter(|_| task.is_live());
+        task.ports.iter().filter_map(move |port: &PortConfig| {
+            let held = !port.is_ingress() && port.published_port != 0;
+            held.then(|| node.map(|node| (node, port.protocol().to_owned(), port.published_port)))?
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! The log as openraft sees it: entries and vote in memory, each made durable through the WAL.
+//!
+//! The log is held in memory whole, as readers need its tail and a start replays it all; snapshots will
+//! bound it. Order is kept by the WAL's queue: a record is durable only after all queued before it.
+
+mod codec;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use crate::types::{Entry, LogId, Types, Vote};
+use crate::wal::Wal;
+use crate::wal::record::{Kind, Record, TruncateRecord};
+use crate::wal::recover::Recovered;
+
+/// A handle on the log; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    memory: Arc<Mutex<Memory>>,
+    wal: Arc<Wal>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    entries: BTreeMap<u64, Entry>,
+}
+
+impl LogStore {
+    /// The log that the WAL held when it was opened.
+    pub(crate) fn new(wal: Arc<Wal>, recovered: Recovered) -> LogStore {
+        let memory = Memory {
+            vote: recovered.vote.as_ref().map(codec::read_vote),
+            committed: recovered.committed.as_ref().map(codec::read_position),
+            purged: None,
+            entries: recovered.entries.into_iter().map(|(i, e)| (i, codec::read_entry(e))).collect(),
+        };
+        LogStore { memory: Arc::new(Mutex::new(memory)), wal }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Each holder makes one whole change, so a panicked one has left nothing half done.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes one record and waits until it is durable.
+    async fn write(&self, kind: Kind) -> io::Result<()> {
+        let (done, written) = oneshot::channel();
+        // The receiver is gone only if the caller was cancelled.
+        let done = move |result| drop(done.send(result));
+        self.wal.write(vec![Record::from(kind)], Box::new(done));
+        written.await.unwrap_or_else(|_| Err(io::Error::other("the log's writer is gone")))
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        Ok(self.memory().entries.range(bounds).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.memory().vote)
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let memory = self.memory();
+        let last = memory.entries.values().next_back().map(|entry| entry.log_id);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last.or(memory.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.write(Kind::Vote(codec::write_vote(vote))).await?;
+        self.memory().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.memory().committed = committed;
+        // Lost with a crash, it only makes the next start wait for its leader before it applies the
+        // rest; so it need not cost a sync.
+        if let Some(committed) = committed {
+            self.wal.write_lazily(Kind::Committed(codec::write_position(committed)).into());
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.memory().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        {
+            let mut memory = self.memory();
+            for entry in entries {
+                records.push(Record::from(Kind::Entry(codec::write_entry(&entry))));
+                memory.entries.insert(entry.log_id.index, entry);
+            }
+        }
+        self.wal.write(records, Box::new(move |result| callback.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let keep_to = last_log_id.map(|id| id.index);
+        self.memory().entries.split_off(&keep_to.map_or(0, |index| index + 1));
+        self.write(Kind::Truncate(TruncateRecord { keep_to })).await
+    }
+
+    /// Forgets entries in memory only: nothing is purged on disk before there are snapshots, and
+    /// openraft is told never to ask.
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        let mut memory = self.memory();
+        memory.purged = Some(log_id);
+        memory.entries = memory.entries.split_off(&(log_id.index + 1));
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! The unit of the log on disk: all records of one write, under one header and one seal.
+//!
+//! A batch begins at a multiple of 512 bytes, so that the write of one never touches a sector of the
+//! batch before it. Header (32 bytes, little-endian): magic, version, kind, sequence number, length of
+//! the sealed body, CRC of the sealed body, CRC of the header. The CRCs tell a torn write (which they
+//! catch) from an altered one (which passes them and fails the seal).
+
+use super::seal::{SegmentSeal, TAG_BYTES};
+
+/// Where batches may begin: the smallest sector of a disk.
+pub(crate) const ALIGN: usize = 512;
+pub(crate) const HEADER_BYTES: usize = 32;
+pub(crate) const VERSION: u16 = 1;
+const MAGIC: [u8; 4] = *b"skwb";
+/// A batch of records; other kinds may come.
+const KIND_RECORDS: u16 = 1;
+/// How much of the header the seal authenticates: all that is known before sealing.
+const PLACE: usize = 20;
+
+/// The bytes on disk of a batch with this much plain text.
+pub(crate) fn disk_len(plain_len: usize) -> usize {
+    (HEADER_BYTES + plain_len + TAG_BYTES).next_multiple_of(ALIGN)
+}
+
+/// The batch as it goes to disk, padded with zeros to whole sectors.
+pub(crate) fn encode(seal: &SegmentSeal, sequence: u64, plain: &[u8]) -> Vec<u8> {
+    let body_len = u32::try_from(plain.len() + TAG_BYTES).expect("a batch fits in a segment");
+    let mut bytes = Vec::with_capacity(disk_len(plain.len()));
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&KIND_RECORDS.to_le_bytes());
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    bytes.extend_from_slice(&body_len.to_le_bytes());
+    let place = bytes.clone();
+    bytes.resize(HEADER_BYTES, 0);
+    bytes.extend_from_slice(plain);
+    let tag = seal.seal(sequence, &place, &mut bytes[HEADER_BYTES..]);
+    bytes.extend_from_slice(&tag);
+    let body_crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
+    bytes[20..24].copy_from_slice(&body_crc.to_le_bytes());
+    let header_crc = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&header_crc.to_le_bytes());
+    bytes.resize(disk_len(plain.len()), 0);
+    bytes
+}
+
+/// What stands at a place where a batch may begin.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A whole batch.
+    Batch { sequence: u64, plain: Vec<u8>, disk_len: usize },
+    /// Zeros, a torn write, or damage: which of them, only what follows can tell.
+    Nothing(&'static str),
+    /// A whole batch that was not sealed for this place of this file: no torn write looks like this.
+    Altered,
+    /// A batch of a newer format.
+    Newer(u16),
+}
+
+/// Reads the batch at the beginning of `bytes`, which reach to the end of the segment.
+pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
+        return Found::Nothing("the segment ends here");
+    };
+    if header[..4] != MAGIC {
+        return Found::Nothing("no batch begins here");
+    }
+    if crc32fast::hash(&header[..28]) != le_u32(header, 28) {
+        return Found::Nothing("the batch's header is torn or damaged");
+    }
+    let version = u16::from_le_bytes([header[4], header[5]]);
+    if version != VERSION || header[6..8] != KIND_RECORDS.to_le_bytes() {
+        return Found::Newer(version);
+    }
+    let body_len = usize::try_from(le_u32(header, 16)).expect("a usize holds 32 bits");
+    let Some(body) = bytes.get(HEADER_BYTES..HEADER_BYTES + body_len) else {
+        return Found::Nothing("the batch reaches beyond the segment");
+    };
+    if crc32fast::hash(body) != le_u32(header, 20) {
+        return Found::Nothing("the batch's body is torn or damaged");
+    }
+    let mut sequence = [0; 8];
+    sequence.copy_from_slice(&header[8..16]);
+    let sequence = u64::from_le_bytes(sequence);
+    let mut body = body.to_vec();
+    match seal.open(sequence, &header[..PLACE], &mut body) {
+        Some(plain) => Found::Batch { sequence, plain: plain.to_vec(), disk_len: disk_len(plain.len()) },
+        None => Found::Altered,
+    }
+}
+
+fn le_u32(header: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+}

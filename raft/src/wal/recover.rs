@@ -1,0 +1,158 @@
+//! Reads the log back at an opening, and tells a torn tail from damage.
+//!
+//! At most one batch is ever unsynced, and it is the last one. So what cannot be read is a torn tail,
+//! which nobody was told about, if no batch follows; it is damage if one does. "Follows" is decided by
+//! sequence numbers, which run on without a gap through all segments: each segment states its first
+//! one. Everything is checked before anything is changed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::batch::{self, Found};
+use super::record::{EntryRecord, Kind, LogPosition, Record, VoteRecord};
+use super::seal::DataKey;
+use super::segment::{self, HEADER_BYTES, Loaded};
+use crate::error::OpenError;
+
+/// What the log says.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Recovered {
+    pub(crate) vote: Option<VoteRecord>,
+    pub(crate) committed: Option<LogPosition>,
+    /// By index, from 0 on without a gap.
+    pub(crate) entries: BTreeMap<u64, EntryRecord>,
+}
+
+/// What `scan` found.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) recovered: Recovered,
+    /// The sequence number of the next batch.
+    pub(crate) next_sequence: u64,
+    /// The torn tail of the last segment, to be cut before a new segment is made.
+    pub(crate) torn: Option<(PathBuf, u64)>,
+}
+
+/// Reads the segments `numbers`; changes nothing.
+pub(crate) fn scan(dir: &Path, key: &DataKey, numbers: &[u64]) -> Result<Scan, OpenError> {
+    let mut scan = Scan { recovered: Recovered::default(), next_sequence: 1, torn: None };
+    for (expected, &number) in (1..).zip(numbers) {
+        if number != expected {
+            let reason = "this segment of the log is missing".to_owned();
+            return Err(OpenError::Damaged { file: segment::path(dir, expected), offset: 0, reason });
+        }
+        let segment = Loaded::read(dir, key, number)?;
+        // A torn tail of an earlier segment was cut, and its sequence number given out again, before
+        // this segment was made. If this one begins later, that tail had been acknowledged.
+        if segment.first_sequence != scan.next_sequence {
+            let (file, offset) = scan.torn.take().unwrap_or_else(|| (segment.path.clone(), 0));
+            let reason = format!(
+                "batch {} cannot be read, and segment {number} goes on at batch {}",
+                scan.next_sequence, segment.first_sequence
+            );
+            return Err(OpenError::Damaged { file, offset, reason });
+        }
+        scan.torn = scan.read_segment(&segment)?;
+    }
+    scan.check()?;
+    Ok(scan)
+}
+
+impl Scan {
+    /// Takes in one segment; says where its torn tail begins, if it has one.
+    fn read_segment(&mut self, segment: &Loaded) -> Result<Option<(PathBuf, u64)>, OpenError> {
+        let mut at = usize::try_from(HEADER_BYTES).expect("a header is small");
+        let damaged = |at: usize, reason: String| OpenError::Damaged {
+            file: segment.path.clone(),
+            offset: u64::try_from(at).unwrap_or(u64::MAX),
+            reason,
+        };
+        loop {
+            let rest = segment.bytes.get(at..).unwrap_or_default();
+            match batch::decode(&segment.seal, rest) {
+                Found::Batch { sequence, plain, disk_len } => {
+                    if sequence != self.next_sequence {
+                        let reason =
+                            format!("batch {} should stand here, not {sequence}", self.next_sequence);
+                        return Err(damaged(at, reason));
+                    }
+                    let records = super::record::decode_all(&plain)
+                        .map_err(|e| damaged(at, format!("batch {sequence} holds no records: {e}")))?;
+                    for record in records {
+                        self.recovered.take(record).map_err(|reason| damaged(at, reason))?;
+                    }
+                    self.next_sequence += 1;
+                    at += disk_len;
+                }
+                Found::Nothing(_) if rest.iter().all(|byte| *byte == 0) => return Ok(None),
+                Found::Nothing(reason) => {
+                    if let Some(later) = later_batch(segment, at) {
+                        return Err(damaged(
+                            at,
+                            format!("{reason}, but a whole batch follows at byte {later}"),
+                        ));
+                    }
+                    let at = u64::try_from(at).expect("a length fits in 64 bits");
+                    return Ok(Some((segment.path.clone(), at)));
+                }
+                Found::Altered => {
+                    return Err(damaged(
+                        at,
+                        "a batch is whole, but its seal does not hold: it was altered".into(),
+                    ));
+                }
+                Found::Newer(version) => {
+                    let (file, known) = (segment.path.clone(), u32::from(batch::VERSION));
+                    return Err(OpenError::NewerFormat { file, version: u32::from(version), known });
+                }
+            }
+        }
+    }
+
+    /// What openraft relies on and no single record shows.
+    fn check(&self) -> Result<(), OpenError> {
+        let last = self.recovered.entries.keys().next_back().copied();
+        match &self.recovered.committed {
+            Some(committed) if last.is_none_or(|last| last < committed.index) => Err(OpenError::Consensus {
+                reason: format!(
+                    "the log says that entry {} is committed, and does not have it",
+                    committed.index
+                ),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Where in the segment, after `at`, something stands that is a batch beyond doubt.
+fn later_batch(segment: &Loaded, at: usize) -> Option<usize> {
+    let next = (at + 1).next_multiple_of(batch::ALIGN);
+    (next..segment.bytes.len()).step_by(batch::ALIGN).find(|at| {
+        match batch::decode(&segment.seal, &segment.bytes[*at..]) {
+            Found::Batch { .. } | Found::Newer(_) => true,
+            Found::Nothing(_) | Found::Altered => false,
+        }
+    })
+}
+
+impl Recovered {
+    fn take(&mut self, record: Record) -> Result<(), String> {
+        match record.kind {
+            Some(Kind::Entry(entry)) => {
+                let next = self.entries.keys().next_back().map_or(0, |last| last + 1);
+                if entry.index != next {
+                    return Err(format!("entry {next} should stand here, not {}", entry.index));
+                }
+                self.entries.insert(entry.index, entry);
+            }
+            Some(Kind::Vote(vote)) => self.vote = Some(vote),
+            Some(Kind::Truncate(truncate)) => {
+                let first_gone = truncate.keep_to.map_or(0, |last| last + 1);
+                self.entries.split_off(&first_gone);
+            }
+            Some(Kind::Committed(position)) => self.committed = Some(position),
+            None => return Err("a record is of a kind that this binary does not know".to_owned()),
+        }
+        Ok(())
+    }
+}

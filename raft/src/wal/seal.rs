@@ -1,0 +1,158 @@
+//! How the log is sealed: a data key beside it, and an AES-256-GCM key for each segment file.
+//!
+//! A segment's key is HKDF-SHA256(data key, its salt). Its nonces are the sequence numbers of its
+//! batches: each is used once, because a salt belongs to one segment of one opening, which writes each
+//! sequence number once. What is authenticated beside the text binds it to its file and its place.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
+use ring::hkdf;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::error::OpenError;
+
+pub(crate) const SALT_BYTES: usize = 32;
+pub(crate) const TAG_BYTES: usize = 16;
+const KEY_BYTES: usize = 32;
+const KEY_FILE: &str = "data.key";
+/// Separates these keys from any other that may be derived from the data key one day.
+const KEY_PURPOSE: &[u8] = b"skep raft wal segment v1";
+/// The nonce of a segment's header: no sequence number can be this, as their first four bytes are 0.
+const HEADER_NONCE: [u8; NONCE_LEN] = [0xff; NONCE_LEN];
+
+/// The key that all of a member's keys at rest come from.
+pub(crate) struct DataKey([u8; KEY_BYTES]);
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey(redacted)")
+    }
+}
+
+impl DataKey {
+    /// Where the key of a log in `dir` is.
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join(KEY_FILE)
+    }
+
+    /// Reads the key, or makes one where there is no log that another one could have sealed.
+    pub(crate) fn load(dir: &Path, log_exists: bool) -> Result<DataKey, OpenError> {
+        let path = DataKey::path(dir);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let key = <[u8; KEY_BYTES]>::try_from(bytes.as_slice())
+                    .map_err(|_| OpenError::BadKey { key: path.clone(), bytes: bytes.len() })?;
+                warn_if_readable(&path);
+                Ok(DataKey(key))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && log_exists => {
+                Err(OpenError::MissingKey { key: path })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => DataKey::create(dir, &path),
+            Err(e) => Err(OpenError::io("read", &path)(e)),
+        }
+    }
+
+    fn create(dir: &Path, path: &Path) -> Result<DataKey, OpenError> {
+        let key = random()?;
+        let new = path.with_extension("key.new");
+        // What an interrupted start left; its mode is not to be trusted.
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenError::io("remove", &new)(e)),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)
+            .map_err(OpenError::io("create", &new))?;
+        file.write_all(&key).and_then(|()| file.sync_all()).map_err(OpenError::io("write", &new))?;
+        fs::rename(&new, path).map_err(OpenError::io("rename to", path))?;
+        sync_dir(dir).map_err(OpenError::io("sync", dir))?;
+        Ok(DataKey(key))
+    }
+}
+
+fn warn_if_readable(path: &Path) {
+    if let Ok(meta) = fs::metadata(path)
+        && meta.permissions().mode() & 0o077 != 0
+    {
+        tracing::warn!(file = %path.display(), "others may read the data key; set its mode to 0600");
+    }
+}
+
+/// Makes the names in `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// 32 bytes from the system's source: keys and salts never come from a seed.
+pub(crate) fn random() -> Result<[u8; 32], OpenError> {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| OpenError::Consensus {
+        reason: "the system's source of random numbers does not answer".to_owned(),
+    })?;
+    Ok(bytes)
+}
+
+/// Seals and opens what one segment file holds.
+pub(crate) struct SegmentSeal {
+    key: LessSafeKey,
+    /// Salt and number of the segment.
+    file_id: [u8; SALT_BYTES + 8],
+}
+
+impl fmt::Debug for SegmentSeal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SegmentSeal(redacted)")
+    }
+}
+
+impl SegmentSeal {
+    pub(crate) fn new(data_key: &DataKey, salt: &[u8; SALT_BYTES], number: u64) -> SegmentSeal {
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&data_key.0);
+        let key = secret.expand(&[KEY_PURPOSE], &AES_256_GCM).expect("32 bytes are within what HKDF gives");
+        let mut file_id = [0; SALT_BYTES + 8];
+        file_id[..SALT_BYTES].copy_from_slice(salt);
+        file_id[SALT_BYTES..].copy_from_slice(&number.to_le_bytes());
+        SegmentSeal { key: LessSafeKey::new(UnboundKey::from(key)), file_id }
+    }
+
+    /// Seals `text` in place for the batch `sequence`; `place` is authenticated with it.
+    pub(crate) fn seal(&self, sequence: u64, place: &[u8], text: &mut [u8]) -> [u8; TAG_BYTES] {
+        self.seal_with(batch_nonce(sequence), place, text)
+    }
+
+    /// Opens in place what `seal` made of a text and its tag; None if any of it was altered.
+    pub(crate) fn open<'a>(&self, sequence: u64, place: &[u8], sealed: &'a mut [u8]) -> Option<&'a [u8]> {
+        let nonce = Nonce::assume_unique_for_key(batch_nonce(sequence));
+        let aad = Aad::from([&self.file_id, place].concat());
+        self.key.open_in_place(nonce, aad, sealed).ok().map(|plain| &*plain)
+    }
+
+    /// What proves that a segment's header was made under this key. Made once for each segment.
+    pub(crate) fn header_tag(&self, header: &[u8]) -> [u8; TAG_BYTES] {
+        self.seal_with(HEADER_NONCE, header, &mut [])
+    }
+
+    fn seal_with(&self, nonce: [u8; NONCE_LEN], place: &[u8], text: &mut [u8]) -> [u8; TAG_BYTES] {
+        let aad = Aad::from([&self.file_id, place].concat());
+        let tag: Tag = self
+            .key
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, text)
+            .expect("a batch is far below what AES-GCM can seal");
+        tag.as_ref().try_into().expect("an AES-GCM tag has 16 bytes")
+    }
+}
+
+fn batch_nonce(sequence: u64) -> [u8; NONCE_LEN] {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[4..].copy_from_slice(&sequence.to_be_bytes());
+    nonce
+}
