@@ -47,7 +47,7 @@ pub struct Config {
     pub description: wire::NodeDescription,
     /// The address under which other nodes carry the mesh's traffic to this one.
     pub data_path_addr: Ipv4Addr,
-    /// For the log alone.
+    /// This node's name, for the log and for placeholders in specs.
     pub node_name: String,
     /// The shim's program, for engines that need one.
     pub shim: PathBuf,
@@ -113,6 +113,7 @@ impl Agent {
             records,
             clock: config.clock,
             node_id,
+            node_name: config.node_name.clone(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             mesh_applied: watch::Sender::new(0),
             has_ingress: watch::Sender::new(false),

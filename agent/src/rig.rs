@@ -333,6 +333,7 @@ impl Rig {
             records: Arc::new(records),
             clock,
             node_id: NODE.to_owned(),
+            node_name: "name-of-node".to_owned(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             mesh_applied: watch::Sender::new(1),
             has_ingress: watch::Sender::new(true),

@@ -9,6 +9,7 @@ pub mod json;
 pub mod object;
 pub mod spec;
 pub mod state;
+pub mod template;
 pub mod time;
 pub mod validate;
 

@@ -5,6 +5,7 @@
 //! Keys are matched without regard to case, as Go's decoder does (`json::parse`).
 
 mod container;
+mod same;
 mod service;
 mod swarm;
 

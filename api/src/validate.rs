@@ -278,14 +278,13 @@ pub fn init(request: &InitRequest) -> Result<(), ApiError> {
         ("AutoLockManagers", request.auto_lock_managers),
         // The default pool may be spelled out; networks that would use another one come later.
         ("DefaultAddrPool", request.default_addr_pool.as_ref().is_some_and(|p| !p.is_empty() && *p != ["10.0.0.0/8"])),
+        // The agents' VXLAN listens on 4789.
+        ("DataPathPort", !matches!(request.data_path_port, 0 | 4789)),
         ("SubnetSize", !matches!(request.subnet_size, 0 | 24)),
     ] {
         if asked {
             return Err(not_honoured(name, ""));
         }
-    }
-    if !matches!(request.data_path_port, 0 | 1024..=49151) {
-        return Err(ApiError::invalid("DataPathPort: must lie between 1024 and 49151, or be 0 for 4789"));
     }
     if !matches!(request.availability.as_str(), "" | "active" | "pause" | "drain") {
         return Err(ApiError::invalid(format!("Availability: invalid availability \"{}\"", request.availability)));

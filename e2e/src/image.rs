@@ -38,6 +38,8 @@ pub fn busybox_archive() -> anyhow::Result<Vec<u8>> {
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
+        header.set_uid(0);
+        header.set_gid(0);
         layer.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
     }
     let layer = layer.into_inner()?;
@@ -70,6 +72,8 @@ fn append(
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(u64::try_from(bytes.len())?);
     header.set_mtime(0);
     Ok(tar.append_data(&mut header, path, bytes)?)

@@ -35,10 +35,12 @@ impl Leader {
         let mut ids = SystemIds::default();
         let mut wakes: BTreeMap<ServiceId, Timestamp> = BTreeMap::new();
         let mut dirty = Dirty::everything();
+        let mut last = newest(&self.machine.view());
         loop {
             dirty.merge(self.machine.take_dirty());
             let view = self.machine.view();
-            let now = self.now(&view);
+            let now = self.now(&view, last);
+            last = now;
             let due: Vec<ServiceId> = wakes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
             dirty.services.extend(due);
             for service in &dirty.services {
@@ -47,13 +49,16 @@ impl Leader {
             if !dirty.is_empty() && view.cluster().is_some() {
                 let result = pass::pass(view, &dirty, now, &mut ids);
                 wakes.extend(result.wakes);
+                for refusal in result.draft.refusals() {
+                    tracing::warn!(err = %refusal, "a pass drafted what its own state refuses: a bug");
+                }
                 dirty = self.propose_all(result.draft.into_proposals()).await;
             }
             if !dirty.is_empty() {
                 tokio::time::sleep(RETRY_DELAY).await;
                 continue;
             }
-            let next = wakes.values().min().map(|at| at.since(self.now(&self.machine.view())));
+            let next = wakes.values().min().map(|at| at.since(Timestamp((self.clock)()).max(last)));
             tokio::select! {
                 () = self.machine.changed() => {}
                 () = sleep_or_forever(next) => {}
@@ -61,10 +66,10 @@ impl Leader {
         }
     }
 
-    /// Time never runs backwards past what is stored.
-    fn now(&self, view: &View) -> Timestamp {
+    /// The wall clock, but never at or before an earlier pass, nor before the start of the swarm.
+    fn now(&self, view: &View, last: Timestamp) -> Timestamp {
         let stored = view.cluster().map_or(Timestamp::ZERO, |cluster| cluster.meta.updated_at);
-        Timestamp((self.clock)()).max(stored)
+        Timestamp((self.clock)()).max(stored).max(Timestamp(last.0.saturating_add(1)))
     }
 
     /// Proposes in order; at the first refusal the rest is dropped. Returns what to look at again.
@@ -113,6 +118,13 @@ impl Leader {
             }
         }
     }
+}
+
+/// The newest time that is stored: a new leader's clock may be behind the last one's.
+fn newest(view: &View) -> Timestamp {
+    let services = view.services().map(|service| service.meta.updated_at);
+    let tasks = view.tasks().map(|task| task.meta.updated_at);
+    services.chain(tasks).max().unwrap_or_default()
 }
 
 async fn sleep_or_forever(span: Option<Duration>) {

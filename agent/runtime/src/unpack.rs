@@ -228,7 +228,7 @@ mod tests {
         let (into, outside) = (dir.path().join("fs"), dir.path().join("outside"));
         fs::create_dir(&into).unwrap();
         let mut tar = tar::Builder::new(Vec::new());
-        let empty = std::io::empty;
+        let empty = io::empty;
         tar.append_data(&mut header(EntryType::Directory, 0o511), "d", empty()).unwrap();
         let xattrs =
             [("SCHILY.xattr.user.a", b"1".as_slice()), ("SCHILY.xattr.trusted.overlay.redirect", b"/")];

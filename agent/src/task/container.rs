@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use sha2::{Digest, Sha256};
-use skep_api::{TaskId, spec};
+use skep_api::{
+    TaskId, spec,
+    template::{TaskFacts, TemplateError, expand},
+};
 
 use super::files;
 use crate::{
@@ -27,6 +30,8 @@ pub(crate) enum SpecError {
     NoContainer,
     #[error("{0}")]
     Unreadable(String),
+    #[error("Env and Hostname: {0}")]
+    Template(#[from] TemplateError),
     #[error("mount type '{0}' is not supported: bind, volume or tmpfs expected")]
     MountType(String),
     #[error("log driver '{0}' is not supported: json-file expected")]
@@ -44,26 +49,35 @@ pub(crate) fn container_id(task: TaskId) -> String {
     })
 }
 
+/// The node on which a container is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whereabouts<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: &'a str,
+}
+
 /// What the engine is to make of an assignment.
 pub(crate) fn new_container(
     assignment: &Assignment,
-    node: &str,
+    node: Whereabouts<'_>,
     network: &Attached,
     resolv_conf: String,
 ) -> Result<NewContainer, SpecError> {
     let task = assignment.spec.as_ref().map_err(|e| SpecError::Unreadable(e.clone()))?;
     let spec = task.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
     let id = container_id(assignment.task);
+    let facts = facts(assignment, node);
     let hostname = match spec.hostname.as_deref() {
         None | Some("") => id[..SHORT_ID_CHARS].to_owned(),
-        Some(name) => name.to_owned(),
+        Some(name) => expand(name, &facts)?,
     };
+    let env = spec.env.iter().flatten().map(|variable| expand(variable, &facts)).collect::<Result<_, _>>()?;
     let hosts = files::hosts(&hostname, network.bridge_addr, spec.hosts.as_deref().unwrap_or_default());
     Ok(NewContainer {
         image: spec.image.clone(),
         entrypoint: spec.command.clone().filter(|words| !words.is_empty()),
         args: spec.args.clone().filter(|words| !words.is_empty()),
-        env: spec.env.clone().unwrap_or_default(),
+        env,
         workdir: spec.dir.clone().filter(|dir| !dir.is_empty()),
         user: spec.user.clone().filter(|user| !user.is_empty()),
         groups: spec.groups.clone().unwrap_or_default(),
@@ -76,11 +90,23 @@ pub(crate) fn new_container(
         cap_add: spec.capability_add.clone().unwrap_or_default(),
         cap_drop: spec.capability_drop.clone().unwrap_or_default(),
         stop_signal: spec.stop_signal.clone().filter(|signal| !signal.is_empty()),
-        labels: labels(assignment, spec, node),
+        labels: labels(assignment, spec, node.id),
         netns: network.netns.clone(),
         log: log_limits(task.log_driver.as_ref())?,
         id,
     })
+}
+
+fn facts(assignment: &Assignment, node: Whereabouts<'_>) -> TaskFacts {
+    TaskFacts {
+        service_id: assignment.service.to_string(),
+        service_name: assignment.service_name.clone(),
+        node_id: node.id.to_owned(),
+        node_hostname: node.name.to_owned(),
+        task_id: assignment.task.to_string(),
+        task_name: assignment.name(),
+        slot: assignment.slot.to_string(),
+    }
 }
 
 /// Docker's labels win over the user's of the same name.
@@ -188,13 +214,13 @@ mod tests {
             bridge_addr: Ipv4Addr::new(172, 18, 0, 5),
             host_ports: Vec::new(),
         };
-        new_container(&assignment(spec), "node1", &network, "nameserver 9.9.9.9\n".into())
+        new_container(&assignment(spec), Whereabouts { id: "node1", name: "alpha" }, &network, "nameserver 9.9.9.9\n".into())
     }
 
     #[test]
     fn a_container_follows_from_its_spec() {
         let made = build(
-            r#"{"ContainerSpec":{"Image":"a:1","Command":["/x"],"Env":["A=b"],"User":"1:2","Dir":"/w","ReadOnly":true,
+            r#"{"ContainerSpec":{"Image":"a:1","Command":["/x"],"Env":["A=b","N={{.Node.Hostname}}.{{.Task.Slot}}"],"User":"1:2","Dir":"/w","ReadOnly":true,
             "Labels":{"a":"b","com.docker.swarm.task.id":"mine"},"Mounts":[
               {"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Target":"/v"},
               {"Type":"tmpfs","Target":"/m","TmpfsOptions":{"SizeBytes":4096,"Mode":511}}]},
@@ -206,6 +232,7 @@ mod tests {
         assert_eq!(made.id, container_id(TaskId(Id(7))));
         assert_eq!(made.hostname, made.id[..12]);
         assert!(made.hosts.ends_with(&format!("172.18.0.5\t{}\n", made.hostname)));
+        assert_eq!(made.env, ["A=b", "N=alpha.3"]);
         assert_eq!((made.entrypoint, made.args), (Some(vec!["/x".to_owned()]), None));
         assert_eq!(made.limits, Limits { memory_bytes: 1 << 20, nano_cpus: 500_000_000, pids: 10 });
         assert_eq!(made.log, LogLimits { max_size: Some(10 << 20), max_file: Some(3) });

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    container::{SpecError, container_id, new_container},
+    container::{SpecError, Whereabouts, container_id, new_container},
     files, signal,
     step::{Container, End, Facts, Step, Stopping, Wanted, step},
 };
@@ -46,6 +46,8 @@ pub(crate) struct Host {
     /// Unix nanoseconds.
     pub(crate) clock: fn() -> i64,
     pub(crate) node_id: String,
+    /// For placeholders in specs.
+    pub(crate) node_name: String,
     pub(crate) starts: Arc<Semaphore>,
     /// The mesh revision that this node has applied; zero before the first.
     pub(crate) mesh_applied: watch::Sender<u64>,
@@ -297,7 +299,8 @@ impl Runner {
         let attach = Attach { ingress: assignment.ingress, host_ports: assignment.host_ports(), pid: None };
         let network = self.host.network.attach(self.task, attach).await?;
         let resolv_conf = files::host_resolv_conf().await;
-        let container = new_container(assignment, &self.host.node_id, &network, resolv_conf)?;
+        let node = Whereabouts { id: &self.host.node_id, name: &self.host.node_name };
+        let container = new_container(assignment, node, &network, resolv_conf)?;
         self.host.engine.create(container).await?;
         self.facts.container = Container::Created;
         let host_ports = convert::ports_out(&network.host_ports);

@@ -9,6 +9,7 @@ use crate::{
     ApiError,
     json::is_zero,
     spec::{ContainerSpec, Mount},
+    template::{TaskFacts, expand},
 };
 
 const PATH: &str = "TaskTemplate.ContainerSpec";
@@ -44,11 +45,9 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
     {
         return Err(ApiError::invalid(format!("{PATH}.StopSignal: invalid signal: {signal}")));
     }
-    let templated = spec.env.iter().flatten().chain(spec.hostname.iter());
-    if let Some(text) = templated.into_iter().find(|text| text.contains("{{")) {
-        return Err(ApiError::invalid(format!(
-            "{PATH}: '{text}': templates in Env and Hostname are not supported yet; write the value"
-        )));
+    for text in spec.env.iter().flatten().chain(spec.hostname.iter()) {
+        let tried = expand(text, &TaskFacts::default());
+        tried.map_err(|e| ApiError::invalid(format!("{PATH}: Env and Hostname: {e}")))?;
     }
     for (at, host) in spec.hosts.iter().flatten().enumerate() {
         if host.split_whitespace().count() < 2 {

@@ -93,9 +93,10 @@ fn image(info: ImageInfo) -> Image {
 
 fn container(info: runtime::ContainerInfo) -> Container {
     let name = info.labels.get("com.docker.swarm.task.name").cloned();
+    let since = Timestamp(info.started_at_unix_nanos.unwrap_or(0));
     let state = match info.state {
         State::Created => ContainerState::Created,
-        State::Running { pid } => ContainerState::Running { pid, since: Timestamp::ZERO },
+        State::Running { pid } => ContainerState::Running { pid, since },
         State::Exited(status) => ContainerState::Exited {
             code: status.code,
             oom_killed: status.oom_killed,
@@ -104,9 +105,12 @@ fn container(info: runtime::ContainerInfo) -> Container {
     };
     Container {
         name: name.unwrap_or_else(|| info.id.clone()),
+        image: info.image,
+        image_id: info.image_id,
+        command: Vec::new(),
         labels: info.labels,
+        created: Timestamp(info.created_at_unix_nanos),
         state,
         id: info.id,
-        ..Container::default()
     }
 }

@@ -171,7 +171,7 @@ impl Node {
             address::parse(field, text)?.or_else(|| self.settings.advertise_addr.map(|addr| (addr, None)));
         found.ok_or_else(|| {
             ApiError::invalid(
-                "could not choose an IP address to advertise since this system has no default route - specify one with --advertise-addr",
+                "could not choose an IP address to advertise since this system has no default route",
             )
         })
     }

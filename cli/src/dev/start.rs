@@ -135,7 +135,7 @@ async fn example(record: &Record, args: &UpArgs) -> anyhow::Result<()> {
     let manager = record.manager()?;
     let spec = json!({
         "Name": EXAMPLE,
-        "TaskTemplate": {"ContainerSpec": {"Image": image::TAG}},
+        "TaskTemplate": {"ContainerSpec": {"Image": image::TAG, "Env": ["NODE={{.Node.Hostname}}"]}},
         "Mode": {"Replicated": {"Replicas": args.replicas}},
         "EndpointSpec": {
             "Mode": "vip",

@@ -38,11 +38,18 @@ pub(super) fn routes() -> Router<Api> {
         .route("/grpc", post(|| async { refused("building images") }))
         .route("/exec/{*rest}", any(|| async { refused("exec") }))
         .route("/containers/create", post(|| async { refused("containers outside services") }))
+        .route("/containers/{id}", any(|| async { refused("changing single containers (their tasks do)") }))
+        .route("/containers/{id}/{verb}", any(of_container))
         .route("/distribution/{*name}", get(distribution))
 }
 
 fn refused(what: &str) -> Answer {
     Err(unserved(what))
+}
+
+/// `docker exec`, `stop`, `stats`...: named, so that the user knows what is missing.
+async fn of_container(Path((_, verb)): Path<(String, String)>) -> Answer {
+    refused(&format!("'{verb}' of a container"))
 }
 
 async fn no_swarm_objects(State(api): State<Api>, uri: Uri) -> Answer {

@@ -60,25 +60,17 @@ fn compare(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> Difference {
     if !same_endpoint(old.endpoint_spec.as_ref(), new.endpoint_spec.as_ref()) {
         return Difference::Other;
     }
-    if old.task_template == new.task_template {
+    if old.task_template.asks_the_same(&new.task_template) {
         return Difference::None;
     }
     let placed = TaskSpec { placement: new.task_template.placement.clone(), ..old.task_template.clone() };
-    if placed == new.task_template { Difference::Placement } else { Difference::Other }
+    if placed.asks_the_same(&new.task_template) { Difference::Placement } else { Difference::Other }
 }
 
 /// Whether two endpoint specs ask for the same; what is absent reads as its default.
 #[must_use]
 pub fn same_endpoint(a: Option<&EndpointSpec>, b: Option<&EndpointSpec>) -> bool {
-    let none = EndpointSpec::default();
-    let (a, b) = (a.unwrap_or(&none), b.unwrap_or(&none));
-    let mode = |spec: &EndpointSpec| match spec.mode.as_deref() {
-        None | Some("") => "vip".to_owned(),
-        Some(mode) => mode.to_owned(),
-    };
-    mode(a) == mode(b)
-        && a.ports.as_deref().unwrap_or_default() == b.ports.as_deref().unwrap_or_default()
-        && a.extra == b.extra
+    EndpointSpec::ask_the_same(a, b)
 }
 
 /// Whether a node satisfies the constraints of a template; one that cannot be read never holds.
