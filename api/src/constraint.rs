@@ -62,7 +62,9 @@ impl Constraint {
             return Err(ConstraintError::Key { text: text.to_owned(), key: key.to_owned() });
         }
         let value_ok = !value.is_empty()
-            && value.chars().all(|c| c.is_ascii_alphanumeric() || c.is_whitespace() || VALUE_MARKS.contains(c));
+            && value
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c.is_whitespace() || VALUE_MARKS.contains(c));
         if !value_ok {
             return Err(ConstraintError::Value { text: text.to_owned(), value: value.to_owned() });
         }
@@ -94,7 +96,9 @@ impl Constraint {
             "node.platform.arch" => self.compare(&description.arch),
             _ => {
                 // The label's own key keeps its case.
-                if let Some(label) = self.key.get("node.labels.".len()..).filter(|_| lower.starts_with("node.labels.")) {
+                if let Some(label) =
+                    self.key.get("node.labels.".len()..).filter(|_| lower.starts_with("node.labels."))
+                {
                     self.compare(node.spec.labels.get(label).map_or("", String::as_str))
                 } else if let Some(label) =
                     self.key.get("engine.labels.".len()..).filter(|_| lower.starts_with("engine.labels."))

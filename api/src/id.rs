@@ -64,10 +64,8 @@ impl FromStr for Id {
                 b'a'..=b'z' => byte - b'a' + 10,
                 _ => return Err(invalid()),
             };
-            value = value
-                .checked_mul(36)
-                .and_then(|v| v.checked_add(u128::from(digit)))
-                .ok_or_else(invalid)?;
+            value =
+                value.checked_mul(36).and_then(|v| v.checked_add(u128::from(digit))).ok_or_else(invalid)?;
         }
         Ok(Self(value))
     }
@@ -178,7 +176,9 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for text in ["", "abc", "zzzzzzzzzzzzzzzzzzzzzzzzz", "0123456789abcdefghijklmnO", "é000000000000000000000000"] {
+        for text in
+            ["", "abc", "zzzzzzzzzzzzzzzzzzzzzzzzz", "0123456789abcdefghijklmnO", "é000000000000000000000000"]
+        {
             assert!(text.parse::<Id>().is_err(), "{text}");
         }
     }

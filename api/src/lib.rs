@@ -19,11 +19,6 @@ pub use state::TaskState;
 pub use time::Timestamp;
 
 /// The generated protobuf messages: stored forms and what nodes say to each other.
-#[expect(
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/skep.v1.rs"));
 }

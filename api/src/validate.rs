@@ -14,7 +14,9 @@ use crate::{
     ApiError, ErrorKind,
     constraint::Constraint,
     json::is_zero,
-    spec::{Extra, InitRequest, NodeSpec, PortConfig, Resources, ServiceSpec, SwarmSpec, TaskSpec, UpdateConfig},
+    spec::{
+        Extra, InitRequest, NodeSpec, PortConfig, Resources, ServiceSpec, SwarmSpec, TaskSpec, UpdateConfig,
+    },
 };
 
 /// Longest name of a service.
@@ -106,7 +108,9 @@ fn task(spec: &TaskSpec) -> Result<(), ApiError> {
         amounts(resources.limits.as_ref(), "TaskTemplate.Resources.Limits")?;
         amounts(resources.reservations.as_ref(), "TaskTemplate.Resources.Reservations")?;
         if resources.reservations.as_ref().is_some_and(|r| r.pids.unwrap_or(0) != 0) {
-            return Err(ApiError::invalid("TaskTemplate.Resources.Reservations.Pids: processes have limits only"));
+            return Err(ApiError::invalid(
+                "TaskTemplate.Resources.Reservations.Pids: processes have limits only",
+            ));
         }
     }
     restart(spec)?;
@@ -237,13 +241,20 @@ fn endpoint(spec: &ServiceSpec) -> Result<(), ApiError> {
         match port.protocol() {
             "tcp" | "udp" => {}
             "sctp" => return Err(not_honoured(&format!("{path}.Protocol"), "sctp")),
-            protocol => return Err(ApiError::invalid(format!("{path}.Protocol: invalid protocol '{protocol}'"))),
+            protocol => {
+                return Err(ApiError::invalid(format!("{path}.Protocol: invalid protocol '{protocol}'")));
+            }
         }
         if !matches!(port.publish_mode.as_str(), "" | "ingress" | "host") {
-            return Err(ApiError::invalid(format!("{path}.PublishMode: invalid mode '{}'", port.publish_mode)));
+            return Err(ApiError::invalid(format!(
+                "{path}.PublishMode: invalid mode '{}'",
+                port.publish_mode
+            )));
         }
         if port.target_port == 0 {
-            return Err(ApiError::invalid(format!("{path}.TargetPort: must be a port of the container, 1-65535")));
+            return Err(ApiError::invalid(format!(
+                "{path}.TargetPort: must be a port of the container, 1-65535"
+            )));
         }
         let key = (port.protocol(), port.published_port, port.is_ingress());
         if port.published_port != 0 && !seen.insert(key) {
@@ -277,7 +288,10 @@ pub fn init(request: &InitRequest) -> Result<(), ApiError> {
         ("ForceNewCluster", request.force_new_cluster),
         ("AutoLockManagers", request.auto_lock_managers),
         // The default pool may be spelled out; networks that would use another one come later.
-        ("DefaultAddrPool", request.default_addr_pool.as_ref().is_some_and(|p| !p.is_empty() && *p != ["10.0.0.0/8"])),
+        (
+            "DefaultAddrPool",
+            request.default_addr_pool.as_ref().is_some_and(|p| !p.is_empty() && *p != ["10.0.0.0/8"]),
+        ),
         // The agents' VXLAN listens on 4789.
         ("DataPathPort", !matches!(request.data_path_port, 0 | 4789)),
         ("SubnetSize", !matches!(request.subnet_size, 0 | 24)),
@@ -287,7 +301,10 @@ pub fn init(request: &InitRequest) -> Result<(), ApiError> {
         }
     }
     if !matches!(request.availability.as_str(), "" | "active" | "pause" | "drain") {
-        return Err(ApiError::invalid(format!("Availability: invalid availability \"{}\"", request.availability)));
+        return Err(ApiError::invalid(format!(
+            "Availability: invalid availability \"{}\"",
+            request.availability
+        )));
     }
     swarm(&request.spec)
 }

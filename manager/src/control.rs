@@ -106,7 +106,10 @@ impl Control {
     ) -> Result<mpsc::Receiver<LogItem>, ApiError> {
         let view = self.view().await?;
         let mut reader = self.shared.logs.open(&view, &tasks, &query).ok_or_else(|| {
-            ApiError::new(ErrorKind::ResourceExhausted, "too many log streams are open; close one and try again")
+            ApiError::new(
+                ErrorKind::ResourceExhausted,
+                "too many log streams are open; close one and try again",
+            )
         })?;
         let (lines, receiver) = mpsc::channel(1);
         // Ends with the stream or with the caller; then the nodes are told.
@@ -138,13 +141,18 @@ impl Control {
             match self.shared.raft.propose(entry.clone()).await {
                 Ok(answer) => return decode_result(&answer).map(|_| ()).map_err(refused),
                 Err(ProposeError::Lost) => {}
-                Err(error @ ProposeError::TooLarge { .. }) => return Err(ApiError::invalid(error.to_string())),
+                Err(error @ ProposeError::TooLarge { .. }) => {
+                    return Err(ApiError::invalid(error.to_string()));
+                }
                 Err(ProposeError::NoLeader | ProposeError::Stopped) => {
                     return Err(ApiError::new(ErrorKind::Unavailable, NO_LEADER));
                 }
             }
         }
-        Err(ApiError::new(ErrorKind::Unavailable, "the outcome of the write is unknown; look before asking again"))
+        Err(ApiError::new(
+            ErrorKind::Unavailable,
+            "the outcome of the write is unknown; look before asking again",
+        ))
     }
 }
 
@@ -177,7 +185,8 @@ fn invalid_argument(words: &str) -> String {
 fn mode_name(spec: &ServiceSpec) -> &str {
     spec.mode
         .as_ref()
-        .and_then(|mode| mode.extra.keys().find(|key| ["Global", "ReplicatedJob", "GlobalJob"].contains(&key.as_str())))
+        .and_then(|mode| {
+            mode.extra.keys().find(|key| ["Global", "ReplicatedJob", "GlobalJob"].contains(&key.as_str()))
+        })
         .map_or("Replicated", String::as_str)
 }
-

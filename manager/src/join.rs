@@ -23,7 +23,10 @@ pub(crate) struct JoinService(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
 impl Join for JoinService {
-    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<wire::JoinRequest>,
+    ) -> Result<Response<wire::JoinResponse>, Status> {
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         let request = request.into_inner();
@@ -56,7 +59,8 @@ impl Join for JoinService {
                 now / 1_000_000_000,
             )
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let data_path_addr = if request.data_path_addr.is_empty() { addr.clone() } else { request.data_path_addr };
+        let data_path_addr =
+            if request.data_path_addr.is_empty() { addr.clone() } else { request.data_path_addr };
         let node = Node {
             id,
             spec: NodeSpec { role: Role::Worker, availability, ..NodeSpec::default() },
@@ -72,7 +76,8 @@ impl Join for JoinService {
             changes: vec![Change::PutNode(Arc::new(node))],
             now: Timestamp(now),
         };
-        let answer = shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let answer =
+            shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
         decode_result(&answer).map_err(|e| Status::aborted(e.to_string()))?;
         tracing::info!(node.id = %id, "node joined");
         Ok(Response::new(wire::JoinResponse {

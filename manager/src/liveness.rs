@@ -78,7 +78,8 @@ impl Liveness {
     /// Nodes whose time is up; they are not expected any more.
     pub(crate) fn take_expired(&self, now: Instant) -> Vec<NodeId> {
         let mut deadlines = self.lock();
-        let expired: Vec<NodeId> = deadlines.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        let expired: Vec<NodeId> =
+            deadlines.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
         for id in &expired {
             deadlines.remove(id);
         }

@@ -1,11 +1,6 @@
 //! A manager as a whole: opened from its directory or made by `init`, served, shut down.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use skep_api::{
     ClusterId, NodeId, Timestamp,
@@ -117,8 +112,13 @@ impl Manager {
         let authority = Authority::generate(now / 1_000_000_000)?;
         let (csr, key) = new_csr()?;
         let (node_name, cluster_name) = (node_id.to_string(), cluster_id.to_string());
-        let certificate =
-            authority.sign_node(&csr, &node_name, skep_link::Role::Manager, &cluster_name, now / 1_000_000_000)?;
+        let certificate = authority.sign_node(
+            &csr,
+            &node_name,
+            skep_link::Role::Manager,
+            &cluster_name,
+            now / 1_000_000_000,
+        )?;
         let identity = Identity::new(certificate, key, authority.cert_pem())?;
         let raft_id = u64::try_from(ids.next_id().0 >> 65).expect("63 bits are left").max(1);
         tokio::fs::create_dir_all(&config.dir).await.map_err(|e| ManagerError::First(e.to_string()))?;
@@ -144,11 +144,16 @@ impl Manager {
     pub async fn open(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
         let listener = listen(config.listen_addr).await?;
         let id_file = config.dir.join("raft-id");
-        let raft_id = tokio::fs::read_to_string(&id_file).await.ok().and_then(|text| text.trim().parse().ok());
+        let raft_id =
+            tokio::fs::read_to_string(&id_file).await.ok().and_then(|text| text.trim().parse().ok());
         let raft_id = raft_id.ok_or_else(|| {
-            ManagerError::First(format!("{} is missing or damaged; restore it from a backup", id_file.display()))
+            ManagerError::First(format!(
+                "{} is missing or damaged; restore it from a backup",
+                id_file.display()
+            ))
         })?;
-        let node_id = identity.node_id().parse().map_err(|e| ManagerError::First(format!("node certificate: {e}")))?;
+        let node_id =
+            identity.node_id().parse().map_err(|e| ManagerError::First(format!("node certificate: {e}")))?;
         let machine = Machine::new();
         let raft = Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone()).await?;
         Ok(Self::serve(config, raft, machine, identity, listener, node_id))
@@ -182,7 +187,8 @@ impl Manager {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let routes = tonic::service::Routes::new(JoinServer::new(JoinService(shared.clone()))).add_service(
-            DispatcherServer::new(DispatcherService(shared.clone())).max_decoding_message_size(MESSAGE_MAX_BYTES),
+            DispatcherServer::new(DispatcherService(shared.clone()))
+                .max_decoding_message_size(MESSAGE_MAX_BYTES),
         );
         let until = until_stopped(stopped);
         tasks.spawn(async move {
@@ -233,7 +239,8 @@ async fn wait_for_leader(raft: &Raft) -> Result<(), ManagerError> {
 async fn lead(raft: Raft, machine: Arc<Machine>, liveness: Arc<Liveness>, clock: fn() -> i64) {
     let mut leadership = raft.leadership();
     loop {
-        let leads = leadership.wait_for(|state| matches!(state, Leadership::Leader { .. })).await.map(|state| *state);
+        let leads =
+            leadership.wait_for(|state| matches!(state, Leadership::Leader { .. })).await.map(|state| *state);
         let Ok(term) = leads else { return };
         let leader =
             Leader { raft: raft.clone(), machine: machine.clone(), liveness: liveness.clone(), clock };
@@ -245,7 +252,12 @@ async fn lead(raft: Raft, machine: Arc<Machine>, liveness: Arc<Liveness>, clock:
     }
 }
 
-fn first_state(params: &InitParams, node_id: NodeId, cluster_id: ClusterId, authority: &Authority) -> Vec<Change> {
+fn first_state(
+    params: &InitParams,
+    node_id: NodeId,
+    cluster_id: ClusterId,
+    authority: &Authority,
+) -> Vec<Change> {
     let mut spec = params.spec.clone();
     "default".clone_into(&mut spec.name);
     let cluster = Cluster {

@@ -214,7 +214,12 @@ mod tests {
             bridge_addr: Ipv4Addr::new(172, 18, 0, 5),
             host_ports: Vec::new(),
         };
-        new_container(&assignment(spec), Whereabouts { id: "node1", name: "alpha" }, &network, "nameserver 9.9.9.9\n".into())
+        new_container(
+            &assignment(spec),
+            Whereabouts { id: "node1", name: "alpha" },
+            &network,
+            "nameserver 9.9.9.9\n".into(),
+        )
     }
 
     #[test]

@@ -52,7 +52,9 @@ fn form<T: serde::Serialize>(spec: &T) -> Value {
 /// Without what asks for nothing. Members of a list keep their places.
 fn stripped(value: Value) -> Value {
     match value {
-        Value::Object(map) => Value::Object(map.into_iter().filter_map(|(key, value)| member(key, value)).collect()),
+        Value::Object(map) => {
+            Value::Object(map.into_iter().filter_map(|(key, value)| member(key, value)).collect())
+        }
         Value::Array(items) => Value::Array(items.into_iter().map(stripped).collect()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
     }

@@ -319,7 +319,8 @@ pub struct UpdateSettings {
 
 impl UpdateSettings {
     fn of(config: Option<&UpdateConfig>) -> Self {
-        let config = config.cloned().unwrap_or(UpdateConfig { parallelism: Some(1), ..UpdateConfig::default() });
+        let config =
+            config.cloned().unwrap_or(UpdateConfig { parallelism: Some(1), ..UpdateConfig::default() });
         let monitor = nanos(config.monitor.unwrap_or(0));
         Self {
             parallelism: match config.parallelism {

@@ -19,11 +19,23 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
         return Err(ApiError::invalid(format!("{PATH}.Image: image reference must be provided")));
     }
     if spec.image.chars().any(char::is_whitespace) || spec.image.starts_with('-') {
-        return Err(ApiError::invalid(format!("{PATH}.Image: \"{}\" is not a valid repository/tag", spec.image)));
+        return Err(ApiError::invalid(format!(
+            "{PATH}.Image: \"{}\" is not a valid repository/tag",
+            spec.image
+        )));
     }
     let later = [
-        "TTY", "OpenStdin", "Init", "DNSConfig", "Secrets", "Configs", "Privileges", "Sysctls", "Ulimits",
-        "OomScoreAdj", "PullOptions",
+        "TTY",
+        "OpenStdin",
+        "Init",
+        "DNSConfig",
+        "Secrets",
+        "Configs",
+        "Privileges",
+        "Sysctls",
+        "Ulimits",
+        "OomScoreAdj",
+        "PullOptions",
     ];
     unhonoured(&spec.extra, PATH, &later)?;
     if let Some(isolation) = spec.extra.get("Isolation").and_then(Value::as_str)
@@ -51,7 +63,9 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
     }
     for (at, host) in spec.hosts.iter().flatten().enumerate() {
         if host.split_whitespace().count() < 2 {
-            return Err(ApiError::invalid(format!("{PATH}.Hosts[{at}]: '{host}': expected an address and a name")));
+            return Err(ApiError::invalid(format!(
+                "{PATH}.Hosts[{at}]: '{host}': expected an address and a name"
+            )));
         }
     }
     mounts(spec.mounts.as_deref().unwrap_or(&[]))
@@ -72,19 +86,28 @@ fn mounts(mounts: &[Mount]) -> Result<(), ApiError> {
         }
         match mount.kind.as_str() {
             "bind" if !mount.source.starts_with('/') => {
-                return Err(ApiError::invalid(format!("{path}.Source: invalid bind mount source, must be an absolute path")));
+                return Err(ApiError::invalid(format!(
+                    "{path}.Source: invalid bind mount source, must be an absolute path"
+                )));
             }
             "volume" if mount.source.starts_with('/') => {
-                return Err(ApiError::invalid(format!("{path}.Source: invalid volume mount source, must not be an absolute path")));
+                return Err(ApiError::invalid(format!(
+                    "{path}.Source: invalid volume mount source, must not be an absolute path"
+                )));
             }
             "volume" if mount.source.contains('/') || mount.source == ".." => {
-                return Err(ApiError::invalid(format!("{path}.Source: '{}' is no name of a volume", mount.source)));
+                return Err(ApiError::invalid(format!(
+                    "{path}.Source: '{}' is no name of a volume",
+                    mount.source
+                )));
             }
             "tmpfs" if !mount.source.is_empty() => {
                 return Err(ApiError::invalid(format!("{path}.Source: a tmpfs has no source")));
             }
             "bind" | "volume" | "tmpfs" => {}
-            kind @ ("npipe" | "cluster" | "image") => return Err(not_honoured(&format!("{path}.Type"), kind)),
+            kind @ ("npipe" | "cluster" | "image") => {
+                return Err(not_honoured(&format!("{path}.Type"), kind));
+            }
             kind => return Err(ApiError::invalid(format!("{path}.Type: invalid mount type '{kind}'"))),
         }
         options(mount, &path)?;
@@ -102,7 +125,11 @@ fn options(mount: &Mount, path: &str) -> Result<(), ApiError> {
         unhonoured(bind, &format!("{path}.BindOptions"), &later)?;
     }
     if let Some(Value::Object(volume)) = mount.extra.get("VolumeOptions") {
-        unhonoured(volume, &format!("{path}.VolumeOptions"), &["NoCopy", "Labels", "DriverConfig", "Subpath"])?;
+        unhonoured(
+            volume,
+            &format!("{path}.VolumeOptions"),
+            &["NoCopy", "Labels", "DriverConfig", "Subpath"],
+        )?;
     }
     if let Some(tmpfs) = &mount.tmpfs_options {
         unhonoured(&tmpfs.extra, &format!("{path}.TmpfsOptions"), &["Options"])?;
@@ -117,9 +144,9 @@ fn options(mount: &Mount, path: &str) -> Result<(), ApiError> {
 #[must_use]
 pub fn signal_number(text: &str) -> Option<i32> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     if let Ok(number) = text.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);

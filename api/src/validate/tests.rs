@@ -5,9 +5,8 @@ use crate::json::parse;
 
 #[track_caller]
 fn check(template: &str, rest: &str, expect: &str) {
-    let body = format!(
-        r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"{template}}}}}{rest}}}"#
-    );
+    let body =
+        format!(r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"{template}}}}}{rest}}}"#);
     let spec: ServiceSpec = parse(body.as_bytes()).unwrap();
     match service(&spec) {
         Ok(()) => assert_eq!(expect, "", "{body}"),
@@ -50,7 +49,11 @@ fn what_is_not_honoured_is_refused_by_name() {
 fn what_is_wrong_is_named() {
     for (template, rest, expect) in [
         (r#","Mounts":[{"Type":"bind","Source":"a","Target":"/b"}]"#, "", "Mounts[0].Source"),
-        (r#","Mounts":[{"Type":"tmpfs","Target":"/b"},{"Type":"tmpfs","Target":"/b/"}]"#, "", "duplicate mount point"),
+        (
+            r#","Mounts":[{"Type":"tmpfs","Target":"/b"},{"Type":"tmpfs","Target":"/b/"}]"#,
+            "",
+            "duplicate mount point",
+        ),
         (r#","StopSignal":"SIGNOPE""#, "", "StopSignal: invalid signal"),
         ("", r#","EndpointSpec":{"Ports":[{"PublishedPort":80}]}"#, "Ports[0].TargetPort"),
         (
@@ -66,7 +69,9 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn names() {
-    for (name, ok) in [("a", true), ("a-b_c", true), ("-a", false), ("a.b", false), ("a-", false), ("", false)] {
+    for (name, ok) in
+        [("a", true), ("a-b_c", true), ("-a", false), ("a.b", false), ("a-", false), ("", false)]
+    {
         assert_eq!(service_name(name).is_ok(), ok, "{name}");
     }
     assert!(service_name(&"a".repeat(64)).is_err());
@@ -74,10 +79,14 @@ fn names() {
 
 #[test]
 fn sizes_and_signals() {
-    for (text, bytes) in [("10m", Some(10 << 20)), ("1G", Some(1 << 30)), ("7", Some(7)), ("x", None), ("", None)] {
+    for (text, bytes) in
+        [("10m", Some(10 << 20)), ("1G", Some(1 << 30)), ("7", Some(7)), ("x", None), ("", None)]
+    {
         assert_eq!(size(text), bytes, "{text}");
     }
-    for (text, number) in [("SIGTERM", Some(15)), ("quit", Some(3)), ("9", Some(9)), ("0", None), ("FOO", None)] {
+    for (text, number) in
+        [("SIGTERM", Some(15)), ("quit", Some(3)), ("9", Some(9)), ("0", None), ("FOO", None)]
+    {
         assert_eq!(signal_number(text), number, "{text}");
     }
 }

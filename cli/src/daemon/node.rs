@@ -17,7 +17,7 @@ use skep_api::{
     validate,
 };
 use skep_link::{Identity, JoinError, JoinParams, JoinToken};
-use skep_manager::{InitParams, Manager, ManagerConfig};
+use skep_manager::{InitParams, Manager, ManagerConfig, ManagerError};
 use tokio::sync::Mutex;
 
 use super::{
@@ -80,7 +80,11 @@ impl Node {
         if let Some((identity, member)) = identity.zip(member)
             && let Err(error) = node.resume(identity, member).await
         {
-            // Served all the same, so that `info` tells and `leave --force` works.
+            // A damaged or foreign log is never served: the daemon ends with the file's name.
+            if let Some(ManagerError::Open(_)) = error.downcast_ref() {
+                return Err(error);
+            }
+            // Else served all the same, so that `info` tells and `leave --force` works.
             let words = format!("{error:#}");
             tracing::error!(err = words, "could not come back as a member of the swarm");
             node.set(Place::Broken(words));

@@ -25,8 +25,11 @@ impl Control {
             return Err(out_of_sequence());
         }
         if old.spec.role != spec.role {
-            let words = format!("Role: {} cannot become {} yet: promote and demote are not supported yet",
-                old.spec.role.as_str(), spec.role.as_str());
+            let words = format!(
+                "Role: {} cannot become {} yet: promote and demote are not supported yet",
+                old.spec.role.as_str(),
+                spec.role.as_str()
+            );
             return Err(ApiError::new(ErrorKind::Unimplemented, words));
         }
         let new = Node { spec, ..(**old).clone() };

@@ -23,7 +23,8 @@ impl Control {
         validate::service(&spec)?;
         let view = self.view().await?;
         if view.service_by_name(&spec.name).is_some() {
-            let words = format!("name conflicts with an existing object: service {} already exists", spec.name);
+            let words =
+                format!("name conflicts with an existing object: service {} already exists", spec.name);
             return Err(ApiError::new(ErrorKind::AlreadyExists, words));
         }
         let id = ServiceId(SystemIds::default().next_id());
@@ -118,13 +119,15 @@ fn rolled_back(old: &Service, now: Timestamp) -> Result<Service, ApiError> {
 /// store's guard catches what comes between.
 fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), ApiError> {
     for port in spec.ports().iter().filter(|port| port.is_ingress() && port.published_port != 0) {
-        if let Some(owner) = view.port_owner(port.protocol(), port.published_port).filter(|owner| *owner != id) {
+        if let Some(owner) =
+            view.port_owner(port.protocol(), port.published_port).filter(|owner| *owner != id)
+        {
             return Err(taken(view, port, owner));
         }
         // A port that was asked for but is not allocated yet belongs to its service all the same.
-        let asked = view.services().find(|other| {
-            other.id != id && other.spec.ports().iter().any(|theirs| clashes(theirs, port))
-        });
+        let asked = view
+            .services()
+            .find(|other| other.id != id && other.spec.ports().iter().any(|theirs| clashes(theirs, port)));
         if let Some(other) = asked {
             return Err(taken(view, port, other.id));
         }
@@ -133,7 +136,9 @@ fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), Api
 }
 
 fn clashes(theirs: &PortConfig, ours: &PortConfig) -> bool {
-    theirs.is_ingress() && theirs.protocol() == ours.protocol() && theirs.published_port == ours.published_port
+    theirs.is_ingress()
+        && theirs.protocol() == ours.protocol()
+        && theirs.published_port == ours.published_port
 }
 
 fn taken(view: &View, port: &PortConfig, owner: ServiceId) -> ApiError {

@@ -70,7 +70,9 @@ impl Hub {
         let mut inner = self.lock();
         inner.next_session += 1;
         let (session, wake) = (inner.next_session, Arc::new(Notify::new()));
-        if let Some(old) = inner.sessions.insert(node, Connected { session, wake: wake.clone(), aside, applied: 0 }) {
+        if let Some(old) =
+            inner.sessions.insert(node, Connected { session, wake: wake.clone(), aside, applied: 0 })
+        {
             old.wake.notify_one();
         }
         (session, wake, self.mesh.subscribe())
@@ -94,7 +96,8 @@ impl Hub {
     /// An agent has applied a mesh: stopping tasks elsewhere may wait for that.
     pub(super) fn mesh_applied(&self, node: NodeId, revision: u64) {
         let mut inner = self.lock();
-        let Some(connected) = inner.sessions.get_mut(&node).filter(|connected| connected.applied < revision) else {
+        let Some(connected) = inner.sessions.get_mut(&node).filter(|connected| connected.applied < revision)
+        else {
             return;
         };
         connected.applied = revision;

@@ -50,7 +50,9 @@ impl Mesh {
                 continue;
             };
             mesh.addresses.push((address, node));
-            if is_endpoint(task, view.node(node).map(AsRef::as_ref)) && view.service(task.service_id).is_some() {
+            if is_endpoint(task, view.node(node).map(AsRef::as_ref))
+                && view.service(task.service_id).is_some()
+            {
                 mesh.add_endpoint(task, address);
             }
         }
@@ -61,7 +63,8 @@ impl Mesh {
         for port in task.ports.iter().filter(|port| port.is_ingress()) {
             let key = (port.protocol().to_owned(), port.published_port, port.target_port);
             // A task of an older spec serves its own target of a port that the service still has.
-            let published = self.ports.range((key.0.clone(), key.1, 0)..=(key.0.clone(), key.1, u16::MAX)).count();
+            let published =
+                self.ports.range((key.0.clone(), key.1, 0)..=(key.0.clone(), key.1, u16::MAX)).count();
             if published > 0 {
                 self.ports.entry(key).or_default().push(address);
                 self.members.insert(task.id);
@@ -71,8 +74,10 @@ impl Mesh {
 
     /// What one node needs of it.
     pub(super) fn for_node(&self, node: NodeId, revision: u64) -> wire::MeshState {
-        let place: BTreeMap<NodeId, &str> = self.nodes.iter().map(|(id, addr, _)| (*id, addr.as_str())).collect();
-        let own = self.nodes.iter().find(|(id, ..)| *id == node).map_or(0, |(.., address)| u32::from(*address));
+        let place: BTreeMap<NodeId, &str> =
+            self.nodes.iter().map(|(id, addr, _)| (*id, addr.as_str())).collect();
+        let own =
+            self.nodes.iter().find(|(id, ..)| *id == node).map_or(0, |(.., address)| u32::from(*address));
         wire::MeshState {
             revision,
             ingress_addr: own,

@@ -47,7 +47,8 @@ impl DispatcherService {
         let peer = peer(request).ok_or_else(|| Status::unauthenticated("a node certificate is needed"))?;
         let view = self.0.machine.view();
         let of_this_cluster = view.cluster().is_some_and(|cluster| cluster.id.to_string() == peer.cluster_id);
-        let node = peer.node_id.parse::<NodeId>().ok().filter(|id| of_this_cluster && view.node(*id).is_some());
+        let node =
+            peer.node_id.parse::<NodeId>().ok().filter(|id| of_this_cluster && view.node(*id).is_some());
         node.ok_or_else(|| Status::permission_denied(format!("node {} is not in this swarm", peer.node_id)))
     }
 }
@@ -71,15 +72,21 @@ impl Dispatcher for DispatcherService {
             return Err(Status::unavailable("this manager's state is older than the node's; try another"));
         }
         let data_path_addr = (!hello.data_path_addr.is_empty()).then_some(hello.data_path_addr);
-        describe(shared, node, hello.description.unwrap_or_default().into(), data_path_addr, Some(addr)).await?;
+        describe(shared, node, hello.description.unwrap_or_default().into(), data_path_addr, Some(addr))
+            .await?;
         shared.liveness.beat(node);
 
         let (aside_tx, aside) = mpsc::channel(ASIDE_MAX);
         let (out, out_rx) = mpsc::channel(OUT_MAX);
         let (session, wake, mesh) = shared.hub.connect(node, aside_tx);
         tracing::info!(node.id = %node, session.id = session, "session opened");
-        let managers =
-            shared.machine.view().nodes().map(|n| n.advertise_addr.clone()).filter(|a| !a.is_empty()).collect();
+        let managers = shared
+            .machine
+            .view()
+            .nodes()
+            .map(|n| n.advertise_addr.clone())
+            .filter(|a| !a.is_empty())
+            .collect();
         let beat_ms = u32::try_from(BEAT.as_millis()).unwrap_or(1_000);
         let welcome = Out::Welcome(wire::Welcome { node_id: node.to_bytes(), beat_ms, managers });
         out.send(Ok(wire::ManagerMessage { message: Some(welcome) }))
@@ -108,7 +115,10 @@ impl Dispatcher for DispatcherService {
         Ok(Response::new(wire::LogsDone {}))
     }
 
-    async fn leave(&self, request: Request<wire::LeaveRequest>) -> Result<Response<wire::LeaveResponse>, Status> {
+    async fn leave(
+        &self,
+        request: Request<wire::LeaveRequest>,
+    ) -> Result<Response<wire::LeaveResponse>, Status> {
         let node = self.node(&request)?;
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();

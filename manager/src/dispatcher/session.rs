@@ -109,9 +109,11 @@ pub(super) async fn receive_all(
 /// Stores what a node reports of its own tasks; reports of others' are dropped.
 async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch) -> bool {
     let view = shared.machine.view();
-    let changes: Vec<Change> = batch.reports.into_iter().filter_map(|report| own_report(&view, node, report)).collect();
+    let changes: Vec<Change> =
+        batch.reports.into_iter().filter_map(|report| own_report(&view, node, report)).collect();
     for chunk in changes.chunks(CHANGES_MAX) {
-        let proposal = Proposal { changes: chunk.to_vec(), now: Timestamp((shared.clock)()), ..Proposal::default() };
+        let proposal =
+            Proposal { changes: chunk.to_vec(), now: Timestamp((shared.clock)()), ..Proposal::default() };
         if let Err(error) = shared.raft.propose(proposal.encode()).await {
             tracing::warn!(node.id = %node, err = %error, "could not store task statuses");
             return false;
@@ -143,7 +145,8 @@ pub(super) async fn describe(
     addr: Option<String>,
 ) -> Result<(), Status> {
     let view = shared.machine.view();
-    let stored = view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
+    let stored =
+        view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
     let data_path_addr = data_path_addr.unwrap_or_else(|| stored.data_path_addr.clone());
     let mut proposal = Proposal { now: Timestamp((shared.clock)()), ..Proposal::default() };
     if stored.description != description || stored.data_path_addr != data_path_addr {
@@ -160,6 +163,7 @@ pub(super) async fn describe(
     if proposal.changes.is_empty() {
         return Ok(());
     }
-    let answer = shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let answer =
+        shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
     decode_result(&answer).map(|_| ()).map_err(|e| Status::aborted(e.to_string()))
 }
