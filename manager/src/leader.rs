@@ -134,7 +134,8 @@ async fn sleep_or_forever(span: Option<Duration>) {
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+/// Sleeps until then; for ever without a deadline.
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -147,7 +147,7 @@ fn a_damaged_state_directory_stops_the_daemon_with_the_files_name() {
     let mut cluster = cluster_with_example(0);
     let _ = cluster.wait_running("whoami", 3, SOON);
     cluster.kill_node("manager-1", false);
-    let log = find_log(&cluster.state_dir().join("manager-1")).expect("a write-ahead log");
+    let log = find_log(&cluster.state_dir().join("manager-1/manager")).expect("a write-ahead log");
     let mut bytes = std::fs::read(&log).unwrap();
     // The middle of what was written: valid batches follow it.
     let end = bytes.iter().rposition(|b| *b != 0).unwrap();

@@ -3,14 +3,21 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use skep_api::{NodeId, TaskId, object::Task, wire};
 use skep_store::{ObjectRef, View};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
 
 use super::mesh::Mesh;
-use crate::machine::Listener;
+use crate::{leader::sleep_until, machine::Listener};
+
+/// A stopping task waits for the nodes' meshes at most this long (one of them may hang).
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Messages that may wait for one agent besides its assignments and mesh (log requests, receipts).
 pub(super) const ASIDE_MAX: usize = 256;
@@ -36,8 +43,9 @@ pub(super) struct Versioned {
 struct Inner {
     sessions: BTreeMap<NodeId, Connected>,
     next_session: u64,
-    /// Stopping tasks that were endpoints: the mesh revision since which they are none.
-    left: BTreeMap<TaskId, u64>,
+    /// Stopping tasks that were endpoints: the mesh revision since which they are none, and when a drain
+    /// waits for nobody any more.
+    left: BTreeMap<TaskId, (u64, Instant)>,
 }
 
 /// Shared by all sessions.
@@ -123,8 +131,8 @@ impl Hub {
             return false;
         }
         let inner = self.lock();
-        let Some(since) = inner.left.get(&task.id) else { return true };
-        inner.sessions.values().all(|connected| connected.applied >= *since)
+        let Some((since, limit)) = inner.left.get(&task.id) else { return true };
+        *limit <= Instant::now() || inner.sessions.values().all(|connected| connected.applied >= *since)
     }
 
     /// Hands a message to a node's session; false when it has none or too many wait.
@@ -132,6 +140,12 @@ impl Hub {
         let inner = self.lock();
         let Some(connected) = inner.sessions.get(&node) else { return false };
         connected.aside.try_send(wire::ManagerMessage { message: Some(message) }).is_ok()
+    }
+
+    /// When the next drain stops waiting.
+    fn next_drain_limit(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.lock().left.values().map(|(_, limit)| *limit).filter(|limit| *limit > now).min()
     }
 
     /// Computes the mesh anew whenever what it depends on changed. Runs while the manager does.
@@ -144,7 +158,7 @@ impl Hub {
                 let mut inner = self.lock();
                 let old = self.mesh.borrow().clone();
                 for id in old.mesh.members.difference(&mesh.members) {
-                    inner.left.insert(*id, revision);
+                    inner.left.insert(*id, (revision, Instant::now() + DRAIN_MAX));
                 }
                 inner.left.retain(|id, _| {
                     !mesh.members.contains(id) && view.task(*id).is_some_and(|task| task.is_live())
@@ -153,7 +167,11 @@ impl Hub {
                 self.mesh.send_replace(Arc::new(Versioned { revision, mesh }));
                 self.wake_all();
             }
-            self.mesh_stale.notified().await;
+            let limit = self.next_drain_limit();
+            tokio::select! {
+                () = self.mesh_stale.notified() => {}
+                () = sleep_until(limit) => self.wake_all(),
+            }
         }
     }
 }

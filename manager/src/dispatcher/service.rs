@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Hub,
     hub::ASIDE_MAX,
-    session::{Session, describe, receive_all},
+    session::{LEFT, Session, describe, receive_all},
 };
 use crate::{
     liveness::{BEAT, Liveness},
@@ -72,8 +72,14 @@ impl Dispatcher for DispatcherService {
             return Err(Status::unavailable("this manager's state is older than the node's; try another"));
         }
         let data_path_addr = (!hello.data_path_addr.is_empty()).then_some(hello.data_path_addr);
-        describe(shared, node, hello.description.unwrap_or_default().into(), data_path_addr, Some(addr))
-            .await?;
+        describe(
+            shared,
+            node,
+            hello.description.unwrap_or_default().into(),
+            data_path_addr,
+            Some(addr.clone()),
+        )
+        .await?;
         shared.liveness.beat(node);
 
         let (aside_tx, aside) = mpsc::channel(ASIDE_MAX);
@@ -98,7 +104,7 @@ impl Dispatcher for DispatcherService {
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.send_all() => {}
-                () = receive_all(shared.clone(), node, messages, out) => {}
+                () = receive_all(shared.clone(), node, addr, messages, out) => {}
             }
             shared.hub.disconnect(node, session);
             tracing::info!(node.id = %node, session.id = session, "session ended");
@@ -123,7 +129,7 @@ impl Dispatcher for DispatcherService {
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         shared.liveness.forget(node);
-        let status = NodeStatus { state: NodeState::Down, message: "node left the swarm".to_owned(), addr };
+        let status = NodeStatus { state: NodeState::Down, message: LEFT.to_owned(), addr };
         let changes = vec![Change::NodeStatus(node, status)];
         let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
         shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;

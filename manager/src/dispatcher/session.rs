@@ -13,6 +13,9 @@ use tonic::{Status, Streaming};
 
 use super::{assignments::Sent, hub::Versioned, service::Shared};
 
+/// The status message of a node that said that it leaves.
+pub(super) const LEFT: &str = "node left the swarm";
+
 /// What a session is made of.
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
@@ -75,6 +78,7 @@ impl Session {
 pub(super) async fn receive_all(
     shared: Arc<Shared>,
     node: NodeId,
+    addr: String,
     mut messages: Streaming<wire::AgentMessage>,
     out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
 ) {
@@ -83,6 +87,7 @@ pub(super) async fn receive_all(
             Some(In::Beat(beat)) => {
                 shared.liveness.beat(node);
                 shared.hub.mesh_applied(node, beat.mesh_revision);
+                revive(&shared, node, &addr).await;
             }
             Some(In::Statuses(batch)) => {
                 let sequence = batch.sequence;
@@ -103,6 +108,21 @@ pub(super) async fn receive_all(
             }
             Some(In::Hello(_)) | None => return,
         }
+    }
+}
+
+/// A node that was given up while its session lived (a frozen machine) is there again with its next beat.
+async fn revive(shared: &Shared, node: NodeId, addr: &str) {
+    let view = shared.machine.view();
+    let Some(stored) = view.node(node) else { return };
+    if stored.status.state == NodeState::Ready || stored.status.message == LEFT {
+        return;
+    }
+    let status = NodeStatus { state: NodeState::Ready, message: String::new(), addr: addr.to_owned() };
+    let changes = vec![Change::NodeStatus(node, status)];
+    let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
+    if let Err(error) = shared.raft.propose(proposal.encode()).await {
+        tracing::warn!(node.id = %node, err = %error, "could not record that a node is back; its next beat tries again");
     }
 }
 
