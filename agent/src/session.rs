@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
     assignment::{Position, SetRefused},
@@ -29,7 +29,8 @@ use crate::{
 /// The first pause after a session broke: a manager that restarts is back in about this time,
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// and the longest: a swarm that comes back is whole again soon after.
-const BACKOFF_MAX: Duration = Duration::from_secs(8);
+/// It must stay well under a new leader's reconnect window (`manager/src/liveness.rs`).
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Until the manager says otherwise.
 const BEAT_DEFAULT: Duration = Duration::from_secs(1);
 /// From the connection to the manager's welcome.
@@ -123,6 +124,9 @@ impl Session {
             self.host.reporter.give_up();
             let was_connected = self.ties.is_connected.send_replace(false);
             failures = if was_connected { 0 } else { failures + 1 };
+            if matches!(&ended, SessionError::Broken(status) if status.code() == Code::PermissionDenied) {
+                self.end_all().await;
+            }
             match ended {
                 SessionError::Closing => return,
                 SessionError::Dial(_) if failures > 1 => {
@@ -142,6 +146,17 @@ impl Session {
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    /// This node was removed from the swarm: nothing of it may run on here.
+    async fn end_all(&self) {
+        tracing::warn!(
+            "this node is not in the swarm any more; its tasks end. Join again after `swarm leave`"
+        );
+        let nothing = wire::AssignmentSet { complete: true, ..wire::AssignmentSet::default() };
+        let assigned = self.commands.send(Command::Assign(nothing)).await;
+        // Without a worker the agent is closing.
+        assigned.unwrap_or_default();
     }
 
     /// One session, from the dial to its end.

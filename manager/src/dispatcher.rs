@@ -11,3 +11,4 @@ mod session;
 
 pub(crate) use hub::Hub;
 pub(crate) use service::{DispatcherService, Shared};
+pub(crate) use session::check_data_path;

@@ -13,7 +13,10 @@ use skep_link::{Authority, JoinToken, remote_addr, stubs::join_server::Join};
 use skep_store::{Change, Guard, GuardKind, Proposal, decode_result};
 use tonic::{Request, Response, Status};
 
-use crate::{SystemIds, dispatcher::Shared};
+use crate::{
+    SystemIds,
+    dispatcher::{Shared, check_data_path},
+};
 
 /// Swarm's words for a token that is not ours.
 const BAD_TOKEN: &str = "A valid join token is necessary to join this cluster";
@@ -61,6 +64,7 @@ impl Join for JoinService {
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let data_path_addr =
             if request.data_path_addr.is_empty() { addr.clone() } else { request.data_path_addr };
+        check_data_path(&data_path_addr)?;
         let node = Node {
             id,
             spec: NodeSpec { role: Role::Worker, availability, ..NodeSpec::default() },

@@ -10,7 +10,13 @@ use skep_raft::{ProposeError, Raft};
 use skep_store::{Change, Dirty, Proposal, ProposalError, View, decode_result};
 use tokio::time::Instant;
 
-use crate::{SystemIds, liveness::Liveness, machine::Machine, pass};
+use crate::{
+    SystemIds,
+    dispatcher::Hub,
+    liveness::{BEAT, Liveness},
+    machine::Machine,
+    pass,
+};
 
 /// How long the loop rests after a lost proposal before it looks again.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -20,6 +26,7 @@ pub(crate) struct Leader {
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<Machine>,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) hub: Arc<Hub>,
     pub(crate) clock: fn() -> i64,
 }
 
@@ -103,6 +110,11 @@ impl Leader {
             tokio::select! {
                 () = self.liveness.changed() => {}
                 () = sleep_until(deadline) => {
+                    // A timer that fires late says that we hung, not that the nodes did.
+                    if deadline.is_some_and(|at| at.elapsed() > BEAT / 2) {
+                        self.liveness.grant_all();
+                        continue;
+                    }
                     let lost = self.liveness.take_expired(Instant::now());
                     let changes: Vec<Change> = Liveness::down_changes(&self.machine.view(), &lost);
                     if changes.is_empty() {
@@ -113,6 +125,9 @@ impl Leader {
                     if let Err(error) = self.raft.propose(proposal.encode()).await {
                         tracing::warn!(err = %error, "could not record lost nodes; trying again");
                         self.liveness.expect_again(&lost);
+                    }
+                    for node in &lost {
+                        self.hub.end(*node);
                     }
                 }
             }

@@ -19,8 +19,8 @@ use tokio::{sync::Notify, time::Instant};
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 /// Without a beat for this long a node is down (Swarm: three beats of 5 s).
 pub(crate) const DOWN_AFTER: Duration = Duration::from_secs(3);
-/// A new leader gives every node this long to find it.
-const RECONNECT_WINDOW: Duration = Duration::from_secs(5);
+/// A new leader gives every node this long to find it: an agent pauses for at most 3 s, a dial takes at most 5 s.
+const RECONNECT_WINDOW: Duration = Duration::from_secs(10);
 
 /// Deadlines by node.
 #[derive(Debug, Default)]
@@ -48,6 +48,14 @@ impl Liveness {
         let is_new = self.lock().insert(node, Instant::now() + DOWN_AFTER).is_none();
         if is_new {
             self.changed.notify_one();
+        }
+    }
+
+    /// This manager itself did not run for a while: what nodes said meanwhile is not read yet.
+    pub(crate) fn grant_all(&self) {
+        let deadline = Instant::now() + DOWN_AFTER;
+        for at in self.lock().values_mut() {
+            *at = deadline.max(*at);
         }
     }
 

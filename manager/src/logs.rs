@@ -55,7 +55,9 @@ pub enum LogItem {
 #[derive(Debug)]
 struct LogStream {
     lines: mpsc::Sender<LogItem>,
-    waiting_for: BTreeSet<NodeId>,
+    /// The nodes that have not said that they have no more, with the tasks that they may speak for.
+    waiting_for: BTreeMap<NodeId, BTreeSet<TaskId>>,
+    publishing: BTreeSet<NodeId>,
 }
 
 /// One reader's end of a stream; dropping it tells the nodes to stop.
@@ -117,17 +119,17 @@ impl LogBroker {
             if streams.len() >= STREAMS_MAX {
                 return None;
             }
-            let waiting_for = by_node.keys().copied().collect();
-            streams.insert(id.clone(), LogStream { lines: lines.clone(), waiting_for });
+            let waiting_for =
+                by_node.iter().map(|(node, tasks)| (*node, tasks.iter().copied().collect())).collect();
+            streams.insert(
+                id.clone(),
+                LogStream { lines: lines.clone(), waiting_for, publishing: BTreeSet::new() },
+            );
         }
         for (node, tasks) in &by_node {
             if !self.hub.send_aside(*node, wanted(&id, tasks, query)) {
-                let words = format!(
-                    "warning: incomplete log stream. some logs could not be retrieved for the following reasons: \
-                     node {node} is not available\n"
-                );
                 // The queue is empty yet: there is room for one warning a node.
-                lines.try_send(LogItem::Warning(words)).unwrap_or_default();
+                lines.try_send(unavailable(*node)).unwrap_or_default();
                 self.node_ended(&id, *node);
             }
         }
@@ -148,6 +150,18 @@ impl LogBroker {
         }
     }
 
+    /// A node's session is over: what it has not begun to publish will not come.
+    pub(crate) fn node_gone(&self, node: NodeId) {
+        let mut streams = self.lock();
+        for stream in streams.values_mut() {
+            if !stream.publishing.contains(&node) && stream.waiting_for.remove(&node).is_some() {
+                // A reader whose queue is full sees the end all the same.
+                stream.lines.try_send(unavailable(node)).unwrap_or_default();
+            }
+        }
+        streams.retain(|_, stream| !stream.waiting_for.is_empty());
+    }
+
     fn node_ended(&self, id: &str, node: NodeId) {
         let mut streams = self.lock();
         let Some(stream) = streams.get_mut(id) else { return };
@@ -162,14 +176,18 @@ impl LogBroker {
         let mut open: BTreeSet<String> = BTreeSet::new();
         while let Ok(Some(batch)) = batches.message().await {
             open.insert(batch.id.clone());
-            let lines = {
-                let streams = self.lock();
-                let stream = streams.get(&batch.id).filter(|stream| stream.waiting_for.contains(&node));
-                let Some(stream) = stream else { break };
-                stream.lines.clone()
+            let (lines, own) = {
+                let mut streams = self.lock();
+                let Some(stream) = streams.get_mut(&batch.id) else { break };
+                let Some(own) = stream.waiting_for.get(&node).cloned() else { break };
+                stream.publishing.insert(node);
+                (stream.lines.clone(), own)
             };
             for line in batch.lines {
-                let Some(task) = TaskId::from_bytes(&line.task_id) else { continue };
+                // A node speaks for its own tasks alone.
+                let Some(task) = TaskId::from_bytes(&line.task_id).filter(|task| own.contains(task)) else {
+                    continue;
+                };
                 let item = LogItem::Line { task, time: line.time, stderr: line.stderr, data: line.data };
                 if lines.send(item).await.is_err() {
                     return;
@@ -189,6 +207,14 @@ impl LogBroker {
             self.node_ended(&id, node);
         }
     }
+}
+
+/// Swarm's words for a node whose logs cannot be had.
+fn unavailable(node: NodeId) -> LogItem {
+    LogItem::Warning(format!(
+        "warning: incomplete log stream. some logs could not be retrieved for the following reasons: \
+         node {node} is not available\n"
+    ))
 }
 
 fn wanted(id: &str, tasks: &[TaskId], query: &LogQuery) -> wire::manager_message::Message {

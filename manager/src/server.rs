@@ -197,8 +197,9 @@ impl Manager {
             }
         });
         let mesh_machine = machine.clone();
-        tasks.spawn(async move { hub.keep_mesh(move || mesh_machine.view()).await });
-        tasks.spawn(lead(raft.clone(), machine, liveness, config.clock));
+        let mesh_hub = hub.clone();
+        tasks.spawn(async move { mesh_hub.keep_mesh(move || mesh_machine.view()).await });
+        tasks.spawn(lead(raft.clone(), machine, liveness, hub, config.clock));
         Self { control: Control { shared, node_id }, raft, stop, tasks }
     }
 
@@ -236,14 +237,19 @@ async fn wait_for_leader(raft: &Raft) -> Result<(), ManagerError> {
 }
 
 /// Runs the leader while this member leads; dropping it leaves nothing running.
-async fn lead(raft: Raft, machine: Arc<Machine>, liveness: Arc<Liveness>, clock: fn() -> i64) {
+async fn lead(raft: Raft, machine: Arc<Machine>, liveness: Arc<Liveness>, hub: Arc<Hub>, clock: fn() -> i64) {
     let mut leadership = raft.leadership();
     loop {
         let leads =
             leadership.wait_for(|state| matches!(state, Leadership::Leader { .. })).await.map(|state| *state);
         let Ok(term) = leads else { return };
-        let leader =
-            Leader { raft: raft.clone(), machine: machine.clone(), liveness: liveness.clone(), clock };
+        let leader = Leader {
+            raft: raft.clone(),
+            machine: machine.clone(),
+            liveness: liveness.clone(),
+            hub: hub.clone(),
+            clock,
+        };
         tokio::select! {
             () = leader.run() => {}
             ended = leadership.wait_for(|state| *state != term) => if ended.is_err() { return },

@@ -34,6 +34,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the manager may take to note that we leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 const DATA_PATH_PORT: u32 = 4789;
+/// Docker's words (`MB:daemon/cluster/swarm.go`).
+const LEAVE_WARNING: &str = "You are attempting to leave the swarm on a node that is participating as a manager. \
+     Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
 
 /// What this node is.
 #[derive(Clone)]
@@ -53,7 +56,9 @@ struct Membership {
 }
 
 /// The daemon's node.
-pub(super) struct Node {
+pub(super) struct Node(Arc<Inner>);
+
+struct Inner {
     settings: Settings,
     engine: ArcSwap<runtime::Engine>,
     place: RwLock<Place>,
@@ -63,7 +68,33 @@ pub(super) struct Node {
 
 impl Node {
     /// Starts from what the state directory holds.
+    ///
+    /// # Errors
+    /// What this node cannot serve without; a damaged log, by its file.
     pub(super) async fn start(settings: Settings) -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(Inner::start(settings).await?)))
+    }
+
+    /// The daemon stops: tasks stay.
+    pub(super) async fn stop(&self) {
+        if let Some(membership) = self.0.membership() {
+            membership.agent.stop().await;
+        }
+        if let Some(manager) = self.0.manager.lock().await.take() {
+            manager.stop().await;
+        }
+    }
+}
+
+/// Runs a change of place to its end, also when the client that asked for it is gone.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(change).await.unwrap_or_else(|e| Err(ApiError::new(ErrorKind::Internal, e.to_string())))
+}
+
+impl Inner {
+    async fn start(settings: Settings) -> anyhow::Result<Self> {
         make_private(&settings.state_dir)
             .with_context(|| format!("--state-dir: cannot make {}", settings.state_dir.display()))?;
         let identity =
@@ -106,16 +137,6 @@ impl Node {
         *slot = Some(manager);
         self.set(Place::Manager(Membership { agent, identity, member }, control));
         Ok(())
-    }
-
-    /// The daemon stops: tasks stay.
-    pub(super) async fn stop(&self) {
-        if let Some(membership) = self.membership() {
-            membership.agent.stop().await;
-        }
-        if let Some(manager) = self.manager.lock().await.take() {
-            manager.stop().await;
-        }
     }
 
     fn place(&self) -> Place {
@@ -200,7 +221,7 @@ impl Node {
         }
     }
 
-    async fn make_swarm(&self, request: InitRequest) -> Result<String, ApiError> {
+    async fn make_swarm(&self, slot: &mut Option<Manager>, request: InitRequest) -> Result<String, ApiError> {
         validate::init(&request)?;
         let (addr, port) = self.advertised("AdvertiseAddr", &request.advertise_addr)?;
         let listen_addr = address::listen(&request.listen_addr)?;
@@ -241,7 +262,7 @@ impl Node {
             }
         };
         let control = manager.control();
-        *self.manager.lock().await = Some(manager);
+        *slot = Some(manager);
         self.set(Place::Manager(Membership { agent, identity, member }, control));
         Ok(node_id)
     }
@@ -285,6 +306,65 @@ impl Node {
         let agent = self.start_agent(&identity, &member).await?;
         self.set(Place::Worker(Membership { agent, identity, member }));
         Ok(())
+    }
+
+    async fn init(&self, request: InitRequest) -> Result<String, ApiError> {
+        let mut slot = self.manager.lock().await;
+        self.refuse_a_second_swarm()?;
+        let made = Box::pin(self.make_swarm(&mut slot, request)).await;
+        if made.is_err() {
+            // As Swarm does: a failed first init leaves nothing behind.
+            self.wipe();
+        }
+        made
+    }
+
+    async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
+        let _changing = self.manager.lock().await;
+        self.refuse_a_second_swarm()?;
+        let joined = Box::pin(self.join_swarm(request)).await;
+        if joined.is_err() {
+            self.wipe();
+        }
+        joined
+    }
+
+    async fn leave(&self, force: bool) -> Result<(), ApiError> {
+        let mut slot = self.manager.lock().await;
+        let place = self.place();
+        if matches!(place, Place::Nowhere) {
+            return Err(ApiError::new(ErrorKind::Unavailable, "This node is not part of a swarm"));
+        }
+        if matches!(place, Place::Manager(..)) && !force {
+            return Err(ApiError::new(ErrorKind::Unavailable, LEAVE_WARNING));
+        }
+        match self.membership() {
+            Some(membership) => {
+                if slot.is_none() {
+                    say_goodbye(&membership).await;
+                }
+                membership.agent.leave().await;
+            }
+            None => self.end_tasks_without_an_agent().await,
+        }
+        if let Some(manager) = slot.take() {
+            manager.stop().await;
+        }
+        self.set(Place::Nowhere);
+        self.wipe();
+        Ok(())
+    }
+
+    /// A node that could not come back as a member still has the containers of its tasks.
+    async fn end_tasks_without_an_agent(&self) {
+        let engine = self.engine.load_full();
+        for container in
+            engine.list().into_iter().filter(|c| c.labels.contains_key("com.docker.swarm.task.id"))
+        {
+            if let Err(error) = engine.remove(&container.id).await {
+                tracing::error!(err = %error, "could not remove the container of a task");
+            }
+        }
     }
 }
 
@@ -343,7 +423,7 @@ fn join_failure(error: &JoinError) -> ApiError {
 #[async_trait]
 impl Backend for Node {
     fn swarm(&self) -> SwarmState {
-        match self.place() {
+        match self.0.place() {
             Place::Nowhere => SwarmState::Inactive,
             Place::Broken(words) => SwarmState::Error(words),
             Place::Worker(membership) => {
@@ -354,59 +434,29 @@ impl Backend for Node {
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ApiError> {
-        self.refuse_a_second_swarm()?;
-        let made = Box::pin(self.make_swarm(request)).await;
-        if made.is_err() {
-            // As Swarm does: a failed first init leaves nothing behind.
-            self.wipe();
-        }
-        made
+        let node = Arc::clone(&self.0);
+        to_its_end(async move { Box::pin(node.init(request)).await }).await
     }
 
     async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
-        self.refuse_a_second_swarm()?;
-        let joined = Box::pin(self.join_swarm(request)).await;
-        if joined.is_err() {
-            self.wipe();
-        }
-        joined
+        let node = Arc::clone(&self.0);
+        to_its_end(async move { Box::pin(node.join(request)).await }).await
     }
 
     async fn leave(&self, force: bool) -> Result<(), ApiError> {
-        let place = self.place();
-        if matches!(place, Place::Nowhere) {
-            return Err(ApiError::new(ErrorKind::Unavailable, "This node is not part of a swarm"));
-        }
-        if matches!(place, Place::Manager(..)) && !force {
-            return Err(ApiError::new(
-                ErrorKind::Unavailable,
-                "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
-            ));
-        }
-        let mut slot = self.manager.lock().await;
-        if let Some(membership) = self.membership() {
-            if slot.is_none() {
-                say_goodbye(&membership).await;
-            }
-            membership.agent.leave().await;
-        }
-        if let Some(manager) = slot.take() {
-            manager.stop().await;
-        }
-        self.set(Place::Nowhere);
-        self.wipe();
-        Ok(())
+        let node = Arc::clone(&self.0);
+        to_its_end(async move { node.leave(force).await }).await
     }
 
     fn engine(&self) -> Arc<dyn LocalEngine> {
-        Arc::new(Local(self.engine.load_full()))
+        Arc::new(Local(self.0.engine.load_full()))
     }
 
     fn facts(&self) -> Facts {
-        let membership = self.membership();
+        let membership = self.0.membership();
         let node_id = membership.as_ref().and_then(|m| m.identity.node_id().parse::<NodeId>().ok());
         let addr = membership.as_ref().map(|m| m.member.advertise_addr.clone()).unwrap_or_default();
-        let remote_managers = match self.place() {
+        let remote_managers = match self.0.place() {
             Place::Manager(_, control) => {
                 let view = control.stale_view();
                 let managers = view.nodes().filter(|node| !node.advertise_addr.is_empty());
@@ -419,7 +469,7 @@ impl Backend for Node {
             Place::Nowhere | Place::Broken(_) => Vec::new(),
         };
         Facts {
-            node_name: self.settings.node_name.clone(),
+            node_name: self.0.settings.node_name.clone(),
             n_cpus: machine::n_cpus(),
             memory_bytes: u64::try_from(machine::memory_bytes()).unwrap_or(0),
             kernel: machine::kernel(),
@@ -428,9 +478,9 @@ impl Backend for Node {
             node_addr: addr.rsplit_once(':').map_or(String::new(), |(host, _)| host.to_owned()),
             node_id,
             remote_managers,
-            state_dir: self.settings.state_dir.clone(),
+            state_dir: self.0.settings.state_dir.clone(),
             data_path_port: membership.map_or(DATA_PATH_PORT, |m| m.member.data_path_port),
-            labels: self.settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+            labels: self.0.settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
             now: Timestamp(machine::clock()),
         }
     }

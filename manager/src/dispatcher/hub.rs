@@ -91,14 +91,25 @@ impl Hub {
         self.lock().sessions.get(&node).is_some_and(|connected| connected.session == session)
     }
 
-    /// A session is over.
-    pub(super) fn disconnect(&self, node: NodeId, session: u64) {
+    /// A session is over. Says whether the node has none now.
+    pub(super) fn disconnect(&self, node: NodeId, session: u64) -> bool {
         let mut inner = self.lock();
         if inner.sessions.get(&node).is_some_and(|connected| connected.session == session) {
             inner.sessions.remove(&node);
         }
+        let is_gone = !inner.sessions.contains_key(&node);
         drop(inner);
         self.wake_all();
+        is_gone
+    }
+
+    /// A node is given up: nobody waits for it any more, and its session ends. An agent that lives dials again.
+    pub(crate) fn end(&self, node: NodeId) {
+        let ended = self.lock().sessions.remove(&node);
+        if let Some(connected) = ended {
+            connected.wake.notify_one();
+            self.wake_all();
+        }
     }
 
     /// An agent has applied a mesh: stopping tasks elsewhere may wait for that.

@@ -7,7 +7,7 @@ use skep_api::{
     object::{NodeState, NodeStatus},
     wire::{self, agent_message::Message as In, manager_message::Message as Out},
 };
-use skep_link::{peer, remote_addr, stubs::dispatcher_server::Dispatcher};
+use skep_link::{Peer, peer, remote_addr, stubs::dispatcher_server::Dispatcher};
 use skep_raft::Raft;
 use skep_store::{Change, Proposal};
 use tokio::sync::mpsc;
@@ -43,8 +43,14 @@ pub(crate) struct DispatcherService(pub(crate) Arc<Shared>);
 
 impl DispatcherService {
     /// The calling node, if the store has it.
-    fn node<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+    async fn node<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let peer = peer(request).ok_or_else(|| Status::unauthenticated("a node certificate is needed"))?;
+        self.node_of(peer).await
+    }
+
+    async fn node_of(&self, peer: Peer) -> Result<NodeId, Status> {
+        // An agent that is refused ends its tasks: never say so from a state that is not whole yet.
+        self.0.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
         let view = self.0.machine.view();
         let of_this_cluster = view.cluster().is_some_and(|cluster| cluster.id.to_string() == peer.cluster_id);
         let node =
@@ -61,7 +67,7 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let node = self.node(&request)?;
+        let node = self.node(&request).await?;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         let mut messages = request.into_inner();
         let Some(wire::AgentMessage { message: Some(In::Hello(hello)) }) = messages.message().await? else {
@@ -95,9 +101,9 @@ impl Dispatcher for DispatcherService {
             .collect();
         let beat_ms = u32::try_from(BEAT.as_millis()).unwrap_or(1_000);
         let welcome = Out::Welcome(wire::Welcome { node_id: node.to_bytes(), beat_ms, managers });
-        out.send(Ok(wire::ManagerMessage { message: Some(welcome) }))
-            .await
-            .map_err(|_| Status::cancelled("the agent is gone"))?;
+        // No await from connect to spawn: a handler that is dropped there would leave the session behind.
+        let first = Ok(wire::ManagerMessage { message: Some(welcome) });
+        out.try_send(first).expect("a fresh queue has room for one");
         let sender = Session { shared: shared.clone(), node, session, wake, mesh, aside, out: out.clone() };
         let shared = shared.clone();
         // Ends with the stream, or when another session of the node takes over.
@@ -106,7 +112,9 @@ impl Dispatcher for DispatcherService {
                 () = sender.send_all() => {}
                 () = receive_all(shared.clone(), node, addr, messages, out) => {}
             }
-            shared.hub.disconnect(node, session);
+            if shared.hub.disconnect(node, session) {
+                shared.logs.node_gone(node);
+            }
             tracing::info!(node.id = %node, session.id = session, "session ended");
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(out_rx))))
@@ -116,7 +124,7 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<Streaming<wire::LogBatch>>,
     ) -> Result<Response<wire::LogsDone>, Status> {
-        let node = self.node(&request)?;
+        let node = self.node(&request).await?;
         self.0.logs.take_in(node, request.into_inner()).await;
         Ok(Response::new(wire::LogsDone {}))
     }
@@ -125,7 +133,7 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<wire::LeaveRequest>,
     ) -> Result<Response<wire::LeaveResponse>, Status> {
-        let node = self.node(&request)?;
+        let node = self.node(&request).await?;
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         shared.liveness.forget(node);

@@ -8,13 +8,19 @@ use skep_api::{
     wire::{self, agent_message::Message as In, manager_message::Message as Out},
 };
 use skep_store::{CHANGES_MAX, Change, Guard, GuardKind, Proposal, View, decode_result};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+};
 use tonic::{Status, Streaming};
 
 use super::{assignments::Sent, hub::Versioned, service::Shared};
 
 /// The status message of a node that said that it leaves.
 pub(super) const LEFT: &str = "node left the swarm";
+
+/// Batches of one agent that are being stored; an agent of ours has one under way, resent after 5 s.
+const STORING_MAX: usize = 4;
 
 /// What a session is made of.
 pub(super) struct Session {
@@ -82,7 +88,18 @@ pub(super) async fn receive_all(
     mut messages: Streaming<wire::AgentMessage>,
     out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
 ) {
-    while let Ok(Some(message)) = messages.message().await {
+    // Storing waits for the disk; beats are read meanwhile.
+    let mut storing: JoinSet<bool> = JoinSet::new();
+    loop {
+        let message = tokio::select! {
+            Some(stored) = storing.join_next(), if !storing.is_empty() => match stored {
+                Ok(true) => continue,
+                // Not stored: ending the session makes the agent report again.
+                Ok(false) | Err(_) => return,
+            },
+            message = messages.message() => message,
+        };
+        let Ok(Some(message)) = message else { return };
         match message.message {
             Some(In::Beat(beat)) => {
                 shared.liveness.beat(node);
@@ -90,16 +107,18 @@ pub(super) async fn receive_all(
                 revive(&shared, node, &addr).await;
             }
             Some(In::Statuses(batch)) => {
-                let sequence = batch.sequence;
-                if store_statuses(&shared, node, batch).await {
-                    let receipt = Out::StatusesStored(wire::StatusesStored { sequence });
-                    if out.send(Ok(wire::ManagerMessage { message: Some(receipt) })).await.is_err() {
-                        return;
-                    }
-                } else {
-                    // Not stored: ending the session makes the agent report again.
+                if storing.len() >= STORING_MAX {
                     return;
                 }
+                let (shared, out) = (shared.clone(), out.clone());
+                storing.spawn(async move {
+                    let sequence = batch.sequence;
+                    if !store_statuses(&shared, node, batch).await {
+                        return false;
+                    }
+                    let receipt = Out::StatusesStored(wire::StatusesStored { sequence });
+                    out.send(Ok(wire::ManagerMessage { message: Some(receipt) })).await.is_ok()
+                });
             }
             Some(In::Description(description)) => {
                 if let Err(error) = describe(&shared, node, description.into(), None, None).await {
@@ -129,8 +148,9 @@ async fn revive(shared: &Shared, node: NodeId, addr: &str) {
 /// Stores what a node reports of its own tasks; reports of others' are dropped.
 async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch) -> bool {
     let view = shared.machine.view();
+    let now = Timestamp((shared.clock)());
     let changes: Vec<Change> =
-        batch.reports.into_iter().filter_map(|report| own_report(&view, node, report)).collect();
+        batch.reports.into_iter().filter_map(|report| own_report(&view, node, report, now)).collect();
     for chunk in changes.chunks(CHANGES_MAX) {
         let proposal =
             Proposal { changes: chunk.to_vec(), now: Timestamp((shared.clock)()), ..Proposal::default() };
@@ -142,7 +162,7 @@ async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch)
     true
 }
 
-fn own_report(view: &View, node: NodeId, report: wire::StatusReport) -> Option<Change> {
+fn own_report(view: &View, node: NodeId, report: wire::StatusReport, now: Timestamp) -> Option<Change> {
     let id = TaskId::from_bytes(&report.task_id)?;
     let task = view.task(id)?;
     if task.node_id != Some(node) {
@@ -153,7 +173,18 @@ fn own_report(view: &View, node: NodeId, report: wire::StatusReport) -> Option<C
     if status.state == skep_api::TaskState::Running && status.running_at.is_zero() {
         status.running_at = status.timestamp;
     }
+    // A node's clock that runs ahead must not hold an update up.
+    status.timestamp = status.timestamp.min(now);
+    status.running_at = status.running_at.min(now);
     Some(Change::TaskStatus(id, status))
+}
+
+/// What is no address would be of no use to the other nodes' meshes.
+pub(crate) fn check_data_path(addr: &str) -> Result<(), Status> {
+    let parsed = addr.parse::<std::net::Ipv4Addr>();
+    parsed
+        .map(|_| ())
+        .map_err(|_| Status::invalid_argument(format!("DataPathAddr: '{addr}' is no IPv4 address")))
 }
 
 /// Stores what a node says of itself, and that it is there.
@@ -168,6 +199,7 @@ pub(super) async fn describe(
     let stored =
         view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
     let data_path_addr = data_path_addr.unwrap_or_else(|| stored.data_path_addr.clone());
+    check_data_path(&data_path_addr)?;
     let mut proposal = Proposal { now: Timestamp((shared.clock)()), ..Proposal::default() };
     if stored.description != description || stored.data_path_addr != data_path_addr {
         let new = Node { description, data_path_addr, ..(**stored).clone() };
