@@ -11,6 +11,7 @@ mod leader;
 mod liveness;
 mod logs;
 mod machine;
+mod names;
 pub mod pass;
 mod server;
 

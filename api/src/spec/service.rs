@@ -48,6 +48,17 @@ impl ServiceSpec {
         self.mode.as_ref().and_then(|mode| mode.replicated.as_ref()).and_then(|r| r.replicas).unwrap_or(1)
     }
 
+    /// Spells out what Docker fills in when it takes a service in: one replica where no number is given.
+    pub fn fill_in(&mut self) {
+        let mode = self.mode.get_or_insert_with(|| ServiceMode {
+            replicated: Some(Replicated::default()),
+            ..ServiceMode::default()
+        });
+        if let Some(replicated) = &mut mode.replicated {
+            replicated.replicas.get_or_insert(1);
+        }
+    }
+
     /// The container part of the template.
     #[must_use]
     pub fn container(&self) -> Option<&ContainerSpec> {

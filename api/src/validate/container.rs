@@ -18,7 +18,7 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
     if spec.image.is_empty() {
         return Err(ApiError::invalid(format!("{PATH}.Image: image reference must be provided")));
     }
-    if spec.image.chars().any(char::is_whitespace) || spec.image.starts_with('-') {
+    if !is_reference(&spec.image) {
         return Err(ApiError::invalid(format!(
             "{PATH}.Image: \"{}\" is not a valid repository/tag",
             spec.image
@@ -49,6 +49,11 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
             return Err(not_honoured(&format!("{PATH}.Healthcheck"), ""));
         }
     }
+    if let Some(dir) = spec.dir.as_deref().filter(|dir| !dir.is_empty() && !dir.starts_with('/')) {
+        return Err(ApiError::invalid(format!(
+            "{PATH}.Dir: the working directory '{dir}' is invalid, it needs to be an absolute path"
+        )));
+    }
     if spec.stop_grace_period.is_some_and(|nanos| nanos < 0) {
         return Err(ApiError::invalid(format!("{PATH}.StopGracePeriod: must not be negative")));
     }
@@ -69,6 +74,38 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
         }
     }
     mounts(spec.mounts.as_deref().unwrap_or(&[]))
+}
+
+/// `[host[:port]/]name[:tag][@algorithm:digest]`, as Docker's references are written; also an image's id.
+fn is_reference(text: &str) -> bool {
+    let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));
+    let digest_ok = digest.is_none_or(|digest| {
+        digest
+            .split_once(':')
+            .is_some_and(|(_, hex)| hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit()))
+    });
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        Some(_) | None => (rest, None),
+    };
+    let tag_ok = tag.is_none_or(|tag| {
+        !tag.is_empty()
+            && tag.len() <= 128
+            && !tag.starts_with(['.', '-'])
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    });
+    let mut parts: Vec<&str> = path.split('/').collect();
+    let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
+    if parts.len() > 1 && is_host(parts[0]) {
+        parts.remove(0);
+    }
+    let part_ok = |part: &&str| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        edge(part.chars().next())
+            && edge(part.chars().next_back())
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+    };
+    digest_ok && tag_ok && parts.iter().all(part_ok)
 }
 
 fn mounts(mounts: &[Mount]) -> Result<(), ApiError> {

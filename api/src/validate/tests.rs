@@ -55,6 +55,7 @@ fn what_is_wrong_is_named() {
             "duplicate mount point",
         ),
         (r#","StopSignal":"SIGNOPE""#, "", "StopSignal: invalid signal"),
+        (r#","Dir":"rel""#, "", "needs to be an absolute path"),
         ("", r#","EndpointSpec":{"Ports":[{"PublishedPort":80}]}"#, "Ports[0].TargetPort"),
         (
             "",
@@ -64,6 +65,25 @@ fn what_is_wrong_is_named() {
         ("", r#","UpdateConfig":{"MaxFailureRatio":1.5}"#, "MaxFailureRatio"),
     ] {
         check(template, rest, expect);
+    }
+}
+
+#[test]
+fn images() {
+    for (image, expect) in [
+        ("a", ""),
+        ("a/b_c:1.0-x", ""),
+        ("reg.example:5000/a/b@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", ""),
+        ("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", ""),
+        ("BAD:img:x", "is not a valid repository/tag"),
+        ("a b", "is not a valid repository/tag"),
+        ("-a", "is not a valid repository/tag"),
+        ("a:", "is not a valid repository/tag"),
+    ] {
+        let body = format!(r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"{image}"}}}}}}"#);
+        let spec: ServiceSpec = parse(body.as_bytes()).unwrap();
+        let words = service(&spec).err().map(|e| e.message).unwrap_or_default();
+        assert!(words.contains(expect) && words.is_empty() == expect.is_empty(), "{image}: {words}");
     }
 }
 

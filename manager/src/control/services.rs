@@ -12,15 +12,19 @@ use skep_api::{
 use skep_store::{Change, Guard, GuardKind, View};
 
 use super::{Control, CreatedService, invalid_argument, mode_name, out_of_sequence};
-use crate::SystemIds;
+use crate::{SystemIds, names};
 
 impl Control {
     /// Creates a service. Its tasks come with the leader's next pass.
     ///
     /// # Errors
     /// The spec is wrong or asks for what is not honoured; the name or a port is taken; no leader.
-    pub async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError> {
+    pub async fn create_service(&self, mut spec: ServiceSpec) -> Result<CreatedService, ApiError> {
+        if spec.name.is_empty() {
+            spec.name = names::invent(SystemIds::default().next_id());
+        }
         validate::service(&spec)?;
+        spec.fill_in();
         let view = self.view().await?;
         if view.service_by_name(&spec.name).is_some() {
             let words =
@@ -54,7 +58,10 @@ impl Control {
             return Err(out_of_sequence());
         }
         let new = match spec {
-            Some(spec) => updated(old, spec)?,
+            Some(mut spec) => {
+                spec.fill_in();
+                updated(old, spec)?
+            }
             None => rolled_back(old, Timestamp((self.shared.clock)()))?,
         };
         check_ports(&view, &new.spec, id)?;
@@ -116,31 +123,50 @@ fn rolled_back(old: &Service, now: Timestamp) -> Result<Service, ApiError> {
 }
 
 /// A port that another service has is refused with its owner's name, before anything is written; the
-/// store's guard catches what comes between.
+/// store's guard catches what comes between. Two services may have the same host-mode port, on different
+/// nodes (`SK:manager/controlapi/service.go`). The swarm's own ports are nobody's: a service on them would
+/// cut nodes off.
 fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), ApiError> {
-    for port in spec.ports().iter().filter(|port| port.is_ingress() && port.published_port != 0) {
-        if let Some(owner) =
-            view.port_owner(port.protocol(), port.published_port).filter(|owner| *owner != id)
-        {
-            return Err(taken(view, port, owner));
+    for port in spec.ports().iter().filter(|port| port.published_port != 0) {
+        if is_of_the_swarm(view, port) {
+            let words = format!(
+                "port '{}' is the swarm's own ({}); publish another one",
+                port.published_port,
+                port.protocol()
+            );
+            return Err(ApiError::invalid(invalid_argument(&words)));
         }
-        // A port that was asked for but is not allocated yet belongs to its service all the same.
-        let asked = view
-            .services()
-            .find(|other| other.id != id && other.spec.ports().iter().any(|theirs| clashes(theirs, port)));
-        if let Some(other) = asked {
-            return Err(taken(view, port, other.id));
+        for other in view.services().filter(|other| other.id != id) {
+            // What is allocated, and what is asked for but not allocated yet.
+            let theirs = other.ports.iter().chain(other.spec.ports());
+            if let Some(theirs) = theirs.into_iter().find(|theirs| clashes(theirs, port)) {
+                return Err(taken(theirs, other));
+            }
         }
     }
     Ok(())
 }
 
+fn is_of_the_swarm(view: &View, port: &PortConfig) -> bool {
+    match port.protocol() {
+        "tcp" => view.nodes().any(|node| {
+            let own = node.advertise_addr.rsplit_once(':').and_then(|(_, own)| own.parse::<u16>().ok());
+            own == Some(port.published_port)
+        }),
+        _ => view.cluster().is_some_and(|cluster| cluster.data_path_port == u32::from(port.published_port)),
+    }
+}
+
 fn clashes(theirs: &PortConfig, ours: &PortConfig) -> bool {
-    theirs.is_ingress()
+    (theirs.is_ingress() || ours.is_ingress())
         && theirs.protocol() == ours.protocol()
         && theirs.published_port == ours.published_port
 }
 
-fn taken(view: &View, port: &PortConfig, owner: ServiceId) -> ApiError {
-    ApiError::invalid(invalid_argument(&view.port_taken(port, owner)))
+fn taken(port: &PortConfig, owner: &Service) -> ApiError {
+    let kind = if port.is_ingress() { "an ingress port" } else { "a host-published port" };
+    ApiError::invalid(invalid_argument(&format!(
+        "port '{}' is already in use by service '{}' ({}) as {kind}",
+        port.published_port, owner.spec.name, owner.id
+    )))
 }
