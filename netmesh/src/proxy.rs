@@ -1,4 +1,4 @@
-//! The user-space way to a published port: for 127.0.0.1, which the kernel does not translate.
+//! The user-space way to a published port: for 127/8 (UDP: 127.0.0.1 alone), which the kernel does not translate.
 //!
 //! A proxy also holds its port, so that no process of the node can take it: the socket of a host port is
 //! bound to all addresses, and serves loopback clients alone (the others were translated before).
@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -27,6 +27,8 @@ const FLOW_IDLE_MAX: Duration = Duration::from_secs(60);
 /// What to wait when descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const DATAGRAM_MAX: usize = 65_535;
+/// Connections that wait to be accepted; the kernel's own limit is mostly lower.
+const BACKLOG: u32 = 1024;
 
 /// Where new connections go: one of these at random.
 pub(crate) type Targets = Arc<[SocketAddrV4]>;
@@ -46,9 +48,12 @@ impl Proxy {
         let addr = SocketAddrV4::new(on, port.published);
         match port.protocol {
             Protocol::Tcp => {
-                let listener = std::net::TcpListener::bind(addr)?;
-                listener.set_nonblocking(true)?;
-                tokio::spawn(serve_tcp(TcpListener::from_std(listener)?, receiver, close));
+                let listener = if on == Ipv4Addr::LOCALHOST {
+                    listen_on_loopback(port.published)?
+                } else {
+                    listen(addr)?
+                };
+                tokio::spawn(serve_tcp(listener, receiver, close));
             }
             Protocol::Udp => {
                 let socket = std::net::UdpSocket::bind(addr)?;
@@ -81,6 +86,27 @@ fn draw(targets: &watch::Receiver<Targets>) -> Option<SocketAddrV4> {
     // Each state has keys of its own: enough of chance to spread connections.
     let at = RandomState::new().hash_one(n) % n;
     targets.get(usize::try_from(at).ok()?).copied()
+}
+
+/// All of 127/8: what comes in by `lo`. Where a process has the port on one of the node's addresses, that is
+/// refused, and 127.0.0.1 has to do.
+fn listen_on_loopback(port: u16) -> io::Result<TcpListener> {
+    let whole = TcpSocket::new_v4()?;
+    whole.set_reuseaddr(true)?;
+    whole.bind_device(Some(b"lo"))?;
+    match whole.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).and_then(|()| whole.listen(BACKLOG)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            listen(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+        }
+        other => other,
+    }
+}
+
+fn listen(addr: SocketAddrV4) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr.into())?;
+    socket.listen(BACKLOG)
 }
 
 async fn serve_tcp(listener: TcpListener, mut targets: watch::Receiver<Targets>, close: oneshot::Sender<()>) {

@@ -49,6 +49,8 @@ fn ingress_story(bridge_netfilter: &str) {
     let everyone = names(&["a", "b", "c"]);
     for node in &lab.nodes {
         assert_eq!(lab.answers(node, 8080, 40), everyone, "asked by the client on node {}", node.n);
+        // All of 127/8 leads to the proxy of a TCP port.
+        assert!(greet(&node.netns, Ipv4Addr::new(127, 9, 8, 7), 8080).is_ok());
         for to in [underlay(node.n), LOCALHOST, ingress(node.n)] {
             let got: BTreeSet<String> = (0..40).map(|_| greet(&node.netns, to, 8080).unwrap().0).collect();
             assert_eq!(got, everyone, "asked on node {} itself at {to}", node.n);
