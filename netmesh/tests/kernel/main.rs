@@ -94,8 +94,12 @@ fn endpoint_leaves(lab: &Lab) {
 
 fn nobody_is_left(lab: &Lab) {
     // A process of the node that listens on the port too must never answer for it.
+    // While the port is published it cannot take it, so it is there first.
+    let taken = in_netns(&lab.nodes[0].netns, || TcpListener::bind((underlay(1), 8080)));
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::AddrInUse);
+    lab.apply(4, &[], &tasks());
     let _other = in_netns(&lab.nodes[0].netns, || TcpListener::bind((underlay(1), 8080)).unwrap());
-    lab.apply(4, &[port(TCP, 8080, &[]), port(UDP, 5353, &[])], &tasks());
+    lab.apply(5, &[port(TCP, 8080, &[]), port(UDP, 5353, &[])], &tasks());
     for node in &lab.nodes {
         for (from, to) in [(&lab.client, underlay(node.n)), (&node.netns, underlay(node.n))] {
             let refused = greet(from, to, 8080).unwrap_err();
@@ -105,7 +109,7 @@ fn nobody_is_left(lab: &Lab) {
         }
         assert!(greet(&node.netns, LOCALHOST, 8080).is_err());
     }
-    lab.apply(5, &[], &[]);
+    lab.apply(6, &[], &[]);
     assert_eq!(greet(&lab.client, underlay(2), 8080).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
