@@ -9,7 +9,7 @@ mod member;
 mod node;
 mod settings;
 
-use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -19,6 +19,9 @@ use tokio::{
 };
 
 use node::Node;
+
+/// A daemon that was killed has closed its socket by then; one that still answers is alive.
+const PREDECESSOR_GONE_AFTER: Duration = Duration::from_secs(2);
 
 /// `skep daemon`
 #[derive(Args, Debug, Clone)]
@@ -73,7 +76,7 @@ async fn serve(args: &DaemonArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let settings = settings::Settings::of(args)?;
-    let listener = listen(&settings.socket)?;
+    let listener = listen(&settings.socket).await?;
     let node = Arc::new(Node::start(settings.clone()).await?);
     tracing::info!(socket = %settings.socket.display(), "serving the API");
     let stopping = async move {
@@ -91,10 +94,16 @@ async fn serve(args: &DaemonArgs) -> anyhow::Result<()> {
 }
 
 /// Listens on the socket, for root alone. A stale one of a daemon that is gone is replaced.
-fn listen(path: &std::path::Path) -> anyhow::Result<UnixListener> {
+async fn listen(path: &std::path::Path) -> anyhow::Result<UnixListener> {
     use std::os::unix::{fs::PermissionsExt as _, net::UnixStream};
     let dir = path.parent().context("--socket: the path has no directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    // One that was killed may take a moment to be gone.
+    let limit = tokio::time::Instant::now() + PREDECESSOR_GONE_AFTER;
+    while UnixStream::connect(path).is_ok() && tokio::time::Instant::now() < limit {
+        // Its other files (the log's lock, its port) close a moment after the socket.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     if UnixStream::connect(path).is_ok() {
         anyhow::bail!("another daemon serves {}; stop it, or give this one its own --socket", path.display());
     }
