@@ -325,6 +325,8 @@ impl std::fmt::Debug for Cluster {
 pub mod ingress {
     use std::net::Ipv4Addr;
 
+    /// UDP port of the VXLAN that carries it (Swarm's).
+    pub const DATA_PATH_PORT: u32 = 4789;
     /// Prefix length of the network.
     pub const PREFIX: u8 = 16;
     /// First address given to a task; 10.255.0.1 is kept free.

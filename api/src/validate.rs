@@ -14,6 +14,7 @@ use crate::{
     ApiError, ErrorKind,
     constraint::Constraint,
     json::is_zero,
+    object::ingress::DATA_PATH_PORT,
     spec::{
         Extra, InitRequest, NodeSpec, PortConfig, Resources, ServiceSpec, SwarmSpec, TaskSpec, UpdateConfig,
     },
@@ -168,7 +169,7 @@ fn log_driver(spec: &TaskSpec) -> Result<(), ApiError> {
     }
     for (key, value) in driver.options.iter().flatten() {
         match key.as_str() {
-            "max-size" if size(value).is_some() => {}
+            "max-size" if size(value).is_some_and(|bytes| bytes > 0) => {}
             "max-file" if value.parse::<u32>().is_ok_and(|n| n > 0) => {}
             "max-size" | "max-file" => {
                 return Err(ApiError::invalid(format!(
@@ -293,7 +294,7 @@ pub fn init(request: &InitRequest) -> Result<(), ApiError> {
             request.default_addr_pool.as_ref().is_some_and(|p| !p.is_empty() && *p != ["10.0.0.0/8"]),
         ),
         // The agents' VXLAN listens on 4789.
-        ("DataPathPort", !matches!(request.data_path_port, 0 | 4789)),
+        ("DataPathPort", !matches!(request.data_path_port, 0 | DATA_PATH_PORT)),
         ("SubnetSize", !matches!(request.subnet_size, 0 | 24)),
     ] {
         if asked {

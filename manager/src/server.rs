@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use skep_api::{
     ClusterId, NodeId, Timestamp,
     id::IdSource,
-    object::{Cluster, Node, NodeDescription},
+    object::{Cluster, Node, NodeDescription, ingress::DATA_PATH_PORT},
     spec::{Availability, NodeSpec, Role, SwarmSpec},
 };
 use skep_link::{
@@ -28,8 +28,6 @@ use crate::{
 
 /// A fresh member of one leads after this long at most.
 const FIRST_LEADER_AFTER: Duration = Duration::from_secs(10);
-/// Swarm's VXLAN port.
-const DATA_PATH_PORT: u32 = 4789;
 
 /// Where a manager lives and how it is reached.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use skep_api::{
     TaskId, spec,
     template::{TaskFacts, TemplateError, expand},
+    validate::size,
 };
 
 use super::files;
@@ -164,7 +165,8 @@ fn log_limits(driver: Option<&spec::LogDriver>) -> Result<LogLimits, SpecError> 
     let option = |key: &str| driver.options.as_ref().and_then(|options| options.get(key)).cloned();
     let mut limits = LogLimits::default();
     if let Some(value) = option("max-size") {
-        let bytes = size(&value).ok_or(SpecError::LogOption { key: "max-size", value })?;
+        let bytes =
+            size(&value).filter(|bytes| *bytes > 0).ok_or(SpecError::LogOption { key: "max-size", value })?;
         limits.max_size = Some(bytes);
     }
     if let Some(value) = option("max-file") {
@@ -172,19 +174,6 @@ fn log_limits(driver: Option<&spec::LogDriver>) -> Result<LogLimits, SpecError> 
         limits.max_file = Some(files.ok_or(SpecError::LogOption { key: "max-file", value })?);
     }
     Ok(limits)
-}
-
-/// Bytes of `10m`, `1g`, `512kb`, `4096`; `None` unless it is a positive whole number of them.
-fn size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let number = lower.strip_suffix('b').unwrap_or(&lower);
-    let (number, unit) = match number.strip_suffix(['k', 'm', 'g']) {
-        Some(digits) if number.ends_with('k') => (digits, 1 << 10),
-        Some(digits) if number.ends_with('m') => (digits, 1 << 20),
-        Some(digits) => (digits, 1 << 30),
-        None => (number, 1),
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
 }
 
 #[cfg(test)]
@@ -270,20 +259,5 @@ mod tests {
             assert_eq!(build(spec).unwrap_err().to_string(), expect);
         }
         assert!(build("{").unwrap_err().to_string().starts_with("the task's spec cannot be read"));
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, expect) in [
-            ("10m", Some(10 << 20)),
-            ("1G", Some(1 << 30)),
-            ("512kb", Some(512 << 10)),
-            ("7", Some(7)),
-            ("0", None),
-            ("x", None),
-            ("-1", None),
-        ] {
-            assert_eq!(size(text), expect, "{text}");
-        }
     }
 }

@@ -69,6 +69,24 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn log_options() {
+    for (options, expect) in [
+        (r#"{"max-size":"10m","max-file":"3"}"#, ""),
+        (r#"{"max-size":"0"}"#, "max-size: invalid value '0'"),
+        (r#"{"max-size":"ten"}"#, "max-size: invalid value 'ten'"),
+        (r#"{"max-file":"0"}"#, "max-file: invalid value '0'"),
+        (r#"{"labels":"x"}"#, "labels 'x' is not supported yet"),
+    ] {
+        let body = format!(
+            r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"}},"LogDriver":{{"Name":"json-file","Options":{options}}}}}}}"#
+        );
+        let spec: ServiceSpec = parse(body.as_bytes()).unwrap();
+        let words = service(&spec).err().map(|e| e.message).unwrap_or_default();
+        assert!(words.contains(expect) && words.is_empty() == expect.is_empty(), "{options}: {words}");
+    }
+}
+
+#[test]
 fn images() {
     for (image, expect) in [
         ("a", ""),

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use skep_agent::{Agent, runtime};
 use skep_api::{
     ApiError, ErrorKind, NodeId, Timestamp,
+    object::ingress::DATA_PATH_PORT,
     spec::{Availability, InitRequest, JoinBody},
     validate,
 };
@@ -33,7 +34,6 @@ use crate::http::{Backend, Facts, LocalEngine, SwarmState};
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the manager may take to note that we leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-const DATA_PATH_PORT: u32 = 4789;
 /// Docker's words (`MB:daemon/cluster/swarm.go`).
 const LEAVE_WARNING: &str = "You are attempting to leave the swarm on a node that is participating as a manager. \
      Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";

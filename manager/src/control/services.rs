@@ -140,7 +140,8 @@ fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), Api
             // What is allocated, and what is asked for but not allocated yet.
             let theirs = other.ports.iter().chain(other.spec.ports());
             if let Some(theirs) = theirs.into_iter().find(|theirs| clashes(theirs, port)) {
-                return Err(taken(theirs, other));
+                let words = view.port_taken(theirs, other.id);
+                return Err(ApiError::invalid(invalid_argument(&words)));
             }
         }
     }
@@ -161,12 +162,4 @@ fn clashes(theirs: &PortConfig, ours: &PortConfig) -> bool {
     (theirs.is_ingress() || ours.is_ingress())
         && theirs.protocol() == ours.protocol()
         && theirs.published_port == ours.published_port
-}
-
-fn taken(port: &PortConfig, owner: &Service) -> ApiError {
-    let kind = if port.is_ingress() { "an ingress port" } else { "a host-published port" };
-    ApiError::invalid(invalid_argument(&format!(
-        "port '{}' is already in use by service '{}' ({}) as {kind}",
-        port.published_port, owner.spec.name, owner.id
-    )))
 }

@@ -241,14 +241,12 @@ impl View {
         Ok(ObjectRef::Service(id))
     }
 
-    /// Swarm's words for a port that another service has (`SK:manager/controlapi/service.go`).
+    /// Swarm's words for a port that another service has, in that one's mode (`SK:manager/controlapi/service.go`).
     #[must_use]
     pub fn port_taken(&self, port: &PortConfig, owner: ServiceId) -> String {
         let name = self.services.get(&owner).map_or("?", |service| service.spec.name.as_str());
-        format!(
-            "port '{}' is already in use by service '{name}' ({owner}) as an ingress port",
-            port.published_port
-        )
+        let kind = if port.is_ingress() { "an ingress port" } else { "a host-published port" };
+        format!("port '{}' is already in use by service '{name}' ({owner}) as {kind}", port.published_port)
     }
 
     fn delete_service(&mut self, id: ServiceId) -> Option<ObjectRef> {
