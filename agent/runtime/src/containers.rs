@@ -359,9 +359,15 @@ impl Engine {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             Ok(()) | Err(_) => remove_tree(dir)?,
         }
-        let mut containers = self.inner.containers();
-        containers.remove(&record.id);
-        if containers.is_empty() {
+        let is_last = {
+            let mut containers = self.inner.containers();
+            containers.remove(&record.id);
+            containers.is_empty()
+        };
+        if is_last {
+            // A shim has told how its container ended a moment before it is gone itself. Waited for without
+            // the lock; a start that comes between makes the cgroup anew.
+            cgroup::remove(&self.inner.cgroups, &self.inner.shim_cgroup());
             cgroup::remove_if_empty(&self.inner.cgroups, &self.inner.shim_cgroup());
         }
         Ok(())
