@@ -182,6 +182,7 @@ impl Session {
             description: Some(self.introduction.description.clone()),
             data_path_addr: self.introduction.data_path_addr.to_string(),
             revision: self.position.seen(),
+            ..wire::Hello::default()
         };
         send(&outgoing, Out::Hello(hello)).await?;
         let opening = timeout(WELCOME_MAX, client.session(ReceiverStream::new(messages))).await;
@@ -265,7 +266,7 @@ impl Session {
             Some(In::LogsUnwanted(unwanted)) => self.logs.close(&unwanted.id),
             Some(In::StatusesStored(stored)) => self.host.reporter.stored(stored.sequence),
             // A newer manager's word that this build does not know; welcomes are taken by the caller.
-            Some(In::Welcome(_)) | None => {}
+            Some(In::Welcome(_) | In::Role(_) | In::ProbeWanted(_)) | None => {}
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Talk {
         loop {
             match self.hear().await.unwrap() {
                 Out::Beat(beat) => return beat.mesh_revision,
-                Out::Hello(_) | Out::Statuses(_) | Out::Description(_) => {}
+                Out::Hello(_) | Out::Statuses(_) | Out::Description(_) | Out::ProbeAnswer(_) => {}
             }
         }
     }
@@ -81,7 +81,7 @@ impl Talk {
         loop {
             match self.hear().await.unwrap() {
                 Out::Statuses(batch) => return batch,
-                Out::Hello(_) | Out::Beat(_) | Out::Description(_) => {}
+                Out::Hello(_) | Out::Beat(_) | Out::Description(_) | Out::ProbeAnswer(_) => {}
             }
         }
     }
@@ -138,6 +138,13 @@ impl Dispatcher for Service {
 
     async fn leave(&self, _: Request<wire::LeaveRequest>) -> Result<Response<wire::LeaveResponse>, Status> {
         Ok(Response::new(wire::LeaveResponse {}))
+    }
+
+    async fn stopping(
+        &self,
+        _: Request<wire::StoppingRequest>,
+    ) -> Result<Response<wire::StoppingResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    ClusterId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    ClusterId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     object::{
         Cluster, Meta, Node, NodeDescription, NodeState, NodeStatus, Service, Task, TaskStatus, UpdateState,
         UpdateStatus,
@@ -135,6 +135,8 @@ impl From<&Service> for wire::Service {
             previous_spec_version: service.previous_spec_version,
             ports: ports_out(&service.ports),
             update_status: service.update_status.as_ref().map(Into::into),
+            registry_auth: service.registry_auth.reveal().to_vec(),
+            previous_registry_auth: service.previous_registry_auth.reveal().to_vec(),
         }
     }
 }
@@ -157,6 +159,8 @@ impl TryFrom<wire::Service> for Service {
             previous_spec_version: service.previous_spec_version,
             ports: ports_in(service.ports),
             update_status: service.update_status.map(TryInto::try_into).transpose()?,
+            registry_auth: Secret::new(service.registry_auth),
+            previous_registry_auth: Secret::new(service.previous_registry_auth),
         })
     }
 }
@@ -303,6 +307,8 @@ impl From<&Node> for wire::Node {
             advertise_addr: node.advertise_addr.clone(),
             data_path_addr: node.data_path_addr.clone(),
             ingress_addr: addr_out(node.ingress_addr),
+            raft_id: node.raft_id,
+            probe_addr: node.probe_addr.clone(),
         }
     }
 }
@@ -320,6 +326,8 @@ impl TryFrom<wire::Node> for Node {
             advertise_addr: node.advertise_addr,
             data_path_addr: node.data_path_addr,
             ingress_addr: addr_in(node.ingress_addr),
+            raft_id: node.raft_id,
+            probe_addr: node.probe_addr,
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod convert;
 pub mod id;
 pub mod json;
 pub mod object;
+mod secret;
 pub mod spec;
 pub mod state;
 pub mod template;
@@ -15,6 +16,7 @@ pub mod validate;
 
 pub use api_error::{ApiError, ErrorKind};
 pub use id::{ClusterId, Id, NodeId, RequestId, ServiceId, TaskId};
+pub use secret::Secret;
 pub use state::TaskState;
 pub use time::Timestamp;
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    ClusterId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    ClusterId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     spec::{NodeSpec, PortConfig, ServiceSpec, SwarmSpec},
 };
 
@@ -37,6 +37,10 @@ pub struct Service {
     pub ports: Vec<PortConfig>,
     /// How the update goes, if there was one.
     pub update_status: Option<UpdateStatus>,
+    /// For pulls of the spec's image: `X-Registry-Auth` as the client sent it. Never shown.
+    pub registry_auth: Secret,
+    /// The same for the previous spec.
+    pub previous_registry_auth: Secret,
 }
 
 /// How an update or rollback goes.
@@ -286,6 +290,10 @@ pub struct Node {
     pub data_path_addr: String,
     /// Its own address on the ingress network.
     pub ingress_addr: Option<Ipv4Addr>,
+    /// The raft member that this node is or is about to be; 0: none.
+    pub raft_id: u64,
+    /// `host:port` where its agent answers probes; empty: nowhere.
+    pub probe_addr: String,
 }
 
 /// The swarm.

@@ -89,6 +89,7 @@ impl Join for JoinService {
             certificate_pem,
             ca_cert_pem: cluster.ca_cert_pem.clone(),
             cluster_id: cluster.id.to_bytes(),
+            ..wire::JoinResponse::default()
         }))
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     liveness::Liveness,
     logs::LogBroker,
     machine::Machine,
+    peers::Peers,
 };
 
 /// A fresh member of one leads after this long at most.
@@ -180,6 +181,7 @@ impl Manager {
             hub: hub.clone(),
             liveness: liveness.clone(),
             logs: LogBroker::new(hub.clone()),
+            peers: Peers::new(node_id, identity.clone(), machine.clone()),
             clock: config.clock,
         });
         let (stop, stopped) = watch::channel(false);

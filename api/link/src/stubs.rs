@@ -1,6 +1,9 @@
 //! The generated gRPC clients and servers of `cluster.proto`; their messages are `skep_api::wire`.
 
-pub use generated::{dispatcher_client, dispatcher_server, join_client, join_server};
+pub use generated::{
+    dispatcher_client, dispatcher_server, join_client, join_server, members_client, members_server,
+    node_ca_client, node_ca_server, prober_client, prober_server,
+};
 
 #[expect(
     clippy::allow_attributes,

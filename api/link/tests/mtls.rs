@@ -69,6 +69,7 @@ impl Join for Service {
             certificate_pem,
             ca_cert_pem: self.0.authority.cert_pem().to_owned(),
             cluster_id: CLUSTER.to_bytes(),
+            ..wire::JoinResponse::default()
         }))
     }
 }
@@ -115,6 +116,13 @@ impl Dispatcher for Service {
             Some(peer) => Err(Status::permission_denied(format!("{peer:?}"))),
             None => Err(Status::unauthenticated("no certificate")),
         }
+    }
+
+    async fn stopping(
+        &self,
+        _: Request<wire::StoppingRequest>,
+    ) -> Result<Response<wire::StoppingResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
     }
 }
 

@@ -71,6 +71,7 @@ fn assignment(task: &Task, drained: bool) -> wire::Assignment {
         drained,
         state: task.status.state.number(),
         service_labels: task.spec.labels.clone().unwrap_or_default(),
+        ..wire::Assignment::default()
     }
 }
 

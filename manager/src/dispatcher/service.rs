@@ -23,6 +23,7 @@ use crate::{
     liveness::{BEAT, Liveness},
     logs::LogBroker,
     machine::Machine,
+    peers::Peers,
 };
 
 /// Messages under way to one agent before its session waits.
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) logs: Arc<LogBroker>,
+    #[expect(dead_code, reason = "read once there are several managers")]
+    pub(crate) peers: Arc<Peers>,
     pub(crate) clock: fn() -> i64,
 }
 
@@ -142,5 +145,13 @@ impl Dispatcher for DispatcherService {
         let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
         shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(wire::LeaveResponse {}))
+    }
+
+    async fn stopping(
+        &self,
+        request: Request<wire::StoppingRequest>,
+    ) -> Result<Response<wire::StoppingResponse>, Status> {
+        self.node(&request).await?;
+        Ok(Response::new(wire::StoppingResponse {}))
     }
 }

@@ -125,6 +125,7 @@ pub(super) async fn receive_all(
                     tracing::warn!(node.id = %node, err = %error, "could not store a node's description");
                 }
             }
+            Some(In::ProbeAnswer(_)) => {}
             Some(In::Hello(_)) | None => return,
         }
     }

@@ -144,6 +144,9 @@ impl View {
             In::DeleteNode(id) => {
                 Change::DeleteNode(skep_api::NodeId::from_bytes(&id).ok_or_else(|| format("id"))?)
             }
+            In::PutNetwork(_) | In::DeleteNetwork(_) => {
+                return Err(format("a meaning here: networks are not kept yet"));
+            }
             In::PutCluster(cluster) => Change::PutCluster(Arc::new(cluster.try_into()?)),
             In::TaskStatus(report) => Change::TaskStatus(
                 TaskId::from_bytes(&report.task_id).ok_or_else(|| format("id"))?,

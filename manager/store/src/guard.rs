@@ -71,6 +71,12 @@ impl TryFrom<&wire::Guard> for Guard {
             wire::guard::Kind::Task => GuardKind::Task,
             wire::guard::Kind::Node => GuardKind::Node,
             wire::guard::Kind::Cluster => GuardKind::Cluster,
+            wire::guard::Kind::Network => {
+                return Err(Refusal::new(
+                    RefusalKind::Format,
+                    "guard on a network: networks are not kept yet",
+                ));
+            }
         };
         let id = Id::from_bytes(&guard.id)
             .ok_or_else(|| Refusal::new(RefusalKind::Format, "guard without an id"))?;
