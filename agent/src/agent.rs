@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use skep_api::{TaskId, wire};
-use skep_link::Identity;
+use skep_link::{Identity, stubs::prober_server::ProberServer};
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
@@ -19,9 +19,10 @@ use crate::{
     mesh,
     netmesh::MeshNetwork,
     network::Network,
+    prober::AgentProber,
     records::{Records, RecordsError, Remembered},
     reporter::Reporter,
-    session::{Introduction, Session, Ties},
+    session::{Introduction, NodeRole, Session, Ties},
     task::{
         container::{NODE_ID_LABEL, TASK_ID_LABEL, container_id},
         runner::{Host, STARTS_MAX},
@@ -47,6 +48,9 @@ pub struct Config {
     pub description: wire::NodeDescription,
     /// The address under which other nodes carry the mesh's traffic to this one.
     pub data_path_addr: Ipv4Addr,
+    /// `host:port` where the daemon serves [`Agent::prober`]; an empty host: where this node dials from.
+    /// Empty: nowhere.
+    pub probe_addr: String,
     /// This node's name, for the log and for placeholders in specs.
     pub node_name: String,
     /// The shim's program, for engines that need one.
@@ -124,6 +128,7 @@ impl Agent {
         let ties = Arc::new(Ties {
             managers: watch::Sender::new(config.managers),
             is_connected: watch::Sender::new(false),
+            role: watch::Sender::new(None),
             mesh,
         });
         let closing = watch::Sender::new(false);
@@ -133,6 +138,7 @@ impl Agent {
             identity: config.identity.clone(),
             description: config.description,
             data_path_addr: config.data_path_addr,
+            probe_addr: config.probe_addr,
         };
         let logs = LogStreams::new(Arc::clone(&host.engine), Arc::clone(&board), config.identity);
         let position = Position::new(revision);
@@ -212,6 +218,18 @@ impl Agent {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         *self.0.ties.is_connected.borrow()
+    }
+
+    /// What the store says this node is to be, as its session tells it; `None` until then.
+    #[must_use]
+    pub fn role(&self) -> watch::Receiver<Option<NodeRole>> {
+        self.0.ties.role.subscribe()
+    }
+
+    /// Answers other nodes' probes while this agent runs, for the daemon to serve at its `probe_addr`.
+    #[must_use]
+    pub fn prober(&self) -> ProberServer<AgentProber> {
+        ProberServer::new(AgentProber::new(&self.0.host.node_id, self.0.closing.subscribe()))
     }
 
     /// Tasks on this node that have not come to their end.

@@ -14,6 +14,7 @@ mod logs;
 mod mesh;
 mod netmesh;
 mod network;
+mod prober;
 mod records;
 mod reporter;
 #[cfg(test)]
@@ -23,6 +24,8 @@ mod task;
 mod worker;
 
 pub use agent::{Agent, AgentError, Config};
+pub use prober::AgentProber;
 pub use records::RecordsError;
+pub use session::NodeRole;
 /// The embedded engine, which the daemon opens and also serves images from.
 pub use skep_runtime as runtime;

@@ -65,12 +65,23 @@ impl From<tonic::Status> for SessionError {
     }
 }
 
+/// What the store says this node is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeRole {
+    /// The role that it is to have.
+    pub manager: bool,
+    /// The raft member that it is or is about to be; 0: none.
+    pub raft_id: u64,
+}
+
 /// What the session tells others of itself.
 #[derive(Debug)]
 pub(crate) struct Ties {
     /// Every manager known, host:port.
     pub(crate) managers: watch::Sender<Vec<String>>,
     pub(crate) is_connected: watch::Sender<bool>,
+    /// What the store says this node is to be; `None` until a manager said it.
+    pub(crate) role: watch::Sender<Option<NodeRole>>,
     /// The newest mesh.
     pub(crate) mesh: watch::Sender<Option<Arc<wire::MeshState>>>,
 }
@@ -81,6 +92,8 @@ pub(crate) struct Introduction {
     pub(crate) identity: Identity,
     pub(crate) description: wire::NodeDescription,
     pub(crate) data_path_addr: Ipv4Addr,
+    /// `host:port` where this agent answers probes; empty: nowhere.
+    pub(crate) probe_addr: String,
 }
 
 /// The session's holder.
@@ -182,7 +195,7 @@ impl Session {
             description: Some(self.introduction.description.clone()),
             data_path_addr: self.introduction.data_path_addr.to_string(),
             revision: self.position.seen(),
-            ..wire::Hello::default()
+            probe_addr: self.introduction.probe_addr.clone(),
         };
         send(&outgoing, Out::Hello(hello)).await?;
         let opening = timeout(WELCOME_MAX, client.session(ReceiverStream::new(messages))).await;
@@ -265,8 +278,12 @@ impl Session {
             Some(In::LogsWanted(wanted)) => self.logs.open(wanted, client),
             Some(In::LogsUnwanted(unwanted)) => self.logs.close(&unwanted.id),
             Some(In::StatusesStored(stored)) => self.host.reporter.stored(stored.sequence),
+            Some(In::Role(wire::NodeRole { manager, raft_id })) => {
+                let role = Some(NodeRole { manager, raft_id });
+                self.ties.role.send_if_modified(|known| std::mem::replace(known, role) != role);
+            }
             // A newer manager's word that this build does not know; welcomes are taken by the caller.
-            Some(In::Welcome(_) | In::Role(_) | In::ProbeWanted(_)) | None => {}
+            Some(In::Welcome(_) | In::ProbeWanted(_)) | None => {}
         }
         Ok(())
     }

@@ -189,6 +189,7 @@ impl Stage {
             managers: vec![self.addr.clone()],
             description: wire::NodeDescription { hostname: "n1".into(), ..Default::default() },
             data_path_addr: Ipv4Addr::LOCALHOST,
+            probe_addr: ":7".into(),
             node_name: "n1".into(),
             shim: "/nowhere".into(),
             clock,
@@ -262,6 +263,22 @@ async fn statuses_that_were_not_stored_are_sent_again() {
     // The last ones reach the manager before the daemon is gone.
     talk.stores_until(a, T::Failed).await;
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_node_is_to_be_is_told_at_each_change() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let (talk, hello) = stage.talk().await;
+    assert_eq!(hello.probe_addr, ":7");
+    let mut role = agent.role();
+    assert_eq!(*role.borrow_and_update(), None);
+    talk.welcome(1000).await;
+    for (manager, raft_id) in [(false, 0), (true, 0), (true, 8)] {
+        talk.say(Message::Role(wire::NodeRole { manager, raft_id })).await;
+        timeout(LIMIT, role.changed()).await.unwrap().unwrap();
+        assert_eq!(*role.borrow_and_update(), Some(NodeRole { manager, raft_id }));
+    }
 }
 
 #[tokio::test]

@@ -176,6 +176,7 @@ impl Inner {
             managers: member.managers.clone(),
             description: (&machine::description(&self.settings)).into(),
             data_path_addr: member.data_path_addr,
+            probe_addr: String::new(),
             node_name: self.settings.node_name.clone(),
             shim: self.settings.shim.clone(),
             clock: machine::clock,

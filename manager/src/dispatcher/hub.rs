@@ -199,7 +199,14 @@ impl Listener for Hub {
                     }
                     mesh_stale |= view.task(*id).is_none_or(|task| task.uses_ingress());
                 }
-                ObjectRef::Service(_) | ObjectRef::Node(_) | ObjectRef::Cluster => mesh_stale = true,
+                ObjectRef::Node(id) => {
+                    // Its role may be another one, or it is removed.
+                    if let Some(connected) = inner.sessions.get(id) {
+                        connected.wake.notify_one();
+                    }
+                    mesh_stale = true;
+                }
+                ObjectRef::Service(_) | ObjectRef::Cluster => mesh_stale = true,
             }
         }
         drop(inner);

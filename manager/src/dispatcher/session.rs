@@ -5,6 +5,7 @@ use std::sync::Arc;
 use skep_api::{
     NodeId, TaskId, Timestamp,
     object::{Node, NodeDescription, NodeState, NodeStatus, TaskStatus},
+    spec::Role,
     wire::{self, agent_message::Message as In, manager_message::Message as Out},
 };
 use skep_store::{CHANGES_MAX, Change, Guard, GuardKind, Proposal, View, decode_result};
@@ -38,16 +39,24 @@ impl Session {
     pub(super) async fn send_all(mut self) {
         let mut sent = Sent::default();
         let mut mesh_sent = None;
+        let mut role_sent = None;
         loop {
             if !self.shared.hub.is_current(self.node, self.session) {
                 return;
             }
             let view = self.shared.machine.view();
-            if view.node(self.node).is_none() {
+            let Some(node) = view.node(self.node) else {
                 let gone = Status::permission_denied("this node was removed from the swarm");
                 // The agent may be gone already; then nobody needs the reason.
                 self.out.send(Err(gone)).await.unwrap_or_default();
                 return;
+            };
+            let role = wire::NodeRole { manager: node.spec.role == Role::Manager, raft_id: node.raft_id };
+            if role_sent != Some(role) {
+                role_sent = Some(role);
+                if !self.send(Out::Role(role)).await {
+                    return;
+                }
             }
             // The mesh goes first: what starts should find its neighbours there.
             let mesh = self.mesh.borrow_and_update().clone();
