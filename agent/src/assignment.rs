@@ -6,7 +6,7 @@
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use skep_api::{
-    ServiceId, TaskId, TaskState, convert,
+    Secret, ServiceId, TaskId, TaskState, convert,
     spec::{ContainerSpec, PortConfig, STOP_GRACE_DEFAULT, TaskSpec},
     wire,
 };
@@ -27,6 +27,8 @@ pub(crate) struct Assignment {
     pub(crate) drained: bool,
     /// How far the manager knows it to be.
     pub(crate) state: TaskState,
+    /// `X-Registry-Auth` for pulling the image, or empty.
+    pub(crate) registry_auth: Secret,
 }
 
 /// An assignment that names no task or no state that this build knows.
@@ -51,6 +53,7 @@ impl Assignment {
             ingress: (from.ingress_addr != 0).then(|| Ipv4Addr::from(from.ingress_addr)),
             drained: from.drained,
             state: state(from.state)?,
+            registry_auth: Secret::new(from.registry_auth.clone()),
         })
     }
 
@@ -85,6 +88,7 @@ impl Assignment {
 /// The assignment without what must not lie on this node's disk: the registry's credentials.
 pub(crate) fn without_secrets(mut assignment: wire::Assignment) -> wire::Assignment {
     const KEY: &str = "PullOptions";
+    assignment.registry_auth.clear();
     if !assignment.spec.windows(KEY.len()).any(|window| window.eq_ignore_ascii_case(KEY.as_bytes())) {
         return assignment;
     }
@@ -171,9 +175,13 @@ mod tests {
     #[test]
     fn registry_credentials_stay_off_the_disk() {
         let spec = br#"{"ContainerSpec":{"Image":"a","PullOptions":{"RegistryAuth":"c2VjcmV0"}}}"#;
-        let assignment = wire::Assignment { spec: spec.to_vec(), ..Default::default() };
-        let kept = without_secrets(assignment).spec;
-        assert_eq!(String::from_utf8(kept).unwrap(), r#"{"ContainerSpec":{"Image":"a"}}"#);
+        for spec in [spec.to_vec(), br#"{"ContainerSpec":{"Image":"a"}}"#.to_vec()] {
+            let assignment =
+                wire::Assignment { spec, registry_auth: b"secret".to_vec(), ..Default::default() };
+            let kept = without_secrets(assignment);
+            assert!(kept.registry_auth.is_empty());
+            assert_eq!(String::from_utf8(kept.spec).unwrap(), r#"{"ContainerSpec":{"Image":"a"}}"#);
+        }
     }
 
     #[test]

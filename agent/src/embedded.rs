@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use skep_api::Secret;
 use skep_runtime::{
     ContainerError, ContainerSpec, ContainerState as RunState, ExitStatus, LogConfig, LogOptions, LogStream,
 };
@@ -39,6 +40,11 @@ impl Engine for Embedded {
     async fn find_image(&self, image: &str) -> Result<Option<Image>, EngineError> {
         let found = self.engine.find_image(image);
         Ok(found.map(|image| Image { stop_signal: image.config.stop_signal }))
+    }
+
+    async fn pull(&self, image: &str, _auth: &Secret) -> Result<(), EngineError> {
+        let reason = "pulling from a registry is not supported by skep yet".to_owned();
+        Err(EngineError::NotPulled { image: image.to_owned(), reason })
     }
 
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {

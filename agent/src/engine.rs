@@ -7,12 +7,16 @@ use std::{collections::BTreeMap, error::Error, fmt, path::PathBuf};
 
 use async_trait::async_trait;
 use futures::{future::BoxFuture, stream::BoxStream};
+use skep_api::Secret;
 
 /// What the agent asks of an engine.
 #[async_trait]
 pub(crate) trait Engine: Send + Sync + fmt::Debug {
     /// What is known of an image on this node; `None` if it is not there.
     async fn find_image(&self, image: &str) -> Result<Option<Image>, EngineError>;
+    /// Gets an image from its registry, by name, tag or digest, with the credentials of an
+    /// `X-Registry-Auth` header, empty for none. Dropped, it stops. Calls for the same image share one pull.
+    async fn pull(&self, image: &str, auth: &Secret) -> Result<(), EngineError>;
     /// Makes a container; nothing of it runs.
     async fn create(&self, container: NewContainer) -> Result<(), EngineError>;
     /// Starts a container that was made; its main process's id.
@@ -34,6 +38,9 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
 pub(crate) enum EngineError {
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    /// It is not here and could not be had; the first words are Swarm's, the reason is what Swarm only logs.
+    #[error("No such image: {image}: {reason}")]
+    NotPulled { image: String, reason: String },
     #[error(transparent)]
     Failed(Box<dyn Error + Send + Sync>),
 }

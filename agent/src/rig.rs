@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
-use skep_api::{Id, TaskId, TaskState, wire};
+use skep_api::{Id, Secret, TaskId, TaskState, wire};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
@@ -88,6 +88,7 @@ pub(crate) struct Ways {
     pub(crate) start_error: Option<String>,
     /// How long making one takes.
     pub(crate) create_time: Duration,
+    pub(crate) pull_time: Duration,
     /// The code with which a container ends when signalled to stop; `None`: it does not listen.
     pub(crate) stops_with: Option<i32>,
     pub(crate) stop_signal: Option<String>,
@@ -102,6 +103,7 @@ pub(crate) struct FakeEngine {
     pub(crate) containers: Mutex<BTreeMap<String, FakeContainer>>,
     /// What was asked, in order.
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
+    pulled: Mutex<BTreeSet<String>>,
     creating: AtomicUsize,
     pub(crate) creating_most: AtomicUsize,
 }
@@ -112,6 +114,7 @@ impl Default for Ways {
             create_error: None,
             start_error: None,
             create_time: Duration::ZERO,
+            pull_time: Duration::ZERO,
             stops_with: Some(0),
             stop_signal: None,
         }
@@ -157,7 +160,20 @@ impl FakeEngine {
 impl Engine for FakeEngine {
     async fn find_image(&self, image: &str) -> Result<Option<Image>, EngineError> {
         let stop_signal = self.ways.lock().unwrap().stop_signal.clone();
-        Ok((image == IMAGE).then_some(Image { stop_signal }))
+        let is_here = image == IMAGE || self.pulled.lock().unwrap().contains(image);
+        Ok(is_here.then_some(Image { stop_signal }))
+    }
+
+    async fn pull(&self, image: &str, auth: &Secret) -> Result<(), EngineError> {
+        self.called(format!("pull {image}"));
+        let time = self.ways.lock().unwrap().pull_time;
+        sleep(time).await;
+        if auth.reveal() != b"let me in" {
+            return Err(EngineError::NotPulled { image: image.to_owned(), reason: "not for you".into() });
+        }
+        self.called("pulled");
+        self.pulled.lock().unwrap().insert(image.to_owned());
+        Ok(())
     }
 
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
-use skep_api::{ServiceId, TaskId, TaskState, wire};
+use skep_api::{Secret, ServiceId, TaskId, TaskState, wire};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -261,5 +261,6 @@ fn nobodys(task: TaskId) -> Assignment {
         ingress: None,
         drained: true,
         state: TaskState::New,
+        registry_auth: Secret::default(),
     }
 }

@@ -4,6 +4,8 @@
 //! nothing is asked again and again. A daemon that stops lets the step under way finish and leaves the
 //! rest as it is: the next one resumes it.
 
+mod image;
+
 use std::{future::pending, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
@@ -116,6 +118,7 @@ pub(crate) struct Runner {
     found: Option<ContainerState>,
     exit: Option<ExitFuture>,
     image_stop_signal: Option<String>,
+    has_pulled: bool,
     began: Instant,
 }
 
@@ -144,6 +147,7 @@ impl Runner {
             found: found.container.clone(),
             exit: None,
             image_stop_signal: None,
+            has_pulled: false,
             began: Instant::now(),
         }
     }
@@ -263,7 +267,11 @@ impl Runner {
     async fn prepare(&mut self, assignment: &Assignment) -> Woken {
         self.advance(TaskState::Preparing, Some("preparing"), None);
         // First what fails most often: the manager replaces the task the sooner.
-        let mut done = self.check(assignment).await;
+        let mut done = match self.check(assignment).await {
+            Ok(None) => Ok(()),
+            Ok(Some(absent)) => return self.pull(&absent, &assignment.registry_auth).await,
+            Err(e) => Err(e),
+        };
         if done.is_ok() && !assignment.has_host_ports() {
             if assignment.ingress.is_some()
                 && let Err(woken) = self.await_ingress().await
@@ -282,15 +290,6 @@ impl Runner {
             Err(e) => self.advance(TaskState::Rejected, None, Some(chain(&e))),
         }
         Woken::Changed
-    }
-
-    /// Whether the spec can be read and the image is here.
-    async fn check(&mut self, assignment: &Assignment) -> Result<(), StepError> {
-        let spec = assignment.spec.as_ref().map_err(|e| SpecError::Unreadable(e.clone()))?;
-        let image = spec.container_spec.as_ref().ok_or(SpecError::NoContainer)?.image.clone();
-        let found = self.host.engine.find_image(&image).await?;
-        self.image_stop_signal = found.ok_or(EngineError::NoSuchImage(image))?.stop_signal;
-        Ok(())
     }
 
     /// The task's network and container.

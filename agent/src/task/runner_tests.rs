@@ -53,7 +53,7 @@ async fn what_fails_before_the_start_is_rejected_and_after_it_failed() {
     let unreadable = wire::Assignment { spec: b"{".to_vec(), ..assignment(a, T::Running) };
     type Break = fn(&Rig);
     let cases: [(wire::Assignment, Break, T, &str, &str); 5] = [
-        (absent, |_| {}, T::Rejected, "preparing", "No such image: nope:2"),
+        (absent, |_| {}, T::Rejected, "preparing", "No such image: nope:2: not for you"),
         (unreadable, |_| {}, T::Rejected, "preparing", "the task's spec cannot be read: "),
         (
             assignment(a, T::Running),
@@ -88,6 +88,42 @@ async fn what_fails_before_the_start_is_rejected_and_after_it_failed() {
         assert_eq!(begun.elapsed(), Duration::ZERO, "told at once");
         rig.when("the network is gone", |rig| rig.network.attached.lock().unwrap().is_empty()).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_image_is_pulled_with_the_services_credentials() {
+    let rig = Rig::new().await;
+    let a = task(A);
+    let wanted = wire::Assignment {
+        spec: br#"{"ContainerSpec":{"Image":"far:2"}}"#.to_vec(),
+        registry_auth: b"let me in".to_vec(),
+        ..assignment(a, T::Running)
+    };
+    rig.put(wanted).await;
+    assert_eq!(rig.until(a, T::Running).await.message, "started");
+    assert_eq!(rig.calls(), ["pull far:2", "pulled", "attach", "create", "start"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_hangs_is_told_and_ends_with_the_task() {
+    let rig = Rig::new().await;
+    rig.engine.ways.lock().unwrap().pull_time = Duration::from_secs(3600);
+    let a = task(A);
+    let with = |desired, drained| wire::Assignment {
+        spec: br#"{"ContainerSpec":{"Image":"far:2"}}"#.to_vec(),
+        drained,
+        ..assignment(a, desired)
+    };
+    rig.put(with(T::Running, false)).await;
+    let message = "preparing: pulling far:2";
+    rig.when("told", |rig| rig.board.status(a).is_some_and(|s| s.borrow().message == message)).await;
+    // What does not end the task does not begin the pull anew.
+    rig.put(with(T::Running, true)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    rig.put(with(T::Shutdown, true)).await;
+    let status = rig.until(a, T::Shutdown).await;
+    assert_eq!((status.message.as_str(), status.err.as_str()), ("shutdown", ""));
+    assert_eq!(rig.calls(), ["pull far:2"]);
 }
 
 #[tokio::test(start_paused = true)]

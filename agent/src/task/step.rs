@@ -31,7 +31,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn is_stop(&self) -> bool {
+    pub(crate) fn is_stop(&self) -> bool {
         self.is_removed || self.desired >= TaskState::Shutdown
     }
 }
