@@ -6,6 +6,7 @@
 
 mod api;
 mod down;
+mod fault;
 mod image;
 mod namespaces;
 mod network;
@@ -42,7 +43,10 @@ pub(crate) struct DevArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct UpArgs {
-    /// Number of workers beside the one manager
+    /// Number of managers
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+    managers: u8,
+    /// Number of workers beside the managers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=200))]
     workers: u8,
     /// Name of the swarm; several with different names may run side by side
@@ -60,9 +64,15 @@ pub(crate) struct UpArgs {
     /// Start the swarm alone, without the example image and service
     #[arg(long)]
     no_example: bool,
+    /// Start the daemons alone: you form the swarm by `docker swarm init` and `join`
+    #[arg(long, conflicts_with_all = ["publish", "replicas"])]
+    no_swarm: bool,
     /// How much the daemons log
     #[arg(long, default_value = "info")]
     log_level: String,
+    /// Further flags of every daemon, after `--`
+    #[arg(last = true, value_name = "DAEMON_FLAG")]
+    daemon_args: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +85,14 @@ enum DevCommand {
     KillNode(KillNodeArgs),
     /// Start a node's daemon again on the state that it had
     RestartNode(NodeArgs),
+    /// Cut a node off from the others: what they send each other is lost
+    Cut(CutArgs),
+    /// Undo cuts of a node
+    Heal(CutArgs),
+    /// Stop a node's daemon as it stands (SIGSTOP), as a machine that hangs
+    Freeze(FreezeArgs),
+    /// Let a frozen node go on
+    Thaw(NodeArgs),
     #[command(hide = true)]
     NodeExec(node::NodeExecArgs),
 }
@@ -110,6 +128,24 @@ struct NodeArgs {
 }
 
 #[derive(Args, Debug)]
+struct CutArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Only from these nodes (default: from all)
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    from: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct FreezeArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Freeze its tasks too
+    #[arg(long)]
+    tasks: bool,
+}
+
+#[derive(Args, Debug)]
 struct KillNodeArgs {
     #[command(flatten)]
     node: NodeArgs,
@@ -139,7 +175,7 @@ async fn dispatch(args: DevArgs) -> anyhow::Result<ExitCode> {
         None => up(&args.up).await?,
         Some(DevCommand::Down(swarm)) => take_down(&swarm.name).await?,
         Some(DevCommand::Status(args)) => {
-            let status = status::Status::of(&known(&args.swarm.name)?).await?;
+            let status = status::Status::of(&known(&args.swarm.name)?).await;
             match args.format {
                 Format::Table => status.show(),
                 Format::Json => start::say(&serde_json::to_string(&status)?),
@@ -153,6 +189,22 @@ async fn dispatch(args: DevArgs) -> anyhow::Result<ExitCode> {
         Some(DevCommand::RestartNode(args)) => {
             node::restart(&mut known(&args.swarm.name)?, &args.node, RESTART_WAIT_MAX).await?;
             start::say(&format!("The daemon of {} runs again.", args.node));
+        }
+        Some(DevCommand::Cut(args)) => {
+            let n = fault::cut(&mut known(&args.node.swarm.name)?, &args.node.node, &args.from)?;
+            start::say(&format!("{} is cut off from {n} nodes.", args.node.node));
+        }
+        Some(DevCommand::Heal(args)) => {
+            let n = fault::heal(&mut known(&args.node.swarm.name)?, &args.node.node, &args.from)?;
+            start::say(&format!("{} reaches {n} more nodes again.", args.node.node));
+        }
+        Some(DevCommand::Freeze(args)) => {
+            let n = fault::freeze(&known(&args.node.swarm.name)?, &args.node.node, args.tasks)?;
+            start::say(&format!("Froze {n} processes of {}.", args.node.node));
+        }
+        Some(DevCommand::Thaw(args)) => {
+            let n = fault::thaw(&known(&args.swarm.name)?, &args.node)?;
+            start::say(&format!("{n} processes of {} go on.", args.node));
         }
         Some(DevCommand::NodeExec(exec)) => return node::exec(&exec),
     }

@@ -2,13 +2,15 @@
 //!
 //! When the story fails, the drop first shows services, tasks and the end of each daemon's log.
 
+mod build;
+mod fault;
+mod truth;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -16,9 +18,10 @@ use serde_json::Value;
 
 use crate::command::{Output, run};
 use crate::http::{self, Answer};
-use crate::image::busybox_archive;
 use crate::task::Task;
 use crate::wait::wait_for;
+pub use build::Builder;
+pub use truth::Program;
 
 /// The longest that one command of a client may take.
 const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -52,6 +55,8 @@ pub struct Node {
     pub netns: PathBuf,
     /// Its daemon, when that runs.
     pub pid: Option<i32>,
+    /// Its daemon is frozen.
+    pub frozen: bool,
 }
 
 impl Node {
@@ -73,6 +78,8 @@ pub struct Cluster {
     name: String,
     skep: PathBuf,
     nodes: Vec<Node>,
+    /// The node that unqualified calls go to.
+    front: usize,
 }
 
 impl Cluster {
@@ -82,9 +89,7 @@ impl Cluster {
     /// When `skep dev` fails, with all that it said.
     #[must_use]
     pub fn start(n_workers: u8) -> Self {
-        let cluster = Self::dev(n_workers, &["--no-example"]);
-        cluster.load_busybox();
-        cluster
+        Builder::new(1, n_workers).start()
     }
 
     /// As [`Cluster::start`], with the example service `whoami` on port 8080 too.
@@ -93,24 +98,13 @@ impl Cluster {
     /// When `skep dev` fails, with all that it said.
     #[must_use]
     pub fn with_example(n_workers: u8) -> Self {
-        let cluster = Self::dev(n_workers, &[]);
-        cluster.load_busybox();
-        cluster
+        Builder::new(1, n_workers).example(3).start()
     }
 
-    fn dev(n_workers: u8, flags: &[&str]) -> Self {
-        static N: AtomicU32 = AtomicU32::new(0);
-        static SWEPT: Once = Once::new();
-        SWEPT.call_once(sweep);
-        let n = N.fetch_add(1, Ordering::Relaxed);
-        let name = format!("e{:x}-{n:x}", std::process::id());
-        let mut cluster = Self { name: name.clone(), skep: skep_program(), nodes: Vec::new() };
-        let workers = n_workers.to_string();
-        let args = ["dev", "--detach", "--name", &name, "--workers", &workers];
-        let output = cluster.run_dev(&[&args, flags].concat());
-        assert!(output.is_ok(), "skep dev: {output}");
-        cluster.refresh();
-        cluster
+    /// A swarm of any size, not yet started.
+    #[must_use]
+    pub fn builder(n_managers: u8, n_workers: u8) -> Builder {
+        Builder::new(n_managers, n_workers)
     }
 
     fn run_dev(&self, args: &[&str]) -> Output {
@@ -127,27 +121,6 @@ impl Cluster {
         let text = self.run_dev(&["dev", "status", "--format", "json", "--name", &self.name]).ok();
         let status: Status = serde_json::from_str(&text).unwrap_or_else(|err| panic!("{err}: {text}"));
         self.nodes = status.nodes;
-    }
-
-    fn load_busybox(&self) {
-        let archive = busybox_archive().unwrap_or_else(|err| panic!("{err:#}"));
-        for node in &self.nodes {
-            let answer = http::request(
-                node.socket_path(),
-                "POST",
-                "/images/load?quiet=1",
-                &archive,
-                "application/x-tar",
-            )
-            .unwrap_or_else(|err| panic!("load busybox on {}: {err}", node.name));
-            assert!(
-                answer.status == 200 && !answer.text().contains("\"error\""),
-                "load busybox on {}: {} {}",
-                node.name,
-                answer.status,
-                answer.text()
-            );
-        }
     }
 
     /// The swarm's name.
@@ -177,10 +150,19 @@ impl Cluster {
         self.nodes.iter().find(|n| n.name == name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
-    /// The manager.
+    /// The manager that unqualified calls go to: the first, or that of [`Cluster::speak_to`].
     #[must_use]
     pub fn manager(&self) -> &Node {
-        &self.nodes[0]
+        &self.nodes[self.front]
+    }
+
+    /// Sends all further unqualified calls to the node `name`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn speak_to(&mut self, name: &str) {
+        let found = self.nodes.iter().position(|n| n.name == name);
+        self.front = found.unwrap_or_else(|| panic!("no node {name}"));
     }
 
     /// Runs the docker CLI against the manager.
@@ -315,27 +297,6 @@ impl Cluster {
         });
     }
 
-    /// Kills the daemon of `name` with SIGKILL; its tasks go too if `with_tasks`.
-    ///
-    /// # Panics
-    /// When `skep dev kill-node` fails.
-    pub fn kill_node(&mut self, name: &str, with_tasks: bool) {
-        let args = ["dev", "kill-node", "--name", &self.name, name];
-        let flags: &[&str] = if with_tasks { &["--tasks"] } else { &[] };
-        let _ = self.run_dev(&[&args, flags].concat()).ok();
-        self.refresh();
-    }
-
-    /// Starts the daemon of `name` again (after SIGTERM if it runs).
-    #[must_use]
-    pub fn restart_node(&mut self, name: &str) -> Output {
-        let output = self.run_dev(&["dev", "restart-node", "--name", &self.name, name]);
-        if output.is_ok() {
-            self.refresh();
-        }
-        output
-    }
-
     /// `GET` from inside the node's own network namespace.
     ///
     /// # Errors
@@ -400,27 +361,4 @@ impl Drop for Cluster {
             assert!(std::thread::panicking(), "skep dev down failed: {output}");
         }
     }
-}
-
-/// Takes down what test programs that were killed have left: their process id is in the swarm's name.
-fn sweep() {
-    for entry in std::fs::read_dir("/var/lib/skep-dev").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix('e').and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid.to_owned());
-        let pid = pid.and_then(|hex| u32::from_str_radix(&hex, 16).ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Dropped, and so taken down, like any other.
-            drop(Cluster { name, skep: skep_program(), nodes: Vec::new() });
-        }
-    }
-}
-
-/// The `skep` that was built with this test: beside the directory of the test programs.
-fn skep_program() -> PathBuf {
-    if let Some(path) = std::env::var_os("SKEP_BIN") {
-        return path.into();
-    }
-    let own = std::env::current_exe().unwrap_or_default();
-    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join("skep")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("no skep near {}; `cargo build --release` makes it", own.display()))
 }

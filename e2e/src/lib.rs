@@ -12,7 +12,7 @@ mod load;
 mod task;
 mod wait;
 
-pub use cluster::{Cluster, Node, NodeRole};
+pub use cluster::{Builder, Cluster, Node, NodeRole, Program};
 pub use command::{Output, run};
 pub use http::{Answer, get, request};
 pub use image::{BUSYBOX, WHOAMI, busybox_archive};

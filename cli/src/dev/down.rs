@@ -20,6 +20,8 @@ use super::process::{self, Marks, ProcessId};
 use super::record::{Lock, Node, RUN_ROOT, Record, Role, STATE_ROOT, SwarmName};
 use super::{api, namespaces, network, node};
 
+/// The longest that leaving may take: a node that others are cut off from or that has no leader is killed.
+const LEAVE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The longest that a daemon may take to end after SIGTERM.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The longest that killed processes may take to vanish.
@@ -62,11 +64,15 @@ pub(crate) async fn whole(record: &Record) -> Leftovers {
 
 /// Workers first, since a manager that is gone cannot tell them anything.
 async fn leave(record: &Record) {
+    for process in record.nodes.iter().filter_map(|n| n.process.as_ref()) {
+        process.signal(Signal::CONT);
+    }
     for role in [Role::Worker, Role::Manager] {
         let nodes = record.nodes.iter().filter(|n| n.role == role).filter(|n| is_alive(n));
         join_all(nodes.map(|n| async {
+            let left = api::call(&n.socket, Method::POST, "/swarm/leave?force=true", &Value::Null);
             // What it could not end is killed below; a node that never joined refuses this.
-            drop(api::call(&n.socket, Method::POST, "/swarm/leave?force=true", &Value::Null).await);
+            drop(tokio::time::timeout(LEAVE_WAIT_MAX, left).await);
         }))
         .await;
     }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use anyhow::{Context as _, bail};
 
 use super::namespaces;
-use super::record::{NETNS_ROOT, Record, SwarmName};
+use super::record::{NETNS_ROOT, Node, Record, SwarmName};
 use super::rtnl::Rtnl;
 
 const BRIDGE: &str = "br0";
@@ -18,6 +18,8 @@ const CALLER_PORT: &str = "caller";
 /// A node's only link beside lo.
 const NODE_LINK: &str = "eth0";
 const PREFIX: u8 = 24;
+/// An address that no link has: what is sent there is lost on the bridge, and nobody is told.
+const NOWHERE: [u8; 6] = [2, 0, 0, 0, 0, 0];
 /// Subnets come from 10.210.0.0 to 10.249.255.0: far from what Docker and we give to overlays by default.
 const SECOND_BYTE: u16 = 210;
 const N_SUBNETS: u16 = 40 * 256;
@@ -86,6 +88,24 @@ pub(crate) fn build(record: &Record) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Loses whatever `from` sends to `to`, established connections included; neither is told.
+pub(crate) fn cut(from: &Node, to: &Node) -> anyhow::Result<()> {
+    namespaces::in_net(&from.netns, || {
+        Rtnl::open()?
+            .pin_neighbour(NODE_LINK, to.address, NOWHERE)
+            .with_context(|| format!("cut {} off from {}", from.name, to.name))
+    })
+}
+
+/// Undoes [`cut`].
+pub(crate) fn heal(from: &Node, to: &Node) -> anyhow::Result<()> {
+    namespaces::in_net(&from.netns, || {
+        Rtnl::open()?
+            .forget_neighbour(NODE_LINK, to.address)
+            .with_context(|| format!("heal the way from {} to {}", from.name, to.name))
+    })
 }
 
 /// Removes what carries the swarm's name; what is not there is no error.

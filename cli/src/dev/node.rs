@@ -63,8 +63,21 @@ pub(crate) fn exec(args: &NodeExecArgs) -> anyhow::Result<std::process::ExitCode
         .with_context(|| format!("run {}", program.display()))
 }
 
+/// What all daemons of a swarm are started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Flags {
+    log_level: String,
+    further: Vec<String>,
+}
+
+impl Flags {
+    pub(crate) fn of(record: &Record) -> Self {
+        Self { log_level: record.log_level.clone(), further: record.daemon_args.clone() }
+    }
+}
+
 /// Starts the daemon of `node`; the caller saves the record afterwards.
-pub(crate) fn spawn(node: &mut Node, log_level: &str) -> anyhow::Result<()> {
+pub(crate) fn spawn(node: &mut Node, flags: &Flags) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("find our own program")?;
     let log = OpenOptions::new()
         .create(true)
@@ -82,7 +95,8 @@ pub(crate) fn spawn(node: &mut Node, log_level: &str) -> anyhow::Result<()> {
         .arg(&node.state_dir)
         .args(["--socket", &format!("unix://{}", node.socket.display())])
         .args(["--advertise-addr", &address, "--data-path-addr", &address])
-        .args(["--node-name", &node.name, "--log-level", log_level])
+        .args(["--node-name", &node.name, "--log-level", &flags.log_level])
+        .args(&flags.further)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -121,6 +135,8 @@ pub(crate) async fn answers(node: &Node) -> anyhow::Result<()> {
 pub(crate) async fn stop(node: &Node, signal: Signal, limit: Duration) {
     let Some(process) = &node.process else { return };
     process.signal(signal);
+    // A frozen one would hear nothing but SIGKILL.
+    process.signal(Signal::CONT);
     if !process.ended(limit).await {
         process.signal(Signal::KILL);
         process.ended(limit).await;
@@ -130,10 +146,10 @@ pub(crate) async fn stop(node: &Node, signal: Signal, limit: Duration) {
 /// Restarts the daemon of `name` (after SIGTERM if it runs) with its recorded state.
 pub(crate) async fn restart(record: &mut Record, name: &str, stop_limit: Duration) -> anyhow::Result<()> {
     record.node(name)?;
-    let level = record.log_level.clone();
+    let flags = Flags::of(record);
     for node in record.nodes.iter_mut().filter(|n| n.name == name) {
         stop(node, Signal::TERM, stop_limit).await;
-        spawn(node, &level)?;
+        spawn(node, &flags)?;
     }
     record.save()?;
     answers(record.node(name)?).await

@@ -36,6 +36,11 @@ impl ProcessId {
         Self::of(self.pid).is_some_and(|now| now == *self)
     }
 
+    /// Whether it was stopped by a signal and not let go on since.
+    pub(crate) fn is_frozen(&self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.start == self.start && stat.is_frozen)
+    }
+
     /// Sends a signal; one that has ended is no error.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.is_alive()
@@ -63,6 +68,7 @@ struct Stat {
     parent: i32,
     start: u64,
     is_dead: bool,
+    is_frozen: bool,
 }
 
 impl Stat {
@@ -72,6 +78,7 @@ impl Stat {
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         Some(Self {
             is_dead: matches!(*fields.first()?, "Z" | "X"),
+            is_frozen: *fields.first()? == "T",
             parent: fields.get(1)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
         })

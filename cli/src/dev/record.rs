@@ -3,6 +3,7 @@
 //! The record is written before the first thing that it names is made, so that what a crash leaves can
 //! always be removed. Invariant: `/var/lib/skep-dev/<name>` exists exactly while the swarm does.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -125,6 +126,8 @@ pub(crate) struct Node {
     pub(crate) process: Option<ProcessId>,
     /// The swarm's id of this node, once joined: its cgroups carry it.
     pub(crate) node_id: Option<String>,
+    /// The nodes that it is cut off from; each of them names it in turn.
+    pub(crate) cut_from: BTreeSet<String>,
 }
 
 /// A whole development swarm.
@@ -134,6 +137,8 @@ pub(crate) struct Record {
     /// The first three bytes of the /24.
     pub(crate) subnet: [u8; 3],
     pub(crate) log_level: String,
+    /// Further arguments of every daemon.
+    pub(crate) daemon_args: Vec<String>,
     /// The `skep dev` that stays in the foreground, if one does.
     pub(crate) owner: Option<ProcessId>,
     pub(crate) nodes: Vec<Node>,
@@ -141,9 +146,10 @@ pub(crate) struct Record {
 
 impl Record {
     /// Lays out a swarm; nothing is made yet.
-    pub(crate) fn plan(name: &SwarmName, subnet: [u8; 3], n_workers: u8, log_level: &str) -> Self {
+    pub(crate) fn plan(name: &SwarmName, subnet: [u8; 3], n_managers: u8, n_workers: u8) -> Self {
+        let managers = (1..=n_managers).map(|n| (Role::Manager, format!("manager-{n}")));
         let workers = (1..=n_workers).map(|n| (Role::Worker, format!("worker-{n}")));
-        let nodes = std::iter::once((Role::Manager, "manager-1".to_owned()))
+        let nodes = managers
             .chain(workers)
             .zip(11_u8..)
             .map(|((role, node), last)| Node {
@@ -156,10 +162,12 @@ impl Record {
                 log: name.state_dir().join(format!("{node}.log")),
                 process: None,
                 node_id: None,
+                cut_from: BTreeSet::new(),
                 name: node,
             })
             .collect();
-        Self { name: name.clone(), subnet, log_level: log_level.to_owned(), owner: None, nodes }
+        let (log_level, daemon_args) = ("info".to_owned(), Vec::new());
+        Self { name: name.clone(), subnet, log_level, daemon_args, owner: None, nodes }
     }
 
     /// The caller's address on the swarm's bridge.
@@ -167,7 +175,7 @@ impl Record {
         Ipv4Addr::new(self.subnet[0], self.subnet[1], self.subnet[2], 1)
     }
 
-    /// The manager that commands go to.
+    /// The manager that makes the swarm and that commands go to.
     pub(crate) fn manager(&self) -> anyhow::Result<&Node> {
         self.nodes
             .iter()
@@ -267,9 +275,17 @@ mod tests {
     #[test]
     fn a_plan_gives_each_node_its_own_address_and_paths() {
         let name: SwarmName = "dev".parse().unwrap();
-        let record = Record::plan(&name, [10, 210, 7], 2, "info");
+        let record = Record::plan(&name, [10, 210, 7], 2, 2);
         let seen: Vec<String> = record.nodes.iter().map(|n| format!("{} {}", n.name, n.address)).collect();
-        assert_eq!(seen, ["manager-1 10.210.7.11", "worker-1 10.210.7.12", "worker-2 10.210.7.13"]);
+        assert_eq!(
+            seen,
+            [
+                "manager-1 10.210.7.11",
+                "manager-2 10.210.7.12",
+                "worker-1 10.210.7.13",
+                "worker-2 10.210.7.14"
+            ]
+        );
         assert_eq!(record.node("worker-2").unwrap().netns.to_str(), Some("/run/netns/skep-dev-worker-2"));
         assert!(record.node("worker-3").is_err());
     }

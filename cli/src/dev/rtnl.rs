@@ -13,10 +13,13 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_CREATE: u16 = 0x400;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
@@ -29,6 +32,9 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 
@@ -113,6 +119,26 @@ impl Rtnl {
         self.ask(m)
     }
 
+    /// Says for good which hardware address a neighbour has, whatever it says itself.
+    pub(crate) fn pin_neighbour(&self, link: &str, address: Ipv4Addr, hardware: [u8; 6]) -> io::Result<()> {
+        let mut m = Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE);
+        m.neighbour_header(self.index(link)?, NUD_PERMANENT);
+        m.attr(NDA_DST, &address.octets());
+        m.attr(NDA_LLADDR, &hardware);
+        self.ask(m)
+    }
+
+    /// Forgets what is known of a neighbour; nothing is no error.
+    pub(crate) fn forget_neighbour(&self, link: &str, address: Ipv4Addr) -> io::Result<()> {
+        let mut m = Message::new(RTM_DELNEIGH, 0);
+        m.neighbour_header(self.index(link)?, 0);
+        m.attr(NDA_DST, &address.octets());
+        match self.ask(m) {
+            Err(err) if err.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Removes a link; one that is not there is no error.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         let Ok(index) = self.index(name) else { return Ok(()) };
@@ -168,6 +194,14 @@ impl Message {
         self.put(&index.to_ne_bytes());
         self.put(&set.to_ne_bytes());
         self.put(&set.to_ne_bytes());
+    }
+
+    /// `struct ndmsg`.
+    fn neighbour_header(&mut self, index: u32, state: u16) {
+        self.put(&[AF_INET, 0, 0, 0]);
+        self.put(&index.to_ne_bytes());
+        self.put(&state.to_ne_bytes());
+        self.put(&[0, 0]);
     }
 
     fn attr(&mut self, kind: u16, value: &[u8]) {

@@ -22,6 +22,8 @@ const SWARM_PORT: u16 = 2377;
 pub(crate) const EXAMPLE: &str = "whoami";
 /// The longest that the example service may take until all its tasks run.
 const EXAMPLE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The longest that the nodes may take from the last join until all are ready.
+const WHOLE_WAIT_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Takes the name and a subnet, and writes the record; cleans up first what a crash left.
@@ -45,7 +47,9 @@ pub(crate) async fn reserve(args: &UpArgs) -> anyhow::Result<Record> {
     let dir = name.state_dir();
     fs::create_dir(&dir).with_context(|| format!("take the name {name}: make {}", dir.display()))?;
     let subnet = network::pick_subnet(name, &Record::subnets_in_use())?;
-    let mut record = Record::plan(name, subnet, args.workers, &args.log_level);
+    let mut record = Record::plan(name, subnet, args.managers, args.workers);
+    record.log_level.clone_from(&args.log_level);
+    record.daemon_args.clone_from(&args.daemon_args);
     record.owner = i32::try_from(std::process::id()).ok().and_then(ProcessId::of);
     record.save()?;
     Ok(record)
@@ -56,19 +60,23 @@ pub(crate) async fn bring_up(record: &mut Record, args: &UpArgs) -> anyhow::Resu
     make_places(record)?;
     let n_nodes = record.nodes.len();
     say(&format!("Network     {n_nodes} namespaces on {}/24", record.gateway()));
-    let level = record.log_level.clone();
+    let flags = node::Flags::of(record);
     for node in &mut record.nodes {
-        node::spawn(node, &level)?;
+        node::spawn(node, &flags)?;
     }
     record.save()?;
     try_join_all(record.nodes.iter().map(node::answers)).await?;
     say(&format!("Daemons     {n_nodes} started, logs in {}", record.name.state_dir().display()));
-    form(record).await?;
+    if !args.no_swarm {
+        form(record).await?;
+    }
     if !args.no_example {
         let image = Bytes::from(image::pack()?);
         let size_mb = image.len() / 1_000_000;
         try_join_all(record.nodes.iter().map(|n| load(n, image.clone()))).await?;
         say(&format!("Image       {} ({size_mb} MB) loaded on each node", image::TAG));
+    }
+    if !args.no_example && !args.no_swarm {
         example(record, args).await?;
     }
     Ok(())
@@ -86,39 +94,74 @@ fn make_places(record: &Record) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn addresses(node: &Node) -> Value {
+    json!({
+        "ListenAddr": format!("0.0.0.0:{SWARM_PORT}"),
+        "AdvertiseAddr": node.address.to_string(),
+        "DataPathAddr": node.address.to_string(),
+    })
+}
+
 async fn form(record: &mut Record) -> anyhow::Result<()> {
     let manager = record.manager()?.clone();
     let remote = format!("{}:{SWARM_PORT}", manager.address);
-    let addresses = |node: &Node| {
-        json!({
-            "ListenAddr": format!("0.0.0.0:{SWARM_PORT}"),
-            "AdvertiseAddr": node.address.to_string(),
-            "DataPathAddr": node.address.to_string(),
-        })
-    };
     let mut init = addresses(&manager);
     init["Spec"] = json!({"Name": "default", "Labels": {}});
     api::call(&manager.socket, Method::POST, "/swarm/init", &init).await?;
     say(&format!("Swarm       {} is its manager at {remote}", manager.name));
     let swarm = api::call(&manager.socket, Method::GET, "/swarm", &Value::Null).await?;
-    let token = swarm["JoinTokens"]["Worker"].as_str().context("GET /swarm has no join token for workers")?;
-    let workers = record.nodes.iter().filter(|n| n.role == Role::Worker);
-    try_join_all(workers.map(|node| async {
-        let mut join = addresses(node);
-        join["RemoteAddrs"] = json!([remote]);
-        join["JoinToken"] = json!(token);
-        api::call(&node.socket, Method::POST, "/swarm/join", &join).await.with_context(|| {
-            format!("{} could not join; its log ends:\n{}", node.name, node::log_tail(node))
-        })?;
-        say(&format!("Swarm       {} joined", node.name));
-        anyhow::Ok(())
-    }))
-    .await?;
+    let token = |kind: &str| {
+        let token = swarm["JoinTokens"][kind].as_str().map(str::to_owned);
+        token.with_context(|| format!("GET /swarm has no join token for a {kind}"))
+    };
+    let (for_managers, for_workers) = (token("Manager")?, token("Worker")?);
+    let first = manager.name.as_str();
+    let of = |role| record.nodes.iter().filter(move |n| n.role == role && n.name != first);
+    // A manager's join ends when it votes: one after the other, as by hand.
+    for node in of(Role::Manager) {
+        join(node, &remote, &for_managers).await?;
+    }
+    try_join_all(of(Role::Worker).map(|node| join(node, &remote, &for_workers))).await?;
+    whole(record, &manager).await?;
     for node in &mut record.nodes {
         let info = api::call(&node.socket, Method::GET, "/info", &Value::Null).await?;
         node.node_id = info["Swarm"]["NodeID"].as_str().filter(|id| !id.is_empty()).map(str::to_owned);
     }
     record.save()
+}
+
+async fn join(node: &Node, remote: &str, token: &str) -> anyhow::Result<()> {
+    let mut join = addresses(node);
+    join["RemoteAddrs"] = json!([remote]);
+    join["JoinToken"] = json!(token);
+    api::call(&node.socket, Method::POST, "/swarm/join", &join)
+        .await
+        .with_context(|| format!("{} could not join; its log ends:\n{}", node.name, node::log_tail(node)))?;
+    say(&format!("Swarm       {} joined as a {}", node.name, node.role.as_str()));
+    Ok(())
+}
+
+/// Waits until the swarm shows every node as ready and every manager as reachable.
+async fn whole(record: &Record, manager: &Node) -> anyhow::Result<()> {
+    let until = Instant::now() + WHOLE_WAIT_MAX;
+    let n_managers = record.nodes.iter().filter(|n| n.role == Role::Manager).count();
+    loop {
+        let nodes = api::call(&manager.socket, Method::GET, "/nodes", &Value::Null).await?;
+        let nodes = nodes.as_array().map(Vec::as_slice).unwrap_or_default();
+        let n_ready = nodes.iter().filter(|n| n["Status"]["State"] == "ready").count();
+        let n_reachable = nodes.iter().filter(|n| n["ManagerStatus"]["Reachability"] == "reachable").count();
+        if n_ready == record.nodes.len() && n_reachable == n_managers {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            bail!(
+                "after {} s {n_ready} of {} nodes are ready and {n_reachable} of {n_managers} managers reachable",
+                WHOLE_WAIT_MAX.as_secs(),
+                record.nodes.len(),
+            );
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 async fn load(node: &Node, image: Bytes) -> anyhow::Result<()> {
@@ -183,7 +226,7 @@ fn describe(task: &Value) -> String {
 /// What one can do now.
 pub(crate) fn tell(record: &Record, args: &UpArgs) {
     let name = &record.name;
-    if !args.no_example {
+    if !args.no_example && !args.no_swarm {
         say("\nTry any node; every one answers:");
         for node in &record.nodes {
             say(&format!("  curl http://{}:{}    # {}", node.address, args.publish, node.name));

@@ -1,0 +1,68 @@
+//! Faults made on a running swarm, and their ends: daemons killed, frozen and restarted, nodes cut off.
+
+use super::Cluster;
+use crate::command::Output;
+
+impl Cluster {
+    fn fault(&mut self, verb: &str, name: &str, flags: &[&str]) {
+        let swarm = self.name.clone();
+        let _ = self.run_dev(&[&["dev", verb, "--name", &swarm, name], flags].concat()).ok();
+        self.refresh();
+    }
+
+    /// Kills the daemon of `name` with SIGKILL; its tasks go too if `with_tasks`.
+    ///
+    /// # Panics
+    /// When `skep dev kill-node` fails.
+    pub fn kill_node(&mut self, name: &str, with_tasks: bool) {
+        self.fault("kill-node", name, if with_tasks { &["--tasks"] } else { &[] });
+    }
+
+    /// Starts the daemon of `name` again (after SIGTERM if it runs).
+    #[must_use]
+    pub fn restart_node(&mut self, name: &str) -> Output {
+        let output = self.run_dev(&["dev", "restart-node", "--name", &self.name, name]);
+        if output.is_ok() {
+            self.refresh();
+        }
+        output
+    }
+
+    /// Stops the daemon of `name` as it stands; its tasks go on.
+    ///
+    /// # Panics
+    /// When `skep dev freeze` fails.
+    pub fn freeze(&mut self, name: &str) {
+        self.fault("freeze", name, &[]);
+    }
+
+    /// Lets a frozen node go on.
+    ///
+    /// # Panics
+    /// When `skep dev thaw` fails.
+    pub fn thaw(&mut self, name: &str) {
+        self.fault("thaw", name, &[]);
+    }
+
+    /// Loses all that `name` and the nodes `others` send each other; from all nodes for an empty list.
+    ///
+    /// # Panics
+    /// When `skep dev cut` fails.
+    pub fn cut(&mut self, name: &str, others: &[&str]) {
+        self.change_cut("cut", name, others);
+    }
+
+    /// Undoes [`Cluster::cut`].
+    ///
+    /// # Panics
+    /// When `skep dev heal` fails.
+    pub fn heal(&mut self, name: &str, others: &[&str]) {
+        self.change_cut("heal", name, others);
+    }
+
+    fn change_cut(&mut self, verb: &str, name: &str, others: &[&str]) {
+        let from = others.join(",");
+        let flags = ["--from", &from];
+        self.fault(verb, name, if others.is_empty() { &[] } else { &flags });
+    }
+}
