@@ -12,7 +12,7 @@ use skep_link::{
     Authority, Identity, JoinToken, MESSAGE_MAX_BYTES, new_csr,
     stubs::{dispatcher_server::DispatcherServer, join_server::JoinServer},
 };
-use skep_raft::{Config, Leadership, Raft};
+use skep_raft::{Alone, Config, Leadership, Raft};
 use skep_store::{Change, Proposal, decode_result};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -125,7 +125,9 @@ impl Manager {
             .await
             .map_err(|e| ManagerError::First(e.to_string()))?;
         let machine = Machine::new();
-        let raft = Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone()).await?;
+        let raft =
+            Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone(), Arc::new(Alone))
+                .await?;
         raft.bootstrap().await?;
         wait_for_leader(&raft).await?;
         let changes = first_state(&params, node_id, cluster_id, &authority);
@@ -154,7 +156,9 @@ impl Manager {
         let node_id =
             identity.node_id().parse().map_err(|e| ManagerError::First(format!("node certificate: {e}")))?;
         let machine = Machine::new();
-        let raft = Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone()).await?;
+        let raft =
+            Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone(), Arc::new(Alone))
+                .await?;
         Ok(Self::serve(config, raft, machine, identity, listener, node_id))
     }
 

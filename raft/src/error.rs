@@ -130,3 +130,76 @@ pub enum ReadError {
     #[error("consensus is stopped on this node")]
     Stopped,
 }
+
+/// Why a request of another member was not carried out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HandleError {
+    /// The caller has an old address for it.
+    #[error("this is raft member {raft_id}, and the request is for member {meant}")]
+    NotForMe {
+        /// For whom the request is.
+        meant: u64,
+        /// Who this is.
+        raft_id: u64,
+    },
+    /// It was not understood.
+    #[error("a request of another manager was not understood: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Why the members were not changed. Every change may be asked for again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// Only the leader changes members.
+    #[error("this node is not the leader of the swarm")]
+    NotLeader,
+    /// The leader itself is to go: it moves its lead first, and the new leader is asked.
+    #[error("this node leads the swarm; it moves its lead to another manager first")]
+    Leads,
+    /// Another change is not finished.
+    #[error("another change of the managers is in progress; try again")]
+    InProgress,
+    /// Too few voters would be left that answer.
+    #[error("this would result in a loss of quorum: {reachable} of the {voters} remaining managers answer")]
+    WouldLoseQuorum {
+        /// Remaining voters that answered lately.
+        reachable: usize,
+        /// Remaining voters.
+        voters: usize,
+    },
+    /// It is no member, or no learner.
+    #[error("raft member {id} is not known")]
+    NotMember {
+        /// The raft id.
+        id: u64,
+    },
+    /// It lacks too much of the log to vote.
+    #[error("raft member {id} has not caught up with the leader")]
+    NotCaughtUp {
+        /// The raft id.
+        id: u64,
+    },
+    /// The change may be made, or come to be.
+    #[error("the outcome of the change is unknown: leadership or a majority was lost while it was in flight")]
+    Unknown,
+    /// The member was shut down, or failed.
+    #[error("consensus is stopped on this node")]
+    Stopped,
+}
+
+/// Why the lead was not moved.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TransferError {
+    /// No voter that could take it answers.
+    #[error("no other manager can take the lead now")]
+    NobodyElse,
+    /// Nobody has taken it in time; somebody may yet.
+    #[error("no other manager has taken the lead in time")]
+    TimedOut,
+    /// The member was shut down, or failed.
+    #[error("consensus is stopped on this node")]
+    Stopped,
+}

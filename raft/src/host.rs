@@ -8,23 +8,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::SnapshotPolicy;
-use openraft::rt::WatchReceiver;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::machine::{Machine, StateMachine};
-use crate::network::{Alone, Network};
+use crate::network::Network;
 use crate::raft::Leadership;
+use crate::status::{Follow, Heard, Status};
 use crate::store::LogStore;
+use crate::transport::{Calls, Transport};
 use crate::types::Types;
 use crate::wal::{Options, Wal};
+
+/// How many entries one append to a member carries at most; the log store bounds their bytes.
+const PAYLOAD_ENTRIES_MAX: u64 = 512;
 
 pub(crate) type Core = openraft::Raft<Types, Machine>;
 
 /// What a handle is made of.
 pub(crate) struct Opened {
     pub(crate) core: Core,
+    pub(crate) calls: Calls,
+    pub(crate) heard: Heard,
+    /// The index of the last entry applied.
+    pub(crate) applied: watch::Receiver<Option<u64>>,
+    pub(crate) status: watch::Receiver<Status>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Dropped or sent: the host shuts down.
     pub(crate) stop: oneshot::Sender<()>,
@@ -33,19 +44,28 @@ pub(crate) struct Opened {
 }
 
 /// Starts the thread; answers once the log is open and what was committed is applied.
-pub(crate) async fn start(config: Config, machine: Arc<dyn StateMachine>) -> Result<Opened, OpenError> {
+pub(crate) async fn start(
+    config: Config,
+    machine: Arc<dyn StateMachine>,
+    transport: Arc<dyn Transport>,
+) -> Result<Opened, OpenError> {
     let dir = config.dir.clone();
     let (ready, opened) = oneshot::channel();
     std::thread::Builder::new()
         .name("skep-raft".to_owned())
-        .spawn(move || run(&config, machine, ready))
+        .spawn(move || run(&config, machine, transport, ready))
         .map_err(OpenError::io("start the thread of consensus on", &dir))?;
     opened.await.unwrap_or_else(|_| {
         Err(OpenError::Consensus { reason: "its thread panicked; see the log above".to_owned() })
     })
 }
 
-fn run(config: &Config, machine: Arc<dyn StateMachine>, ready: oneshot::Sender<Result<Opened, OpenError>>) {
+fn run(
+    config: &Config,
+    machine: Arc<dyn StateMachine>,
+    transport: Arc<dyn Transport>,
+    ready: oneshot::Sender<Result<Opened, OpenError>>,
+) {
     let opened = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -60,16 +80,11 @@ fn run(config: &Config, machine: Arc<dyn StateMachine>, ready: oneshot::Sender<R
     let store = LogStore::new(Arc::clone(&wal), recovered);
     let (stopped, watch_stopped) = watch::channel(false);
     runtime.block_on(async {
-        let core = match build(config, store, Machine::new(machine)).await {
-            Ok(core) => core,
+        let (opened, stopping, follow) = match serve(config, store, machine, transport, watch_stopped).await {
+            Ok(served) => served,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        let (stop, stopping) = oneshot::channel();
-        let (leadership, watch_leadership) = watch::channel(Leadership::Follower);
-        let follow = tokio::spawn(follow_leadership(core.clone(), leadership));
-        elect_if_alone(&core, config.raft_id).await;
-        let opened =
-            Opened { core: core.clone(), leadership: watch_leadership, stop, stopped: watch_stopped };
+        let core = opened.core.clone();
         drop(ready.send(Ok(opened)));
         // Either way it is time to go.
         stopping.await.ok();
@@ -83,7 +98,51 @@ fn run(config: &Config, machine: Arc<dyn StateMachine>, ready: oneshot::Sender<R
     stopped.send_replace(true);
 }
 
-async fn build(config: &Config, store: LogStore, machine: Machine) -> Result<Core, OpenError> {
+/// Starts openraft on the runtime that this is called on.
+async fn serve(
+    config: &Config,
+    store: LogStore,
+    machine: Arc<dyn StateMachine>,
+    transport: Arc<dyn Transport>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(Opened, oneshot::Receiver<()>, JoinHandle<()>), OpenError> {
+    let machine = Machine::new(machine);
+    let applied = machine.applied();
+    let core = build(config, store, machine, Arc::clone(&transport)).await?;
+    let (stop, stopping) = oneshot::channel();
+    let heard = Heard::default();
+    let (status, watch_status) = watch::channel(Status::new(config.raft_id));
+    let (leadership, watch_leadership) = watch::channel(Leadership::Follower);
+    let follow = Follow {
+        core: core.clone(),
+        silence_max: config.election.1,
+        status,
+        leadership,
+        heard_leader: heard.leader.subscribe(),
+        removed: heard.removed.subscribe(),
+        leads_since: None,
+    };
+    let follow = tokio::spawn(follow.run());
+    elect_if_alone(&core, config.raft_id).await;
+    let opened = Opened {
+        core,
+        calls: Calls::new(transport, Handle::current()),
+        heard,
+        applied,
+        status: watch_status,
+        leadership: watch_leadership,
+        stop,
+        stopped,
+    };
+    Ok((opened, stopping, follow))
+}
+
+async fn build(
+    config: &Config,
+    store: LogStore,
+    machine: Machine,
+    transport: Arc<dyn Transport>,
+) -> Result<Core, OpenError> {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let settings = openraft::Config {
         cluster_name: "skep".to_owned(),
@@ -94,12 +153,15 @@ async fn build(config: &Config, store: LogStore, machine: Machine) -> Result<Cor
         // A restarted leader would lead on in its old term, on a state that may lack what it had
         // acknowledged: the commit mark is written lazily. A new term's blank entry proves it complete.
         enable_leader_restore: Some(false),
+        max_payload_entries: PAYLOAD_ENTRIES_MAX,
+        // A member that is back is written to soon: it counts for a majority again only then.
+        backoff: "20ms 40ms 80ms 160ms ...250ms".to_owned(),
         // No snapshots yet, and so no purge.
         snapshot_policy: SnapshotPolicy::Never,
         ..openraft::Config::default()
     };
     let settings = settings.validate().map_err(|e| OpenError::Consensus { reason: e.to_string() })?;
-    Core::new(config.raft_id, Arc::new(settings), Network(Arc::new(Alone)), store, machine)
+    Core::new(config.raft_id, Arc::new(settings), Network(transport), store, machine)
         .await
         .map_err(|e| OpenError::Consensus { reason: e.to_string() })
 }
@@ -111,31 +173,4 @@ pub(crate) async fn elect_if_alone(core: &Core, raft_id: u64) {
     {
         tracing::error!(err = %error, "consensus stopped before its first election");
     }
-}
-
-/// Tells of leadership, gained only when this term's blank entry is applied: before, the state may lack
-/// what earlier leaders committed.
-async fn follow_leadership(core: Core, leadership: watch::Sender<Leadership>) {
-    let mut metrics = core.metrics();
-    loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            if let Err(error) = &metrics.running_state {
-                tracing::debug!(err = %error, "consensus has stopped");
-                break;
-            }
-            let term = metrics.current_term;
-            let caught_up = metrics.last_applied.as_ref().is_some_and(|id| id.leader_id.term == term);
-            if metrics.state.is_leader() && caught_up {
-                Leadership::Leader { term }
-            } else {
-                Leadership::Follower
-            }
-        };
-        leadership.send_if_modified(|seen| std::mem::replace(seen, now) != now);
-        if metrics.changed().await.is_err() {
-            break;
-        }
-    }
-    leadership.send_replace(Leadership::Follower);
 }

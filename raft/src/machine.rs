@@ -11,6 +11,7 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
 
 use crate::types::{LogId, Payload, StoredMembership, Types};
 
@@ -27,6 +28,8 @@ pub trait StateMachine: Send + Sync + 'static {
 pub(crate) struct Machine {
     inner: Arc<dyn StateMachine>,
     applied: Option<LogId>,
+    /// Tells the index to those who wait for it.
+    reached: watch::Sender<Option<u64>>,
     membership: StoredMembership,
 }
 
@@ -39,7 +42,13 @@ impl fmt::Debug for Machine {
 impl Machine {
     /// A machine to which nothing has been applied.
     pub(crate) fn new(inner: Arc<dyn StateMachine>) -> Machine {
-        Machine { inner, applied: None, membership: StoredMembership::default() }
+        let reached = watch::Sender::new(None);
+        Machine { inner, applied: None, reached, membership: StoredMembership::default() }
+    }
+
+    /// Follows the index of the last entry applied.
+    pub(crate) fn applied(&self) -> watch::Receiver<Option<u64>> {
+        self.reached.subscribe()
     }
 }
 
@@ -70,6 +79,7 @@ impl RaftStateMachine<Types> for Machine {
                 }
             };
             self.applied = Some(entry.log_id);
+            self.reached.send_replace(Some(entry.log_id.index));
             if let Some(responder) = responder {
                 responder.send(response);
             }

@@ -1,82 +1,24 @@
-//! How members talk: openraft's calls, turned into one call of a `Transport`.
-//!
-//! The transport is the seam: it carries a request to a member, within a time, and knows nothing of
-//! consensus. `Alone` is the transport of a swarm with one member, which has nobody to call.
+//! How members talk: openraft's calls, turned into one call of the [`Transport`] each.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{SnapshotResponse, TransferLeaderResponse};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
-use crate::types::{Types, Vote};
+use crate::transport::{self, Transport, TransportError};
+use crate::types::{AppendRequest, AppendResponse, TransferRequest, Types, Vote, VoteRequest, VoteResponse};
+use crate::wire::{self, Answer, AppendMsg, Ask, Request, Response, TransferMsg, VoteMsg, WireError};
 
-/// What one member asks of another.
-#[derive(Debug)]
-#[expect(dead_code, reason = "a transport with peers reads these; the one-member one has none")]
-pub(crate) enum Request {
-    Append(AppendEntriesRequest<Types>),
-    Vote(VoteRequest<Types>),
-    /// Asks whether a vote would be granted. It must reach the member: openraft's default for a
-    /// network that lacks it grants always, which would turn pre-votes off silently.
-    PreVote(VoteRequest<Types>),
-    TransferLeader(TransferLeaderRequest<Types>),
-}
-
-/// What it answers: the variant of the request.
-#[derive(Debug)]
-#[expect(dead_code, reason = "a transport with peers makes these; the one-member one has none")]
-pub(crate) enum Response {
-    Append(AppendEntriesResponse<Types>),
-    Vote(VoteResponse<Types>),
-    PreVote(VoteResponse<Types>),
-    TransferLeader(TransferLeaderResponse<Types>),
-}
-
-/// Carries requests to other members.
-pub(crate) trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// Sends `request` to the member `target`; fails after `limit` at the latest, as a call without an
-    /// end would stop replication to that member for ever.
-    fn call(
-        &self,
-        target: u64,
-        request: Request,
-        limit: Duration,
-    ) -> BoxFuture<'static, Result<Response, CallError>>;
-}
-
-/// Why a member gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
-    /// It cannot be reached; it is asked again only after a pause.
-    #[error("raft member {target} cannot be reached: {reason}")]
-    Unreachable { target: u64, reason: &'static str },
-}
-
-/// The transport of the only member.
-#[derive(Debug)]
-pub(crate) struct Alone;
-
-impl Transport for Alone {
-    fn call(
-        &self,
-        target: u64,
-        _request: Request,
-        _limit: Duration,
-    ) -> BoxFuture<'static, Result<Response, CallError>> {
-        let error = CallError::Unreachable { target, reason: "this swarm has one manager" };
-        Box::pin(std::future::ready(Err(error)))
-    }
-}
+/// How long an append may take: openraft's own limit is a heartbeat's time, in which a large one is
+/// not synced. A heartbeat's answer it awaits no longer than that in any case.
+const APPEND_LIMIT: Duration = Duration::from_millis(500);
+/// What each megabyte adds to that.
+const APPEND_LIMIT_PER_MIB: Duration = Duration::from_millis(250);
 
 /// Makes a `Peer` for each member.
 #[derive(Debug)]
@@ -98,18 +40,30 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    async fn call(&self, request: Request, option: &RPCOption) -> Result<Response, RPCError<Types>> {
-        self.transport
-            .call(self.target, request, option.soft_ttl())
-            .await
-            .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
+    async fn call(&self, ask: Ask, limit: Duration) -> Result<Answer, RPCError<Types>> {
+        let body = wire::encode(&Request { to: self.target, ask: Some(ask) });
+        let answer = transport::bounded(&*self.transport, self.target, body, limit).await;
+        let answer = answer.map_err(|error| match error {
+            TransportError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            TransportError::NoAnswer(_) => RPCError::Network(NetworkError::new(&error)),
+        })?;
+        match wire::decode::<Response>(answer).map_err(not_understood)?.answer {
+            // It is not asked again before a pause.
+            Some(Answer::Stopped(_)) => {
+                Err(RPCError::Unreachable(Unreachable::from_string("consensus is stopped there")))
+            }
+            Some(answer) => Ok(answer),
+            None => Err(not_understood(WireError::Missing("the answer"))),
+        }
     }
+}
 
-    fn mismatch(&self) -> RPCError<Types> {
-        let reason = "it answered another request than the one it was sent";
-        let error = CallError::Unreachable { target: self.target, reason };
-        RPCError::Unreachable(Unreachable::new(&error))
-    }
+fn not_understood(error: WireError) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(&error))
+}
+
+fn mismatch() -> RPCError<Types> {
+    not_understood(WireError::Missing("the answer to this request"))
 }
 
 impl RaftNetworkV2<Types> for Peer {
@@ -117,35 +71,38 @@ impl RaftNetworkV2<Types> for Peer {
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<Types>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let Response::Append(answer) = self.call(Request::Append(rpc), &option).await? else {
-            return Err(self.mismatch());
+        rpc: AppendRequest,
+        _option: RPCOption,
+    ) -> Result<AppendResponse, RPCError<Types>> {
+        let ask = Ask::Append(AppendMsg::new(&rpc));
+        let mib = prost::Message::encoded_len(&Request { to: self.target, ask: Some(ask.clone()) }) >> 20;
+        let limit = APPEND_LIMIT + APPEND_LIMIT_PER_MIB * u32::try_from(mib).unwrap_or(u32::MAX);
+        let Answer::Append(answer) = self.call(ask, limit).await? else {
+            return Err(mismatch());
         };
-        Ok(answer)
+        answer.read().map_err(not_understood)
     }
 
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<Types>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        let Response::Vote(answer) = self.call(Request::Vote(rpc), &option).await? else {
-            return Err(self.mismatch());
+    async fn vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, RPCError<Types>> {
+        let ask = Ask::Vote(VoteMsg::new(&rpc));
+        let Answer::Vote(answer) = self.call(ask, option.soft_ttl()).await? else {
+            return Err(mismatch());
         };
-        Ok(answer)
+        answer.read().map_err(not_understood)
     }
 
+    /// It must reach the member: openraft's default for a network that lacks it grants always, which
+    /// would turn pre-votes off silently.
     async fn pre_vote(
         &mut self,
-        rpc: VoteRequest<Types>,
+        rpc: VoteRequest,
         option: RPCOption,
-    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        let Response::PreVote(answer) = self.call(Request::PreVote(rpc), &option).await? else {
-            return Err(self.mismatch());
+    ) -> Result<VoteResponse, RPCError<Types>> {
+        let ask = Ask::PreVote(VoteMsg::new(&rpc));
+        let Answer::PreVote(answer) = self.call(ask, option.soft_ttl()).await? else {
+            return Err(mismatch());
         };
-        Ok(answer)
+        answer.read().map_err(not_understood)
     }
 
     async fn full_snapshot(
@@ -155,18 +112,18 @@ impl RaftNetworkV2<Types> for Peer {
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let error = CallError::Unreachable { target: self.target, reason: "snapshots are not sent yet" };
-        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        Err(StreamingError::Unreachable(Unreachable::from_string("snapshots are not sent yet")))
     }
 
     async fn transfer_leader(
         &mut self,
-        req: TransferLeaderRequest<Types>,
+        req: TransferRequest,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        let Response::TransferLeader(answer) = self.call(Request::TransferLeader(req), &option).await? else {
-            return Err(self.mismatch());
+        let ask = Ask::Transfer(TransferMsg::new(&req));
+        let Answer::Transfer(answer) = self.call(ask, option.soft_ttl()).await? else {
+            return Err(mismatch());
         };
-        Ok(answer)
+        answer.read().map_err(not_understood)
     }
 }

@@ -1,4 +1,5 @@
-//! A member's handle: bootstrap, propose, read, watch who leads, shut down.
+//! A member's handle: open, bootstrap, watch who leads, shut down. What it writes and reads is in
+//! `client`, what others ask of it in `serve`, how members change in `members`.
 //!
 //! Cheap to clone, and usable from any tokio runtime. The member lives until it is shut down or the last
 //! handle is dropped.
@@ -7,21 +8,16 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use openraft::ReadPolicy;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::RaftError;
 use openraft::rt::WatchReceiver;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Duration, Instant, sleep};
 
-use crate::config::{Config, ENTRY_BYTES_MAX, LEADER_WAIT_MAX};
-use crate::error::{BootstrapError, OpenError, ProposeError, ReadError};
-use crate::host::{self, Core};
+use crate::config::Config;
+use crate::error::{BootstrapError, OpenError};
+use crate::host::{self, Core, Opened};
 use crate::machine::StateMachine;
-use crate::types::Command;
-
-/// How long to wait before asking a member again that did not lead.
-const RETRY_DELAY: Duration = Duration::from_millis(5);
+use crate::status::{Heard, Status};
+use crate::transport::{Calls, Transport};
 
 /// Whether this member leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +38,10 @@ pub struct Raft(Arc<Inner>);
 struct Inner {
     raft_id: u64,
     core: Core,
+    calls: Calls,
+    heard: Heard,
+    applied: watch::Receiver<Option<u64>>,
+    status: watch::Receiver<Status>,
     leadership: watch::Receiver<Leadership>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     stopped: watch::Receiver<bool>,
@@ -60,16 +60,32 @@ impl Raft {
     ///
     /// # Errors
     /// See [`OpenError`]: among others a directory that is in use, and a log that is damaged.
-    pub async fn open(config: Config, machine: Arc<dyn StateMachine>) -> Result<Raft, OpenError> {
+    pub async fn open(
+        config: Config,
+        machine: Arc<dyn StateMachine>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Raft, OpenError> {
         let raft_id = config.raft_id;
-        let opened = host::start(config, machine).await?;
-        Ok(Raft(Arc::new(Inner {
+        Ok(Raft::new(raft_id, host::start(config, machine, transport).await?))
+    }
+
+    fn new(raft_id: u64, opened: Opened) -> Raft {
+        Raft(Arc::new(Inner {
             raft_id,
             core: opened.core,
+            calls: opened.calls,
+            heard: opened.heard,
+            applied: opened.applied,
+            status: opened.status,
             leadership: opened.leadership,
             stop: Mutex::new(Some(opened.stop)),
             stopped: opened.stopped,
-        })))
+        }))
+    }
+
+    /// This member's id.
+    pub fn raft_id(&self) -> u64 {
+        self.0.raft_id
     }
 
     /// Whether this node is a member of a swarm; false also once it is shut down.
@@ -91,71 +107,14 @@ impl Raft {
         Ok(())
     }
 
-    /// Commits `entry`, applies it here, and returns what [`StateMachine::apply`] returned. Waits up to
-    /// a second for a leader. An entry that is proposed while others are being written shares its write
-    /// with them.
-    ///
-    /// # Errors
-    /// See [`ProposeError`]; after all but `Lost` the entry was not written.
-    pub async fn propose(&self, entry: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
-        if entry.len() > ENTRY_BYTES_MAX {
-            return Err(ProposeError::TooLarge { bytes: entry.len(), max: ENTRY_BYTES_MAX });
-        }
-        let command = Command(Bytes::from(entry));
-        let deadline = Instant::now() + LEADER_WAIT_MAX;
-        loop {
-            // Seen before sending: the entry cannot have been written. After, it may have been.
-            if self.is_stopped() {
-                return Err(ProposeError::Stopped);
-            }
-            match self.0.core.client_write(command.clone()).await {
-                Ok(written) => return Ok(written.data),
-                // Refused before it was written, so that to try again writes it once.
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                    if Instant::now() >= deadline {
-                        return Err(ProposeError::NoLeader);
-                    }
-                    sleep(RETRY_DELAY).await;
-                }
-                Err(RaftError::APIError(
-                    ClientWriteError::LogEntryDiscarded(_)
-                    | ClientWriteError::ChangeMembershipError(_)
-                    | ClientWriteError::PreconditionFailed(_),
-                )) => return Err(ProposeError::Lost),
-                Err(RaftError::Fatal(error)) => {
-                    tracing::debug!(err = %error, "consensus stopped during a proposal");
-                    return Err(ProposeError::Lost);
-                }
-            }
-        }
-    }
-
-    /// Returns once this node has applied all that was committed when it was called, so that a read of
-    /// the local state is linearizable. Waits up to a second for a leader.
-    ///
-    /// # Errors
-    /// `NoLeader` if no leader is confirmed by a majority in that time; `Stopped`.
-    pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        let deadline = Instant::now() + LEADER_WAIT_MAX;
-        loop {
-            match self.0.core.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(_) => return Ok(()),
-                Err(RaftError::Fatal(_)) => return Err(ReadError::Stopped),
-                Err(RaftError::APIError(
-                    LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_),
-                )) => {
-                    if Instant::now() >= deadline {
-                        return Err(ReadError::NoLeader);
-                    }
-                    sleep(RETRY_DELAY).await;
-                }
-            }
-        }
-    }
-
     /// Follows whether this member leads. After a shutdown it says `Follower`, and then closes.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()
+    }
+
+    /// Follows what this member knows of the swarm. After a shutdown it knows no leader, and closes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.0.status.clone()
     }
 
     /// Stops this member and frees its directory; returns when both are done. All handles are of no
@@ -168,7 +127,36 @@ impl Raft {
         stopped.wait_for(|stopped| *stopped).await.ok();
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.0.core.metrics().borrow_watched().running_state.is_err()
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.0.core
+    }
+
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.0.calls
+    }
+
+    pub(crate) fn heard(&self) -> &Heard {
+        &self.0.heard
+    }
+
+    pub(crate) fn status_ref(&self) -> &watch::Receiver<Status> {
+        &self.0.status
+    }
+
+    pub(crate) fn applied_ref(&self) -> &watch::Receiver<Option<u64>> {
+        &self.0.applied
+    }
+
+    /// Returns once this member has lost a lead that it has, or gets while this waits.
+    pub(crate) async fn deposed(&self) {
+        let mut leadership = self.leadership();
+        let leads = |now: &Leadership| matches!(now, Leadership::Leader { .. });
+        // A closed channel has `Follower` for its last word.
+        leadership.wait_for(leads).await.ok();
+        leadership.wait_for(|now| !leads(now)).await.ok();
     }
 }

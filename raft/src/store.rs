@@ -3,7 +3,7 @@
 //! The log is held in memory whole, as readers need its tail and a start replays it all; snapshots will
 //! bound it. Order is kept by the WAL's queue: a record is durable only after all queued before it.
 
-mod codec;
+pub(crate) mod codec;
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +17,21 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-use crate::types::{Entry, LogId, Types, Vote};
+use crate::types::{Entry, LogId, Payload, Types, Vote};
 use crate::wal::Wal;
 use crate::wal::record::{Kind, Record, TruncateRecord};
 use crate::wal::recover::Recovered;
+
+/// What one append to a member carries at most, if it carries more than one entry: it stays far below
+/// what one message between nodes may have.
+const APPEND_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+fn entry_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Normal(command) => command.0.len(),
+        Payload::Blank | Payload::Membership(_) => 0,
+    }
+}
 
 /// A handle on the log; clones share it.
 #[derive(Clone, Debug)]
@@ -71,6 +82,17 @@ impl RaftLogReader<Types> for LogStore {
     ) -> Result<Vec<Entry>, io::Error> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         Ok(self.memory().entries.range(bounds).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    /// What goes into one append to a member: at least one entry, and no more once they are large.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let mut bytes = 0;
+        let fits = |(_, entry): &(&u64, &Entry)| {
+            let fits = bytes == 0 || bytes + entry_bytes(entry) <= APPEND_BYTES_MAX;
+            bytes += entry_bytes(entry).max(1);
+            fits
+        };
+        Ok(self.memory().entries.range(start..end).take_while(fits).map(|(_, e)| e.clone()).collect())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

@@ -40,6 +40,13 @@ pub(crate) type Membership = openraft::Membership<u64, openraft::EmptyNode>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<Types>;
 
+pub(crate) type AppendRequest = openraft::raft::AppendEntriesRequest<Types>;
+pub(crate) type AppendResponse = openraft::raft::AppendEntriesResponse<Types>;
+pub(crate) type VoteRequest = openraft::raft::VoteRequest<Types>;
+pub(crate) type VoteResponse = openraft::raft::VoteResponse<Types>;
+pub(crate) type TransferRequest = openraft::raft::TransferLeaderRequest<Types>;
+pub(crate) type TransferError = openraft::raft::TransferLeaderError<Types>;
+
 /// The log id of a term and an index.
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId { leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(term), index }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use skep_raft::{Config, Raft, StateMachine};
+use skep_raft::{Alone, Config, Raft, StateMachine};
 use tempfile::TempDir;
 
 /// Set in the process that is to be killed: where its log is.
@@ -25,7 +25,7 @@ impl StateMachine for Journal {
 
 async fn open(dir: &Path) -> (Raft, Arc<Journal>) {
     let journal = Arc::new(Journal::default());
-    let raft = Raft::open(Config::new(dir, 1), Arc::clone(&journal) as _).await;
+    let raft = Raft::open(Config::new(dir, 1), Arc::clone(&journal) as _, Arc::new(Alone)).await;
     (raft.expect("the log opens"), journal)
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skep_raft::{
-    BootstrapError, Config, ENTRY_BYTES_MAX, Leadership, OpenError, ProposeError, Raft, ReadError,
+    Alone, BootstrapError, Config, ENTRY_BYTES_MAX, Leadership, OpenError, ProposeError, Raft, ReadError,
     StateMachine,
 };
 use tempfile::TempDir;
@@ -37,7 +37,7 @@ impl StateMachine for Journal {
 
 async fn open(dir: &Path) -> (Raft, Arc<Journal>) {
     let journal = Arc::new(Journal::default());
-    let raft = Raft::open(Config::new(dir, u64::MAX - 1), Arc::clone(&journal) as _).await;
+    let raft = Raft::open(Config::new(dir, u64::MAX - 1), Arc::clone(&journal) as _, Arc::new(Alone)).await;
     let raft = raft.expect("the log opens");
     (raft, journal)
 }
@@ -84,7 +84,7 @@ async fn proposes_restarts_and_replays_in_order() {
 async fn a_handle_that_is_dropped_frees_the_directory() {
     let dir = TempDir::new().unwrap();
     let (raft, _) = open(dir.path()).await;
-    let second = Raft::open(Config::new(dir.path(), 2), Arc::<Journal>::default()).await;
+    let second = Raft::open(Config::new(dir.path(), 2), Arc::<Journal>::default(), Arc::new(Alone)).await;
     assert!(matches!(second, Err(OpenError::Locked { .. })));
     raft.bootstrap().await.unwrap();
     raft.propose(b"kept".to_vec()).await.unwrap();
@@ -92,7 +92,9 @@ async fn a_handle_that_is_dropped_frees_the_directory() {
     let deadline = Instant::now() + Duration::from_secs(5);
     let journal = Arc::new(Journal::default());
     let raft = loop {
-        match Raft::open(Config::new(dir.path(), u64::MAX - 1), Arc::clone(&journal) as _).await {
+        match Raft::open(Config::new(dir.path(), u64::MAX - 1), Arc::clone(&journal) as _, Arc::new(Alone))
+            .await
+        {
             Ok(raft) => break raft,
             Err(OpenError::Locked { .. }) if Instant::now() < deadline => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),

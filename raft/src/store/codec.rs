@@ -5,25 +5,25 @@ use openraft::EmptyNode;
 use crate::types::{Command, Entry, LogId, Membership, Payload, Vote, log_id};
 use crate::wal::record::{Content, EntryRecord, LogPosition, MembersRecord, VoteRecord, VoterSet};
 
-pub(super) fn write_vote(vote: &Vote) -> VoteRecord {
+pub(crate) fn write_vote(vote: &Vote) -> VoteRecord {
     VoteRecord { term: vote.leader_id.term, raft_id: vote.leader_id.voted_for, committed: vote.committed }
 }
 
-pub(super) fn read_vote(record: &VoteRecord) -> Vote {
+pub(crate) fn read_vote(record: &VoteRecord) -> Vote {
     let mut vote = Vote::new(record.term, record.raft_id);
     vote.committed = record.committed;
     vote
 }
 
-pub(super) fn write_position(id: LogId) -> LogPosition {
+pub(crate) fn write_position(id: LogId) -> LogPosition {
     LogPosition { term: id.leader_id.term, index: id.index }
 }
 
-pub(super) fn read_position(record: &LogPosition) -> LogId {
+pub(crate) fn read_position(record: &LogPosition) -> LogId {
     log_id(record.term, record.index)
 }
 
-pub(super) fn write_entry(entry: &Entry) -> EntryRecord {
+pub(crate) fn write_entry(entry: &Entry) -> EntryRecord {
     let content = match &entry.payload {
         Payload::Blank => None,
         Payload::Normal(command) => Some(Content::Command(command.0.clone())),
@@ -32,7 +32,7 @@ pub(super) fn write_entry(entry: &Entry) -> EntryRecord {
     EntryRecord { term: entry.log_id.leader_id.term, index: entry.log_id.index, content }
 }
 
-pub(super) fn read_entry(record: EntryRecord) -> Entry {
+pub(crate) fn read_entry(record: EntryRecord) -> Entry {
     let payload = match record.content {
         None => Payload::Blank,
         Some(Content::Command(bytes)) => Payload::Normal(Command(bytes)),

@@ -1,0 +1,233 @@
+//! Changes of membership and planned moves of the lead: each one step, on the leader, safe to repeat.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::rt::WatchReceiver;
+use openraft::{ChangeMembers, EmptyNode, Precondition};
+use tokio::time::{Instant, timeout};
+
+use crate::error::{ChangeError, TransferError};
+use crate::raft::Raft;
+use crate::status::Status;
+use crate::types::Types;
+use crate::wire::{self, Ask, Empty, Request};
+
+/// How long a change may take to be committed; it may come to be later.
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a learner may take to catch up, once it is to vote.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// How many entries a learner may lack to count as caught up: they come with the next appends.
+const LAG_MAX: u64 = 64;
+/// A member that answered nothing for this long does not count for a quorum that is to be kept.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a planned move of the lead may take.
+const TRANSFER_MAX: Duration = Duration::from_secs(2);
+/// How long a removed member may take to answer that it has heard of it.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+
+type Changes = ChangeMembers<u64, EmptyNode>;
+
+impl Raft {
+    /// Makes `id` a member that follows and does not vote. Done already if it is any member.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn add_learner(&self, id: u64) -> Result<(), ChangeError> {
+        let status = self.settled().await?;
+        if status.voters.contains(&id) || status.learners.contains(&id) {
+            return Ok(());
+        }
+        self.change(Changes::AddNodes([(id, EmptyNode {})].into()), true).await
+    }
+
+    /// Makes the learner `id` a voter, once it has caught up; waits some seconds for that. Done already
+    /// if it is one.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]: `NotMember` if it is no learner, `NotCaughtUp`.
+    pub async fn add_voter(&self, id: u64) -> Result<(), ChangeError> {
+        let status = self.settled().await?;
+        if status.voters.contains(&id) {
+            return Ok(());
+        }
+        if !status.learners.contains(&id) {
+            return Err(ChangeError::NotMember { id });
+        }
+        self.caught_up(id, status.last).await?;
+        self.change(Changes::AddVoterIds([id].into()), true).await
+    }
+
+    /// Removes the member `id`, voter or learner. Done already if it is none. A leader does not remove
+    /// itself: it moves its lead first.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]: `WouldLoseQuorum` if too few of the other voters answer.
+    pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
+        let status = self.settled().await?;
+        if !status.voters.contains(&id) && !status.learners.contains(&id) {
+            return Ok(());
+        }
+        if status.voters.contains(&id) {
+            keeps_quorum(&status, id, Instant::now())?;
+            if id == self.raft_id() {
+                return Err(ChangeError::Leads);
+            }
+            // As a learner first: it hears of that, and stands for no election from then on.
+            self.change(Changes::RemoveVoters([id].into()), true).await?;
+        }
+        self.change(Changes::RemoveNodes([id].into()), true).await?;
+        self.bid_farewell(id);
+        Ok(())
+    }
+
+    /// Moves the lead to the voter `to`, or to the one that is furthest of those that answer. Returns when
+    /// this member leads no more; done already if it does not lead.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), TransferError> {
+        if self.is_stopped() {
+            return Err(TransferError::Stopped);
+        }
+        let status = self.status_ref().borrow().clone();
+        if !self.core().is_leader() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let able = |id: &u64| {
+            let progress = status.members.get(id).copied().unwrap_or_default();
+            (status.voters.contains(id) && progress.is_reachable(now, REACHABLE_WITHIN))
+                .then_some((progress.matched, *id))
+        };
+        let target = match to {
+            Some(to) if to == self.raft_id() => return Ok(()),
+            Some(to) => able(&to).map(|(_, id)| id),
+            None => status.members.keys().filter_map(able).max().map(|(_, id)| id),
+        };
+        let target = target.ok_or(TransferError::NobodyElse)?;
+        self.core().trigger().transfer_leader(target).await.map_err(|_| TransferError::Stopped)?;
+        let mut status = self.status_ref().clone();
+        let id = self.raft_id();
+        let moved = status.wait_for(|status| status.leader.is_some_and(|leader| leader != id));
+        match timeout(TRANSFER_MAX, moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(TransferError::Stopped),
+            Err(_) => Err(TransferError::TimedOut),
+        }
+    }
+
+    /// Before a shutdown: moves the lead away if there is somebody to take it, so that the stop costs the
+    /// others no election timeout. Takes a second or two at most.
+    pub async fn step_down(&self) {
+        match self.transfer_leadership(None).await {
+            Ok(()) | Err(TransferError::NobodyElse | TransferError::Stopped) => {}
+            Err(error @ TransferError::TimedOut) => tracing::warn!(err = %error, "stopping as the leader"),
+        }
+    }
+
+    /// The members as they are, this one leading and no change under way. A change that an earlier
+    /// leader left half done is brought to its end first.
+    async fn settled(&self) -> Result<Status, ChangeError> {
+        if self.is_stopped() {
+            return Err(ChangeError::Stopped);
+        }
+        let mut status = self.status_ref().borrow().clone();
+        if !status.is_leader {
+            return Err(ChangeError::NotLeader);
+        }
+        let (joint, _) = self.membership();
+        if joint {
+            self.change(Changes::AddVoterIds(BTreeSet::new()), true).await?;
+        }
+        let (_, status_now) = self.membership();
+        (status.voters, status.learners) = status_now;
+        Ok(status)
+    }
+
+    /// Whether a change is half done; voters and learners.
+    fn membership(&self) -> (bool, (BTreeSet<u64>, BTreeSet<u64>)) {
+        let metrics = self.core().metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let joint = membership.get_joint_config().len() > 1;
+        (joint, (membership.voter_ids().collect(), membership.learner_ids().collect()))
+    }
+
+    /// Proposes a change made from the present membership; it goes on to its end if the caller does not
+    /// wait for it.
+    async fn change(&self, changes: Changes, retain: bool) -> Result<(), ChangeError> {
+        let core = self.core().clone();
+        let last = *core.metrics().borrow_watched().membership_config.log_id();
+        let guard = Precondition::<Types>::LastMembershipLogId { last_membership_log_id: last };
+        let task =
+            self.calls().spawn(async move { core.change_membership_if(changes, retain, [guard]).await });
+        let Ok(Ok(outcome)) = timeout(CHANGE_WAIT_MAX, task).await else {
+            return Err(if self.is_stopped() { ChangeError::Stopped } else { ChangeError::Unknown });
+        };
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(_)) => Err(ChangeError::Stopped),
+            Err(RaftError::APIError(error)) => Err(match error {
+                ClientWriteError::ForwardToLeader(_) => ChangeError::NotLeader,
+                ClientWriteError::LogEntryDiscarded(_) => ChangeError::Unknown,
+                ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress,
+                ClientWriteError::ChangeMembershipError(error) => match error {
+                    ChangeMembershipError::InProgress(_)
+                    | ChangeMembershipError::UncommittedLeaderLog(_)
+                    | ChangeMembershipError::UnsupportedMembershipTransition(_) => ChangeError::InProgress,
+                    ChangeMembershipError::LearnerNotFound(error) => {
+                        ChangeError::NotMember { id: error.node_id }
+                    }
+                    ChangeMembershipError::NodeMetadataChanged(error) => {
+                        ChangeError::NotMember { id: error.node_id }
+                    }
+                    ChangeMembershipError::EmptyMembership(_) => {
+                        ChangeError::WouldLoseQuorum { reachable: 0, voters: 0 }
+                    }
+                },
+            }),
+        }
+    }
+
+    async fn caught_up(&self, id: u64, last: u64) -> Result<(), ChangeError> {
+        let mut status = self.status_ref().clone();
+        let near = |status: &Status| {
+            let matched = status.members.get(&id).and_then(|member| member.matched);
+            !status.is_leader || matched.is_some_and(|matched| matched + LAG_MAX >= last)
+        };
+        match timeout(CATCH_UP_MAX, status.wait_for(near)).await {
+            Ok(Ok(status)) if status.is_leader => Ok(()),
+            Ok(Ok(_)) => Err(ChangeError::NotLeader),
+            Ok(Err(_)) => Err(ChangeError::Stopped),
+            Err(_) => Err(ChangeError::NotCaughtUp { id }),
+        }
+    }
+
+    /// Tells a removed member, which nobody replicates to any more. It may be gone.
+    fn bid_farewell(&self, id: u64) {
+        let calls = self.calls().clone();
+        let body = wire::encode(&Request { to: id, ask: Some(Ask::Removed(Empty {})) });
+        self.calls().spawn(async move {
+            if let Err(error) = calls.call(id, body, FAREWELL_LIMIT).await {
+                tracing::debug!(member = id, err = %error, "a removed member was not told");
+            }
+        });
+    }
+}
+
+/// Whether a majority of the voters other than `leaving` answers.
+fn keeps_quorum(status: &Status, leaving: u64, now: Instant) -> Result<(), ChangeError> {
+    let rest: BTreeSet<u64> = status.voters.iter().copied().filter(|id| *id != leaving).collect();
+    let answers = |id: &&u64| {
+        let member = status.members.get(id);
+        **id == status.raft_id || member.is_some_and(|member| member.is_reachable(now, REACHABLE_WITHIN))
+    };
+    let reachable = rest.iter().filter(answers).count();
+    if reachable > rest.len() / 2 {
+        Ok(())
+    } else {
+        Err(ChangeError::WouldLoseQuorum { reachable, voters: rest.len() })
+    }
+}

@@ -1,0 +1,163 @@
+//! Several members with real logs over a transport that can be cut: elections, forwarding, reads,
+//! changes of membership, loss and return.
+
+mod swarm;
+
+use std::time::Duration;
+
+use skep_raft::{ChangeError, ProposeError, ReadError};
+use swarm::Swarm;
+use tokio::time::Instant;
+
+const IDS: [u64; 3] = [1, 2, 3];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_member_writes_and_reads() {
+    let swarm = Swarm::new(3).await;
+    swarm.leader(&IDS).await;
+    let mut want = Vec::new();
+    for round in 0..10 {
+        for writer in IDS {
+            want.push(format!("{round}.{writer}"));
+            swarm.write(writer, &want[want.len() - 1]).await;
+            assert_eq!(swarm.entries(writer), want, "it is applied where it was written");
+            for reader in IDS {
+                swarm.raft(reader).read_barrier().await.unwrap();
+                assert_eq!(swarm.entries(reader), want, "a read at {reader} after a write at {writer}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_leads_when_the_leader_is_gone_and_it_comes_back() {
+    let mut swarm = Swarm::new(3).await;
+    let old = swarm.leader(&IDS).await;
+    swarm.write(old, "before").await;
+    let rest: Vec<u64> = IDS.into_iter().filter(|id| *id != old).collect();
+    swarm.stop(old).await;
+    let started = Instant::now();
+    let new = swarm.leader(&rest).await;
+    println!("another leads after {:?}", started.elapsed());
+    assert_ne!(new, old);
+    for id in rest {
+        swarm.write(id, &format!("after.{id}")).await;
+    }
+    swarm.start(old).await;
+    swarm.leader(&IDS).await;
+    swarm.raft(old).read_barrier().await.unwrap();
+    assert_eq!(swarm.entries(old).len(), 3);
+    assert_eq!(swarm.entries(old), swarm.entries(new));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_neither_acknowledges_nor_reads() {
+    let swarm = Swarm::new(3).await;
+    let old = swarm.leader(&IDS).await;
+    let rest: Vec<u64> = IDS.into_iter().filter(|id| *id != old).collect();
+    swarm.wires.isolate(old, rest.clone());
+    let started = Instant::now();
+    let (write, read) =
+        tokio::join!(swarm.raft(old).propose(b"lost".to_vec()), swarm.raft(old).read_barrier());
+    assert!(matches!(write, Err(ProposeError::Lost | ProposeError::NoLeader)), "{write:?}");
+    assert!(matches!(read, Err(ReadError::NoLeader)), "{read:?}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    swarm.until(old, "without a majority", |s| !s.is_leader && !s.has_quorum && s.leader.is_none()).await;
+    let again = swarm.raft(old).propose(b"refused".to_vec()).await;
+    assert!(matches!(again, Err(ProposeError::NoLeader)), "{again:?}");
+    let new = swarm.leader(&rest).await;
+    swarm.write(new, "kept").await;
+    swarm.wires.heal();
+    swarm.until(old, "following", |s| s.leader.is_some_and(|leader| leader != old)).await;
+    swarm.raft(old).read_barrier().await.unwrap();
+    let entries = swarm.entries(old);
+    assert!(entries.contains(&"kept".to_owned()) && !entries.contains(&"refused".to_owned()), "{entries:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_change_one_step_at_a_time() {
+    let mut swarm = Swarm::new(3).await;
+    let leader = swarm.leader(&IDS).await;
+    let follower = IDS.into_iter().find(|id| *id != leader).unwrap();
+    let refused = swarm.raft(follower).add_learner(4).await;
+    assert_eq!(refused, Err(ChangeError::NotLeader));
+    swarm.start(4).await;
+    let raft = swarm.raft(leader).clone();
+    assert_eq!(raft.add_voter(4).await, Err(ChangeError::NotMember { id: 4 }));
+    for _ in 0..2 {
+        raft.add_learner(4).await.unwrap();
+    }
+    swarm.until(leader, "with a learner", |s| s.learners.contains(&4)).await;
+    for _ in 0..2 {
+        raft.add_voter(4).await.unwrap();
+    }
+    swarm.until(4, "a voter", |s| s.voters.len() == 4 && s.learners.is_empty()).await;
+    swarm.write(4, "from the new one").await;
+    assert_eq!(raft.remove(leader).await, Err(ChangeError::Leads));
+    for _ in 0..2 {
+        raft.remove(follower).await.unwrap();
+    }
+    swarm.until(leader, "without it", |s| s.voters.len() == 3 && !s.voters.contains(&follower)).await;
+    swarm.until(follower, "told", |s| s.removed && !s.voters.contains(&follower)).await;
+    swarm.write(4, "without the old one").await;
+    assert_eq!(raft.remove(99).await, Ok(()), "not a member");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_never_costs_the_majority() {
+    let mut swarm = Swarm::new(3).await;
+    let leader = swarm.leader(&IDS).await;
+    let others: Vec<u64> = IDS.into_iter().filter(|id| *id != leader).collect();
+    swarm.stop(others[0]).await;
+    // It counts as there for a while.
+    let deadline = Instant::now() + swarm::LIMIT;
+    let silent = || {
+        let at = swarm.raft(leader).status().borrow().members[&others[0]].acknowledged;
+        at.is_none_or(|at| at.elapsed() > Duration::from_millis(2_100))
+    };
+    while !silent() {
+        assert!(Instant::now() < deadline, "it is still heard");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = swarm.raft(leader).remove(others[1]).await;
+    assert_eq!(refused, Err(ChangeError::WouldLoseQuorum { reachable: 1, voters: 2 }));
+    swarm.raft(leader).remove(others[0]).await.expect("the one that is down may go");
+    swarm.write(others[1], "still there").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lead_moves_when_asked() {
+    let swarm = Swarm::new(3).await;
+    for _ in 0..3 {
+        let leader = swarm.leader(&IDS).await;
+        let to = IDS.into_iter().find(|id| *id != leader).unwrap();
+        let started = Instant::now();
+        swarm.raft(leader).transfer_leadership(Some(to)).await.unwrap();
+        println!("moved in {:?}", started.elapsed());
+        swarm.write(leader, "after the move").await;
+        println!("written after {:?}", started.elapsed());
+        let leader = swarm.leader(&IDS).await;
+        swarm.raft(leader).step_down().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_five_come_back_with_everything() {
+    let mut swarm = Swarm::new(5).await;
+    let ids = [1, 2, 3, 4, 5];
+    swarm.leader(&ids).await;
+    for id in ids {
+        swarm.write(id, &format!("by {id}")).await;
+    }
+    for id in ids {
+        swarm.stop(id).await;
+    }
+    for id in ids {
+        swarm.start(id).await;
+    }
+    swarm.leader(&ids).await;
+    for id in ids {
+        swarm.raft(id).read_barrier().await.unwrap();
+        assert_eq!(swarm.entries(id), ["by 1", "by 2", "by 3", "by 4", "by 5"]);
+    }
+}

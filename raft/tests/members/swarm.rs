@@ -1,0 +1,194 @@
+//! Members in one process: real logs in directories, and a transport in memory that can be cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use skep_raft::{Config, Leadership, Raft, StateMachine, Status, Transport, TransportError};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// How long any one condition may take on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Keeps what was applied; answers how much that is.
+#[derive(Default)]
+pub(crate) struct Journal(Mutex<Vec<String>>);
+
+impl Journal {
+    pub(crate) fn entries(&self) -> Vec<String> {
+        self.0.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+impl StateMachine for Journal {
+    fn apply(&self, _index: u64, entry: &[u8]) -> Vec<u8> {
+        let mut entries = self.0.lock().expect("no test panics while it holds this");
+        entries.push(String::from_utf8_lossy(entry).into_owned());
+        entries.len().to_string().into_bytes()
+    }
+}
+
+/// Who hears whom, and the handles of those that are up.
+#[derive(Default)]
+pub(crate) struct Wires {
+    members: Mutex<BTreeMap<u64, Raft>>,
+    /// From, to.
+    cut: Mutex<BTreeSet<(u64, u64)>>,
+}
+
+impl Wires {
+    fn members(&self) -> MutexGuard<'_, BTreeMap<u64, Raft>> {
+        self.members.lock().expect("no test panics while it holds this")
+    }
+
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cut.lock().expect("no test panics while it holds this").contains(&(from, to))
+    }
+
+    /// Cuts `one` off from all others, both ways.
+    pub(crate) fn isolate(&self, one: u64, others: impl IntoIterator<Item = u64>) {
+        let mut cut = self.cut.lock().expect("no test panics while it holds this");
+        others.into_iter().for_each(|other| cut.extend([(one, other), (other, one)]));
+    }
+
+    pub(crate) fn heal(&self) {
+        self.cut.lock().expect("no test panics while it holds this").clear();
+    }
+}
+
+/// One member's end of the wires.
+struct Wire {
+    from: u64,
+    wires: Arc<Wires>,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+impl Transport for Wire {
+    fn call(
+        &self,
+        to: u64,
+        body: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let (from, wires) = (self.from, Arc::clone(&self.wires));
+        Box::pin(async move {
+            let silence = async {
+                tokio::time::sleep(limit).await;
+                Err(TransportError::NoAnswer("cut".to_owned()))
+            };
+            if wires.is_cut(from, to) {
+                return silence.await;
+            }
+            let Some(member) = wires.members().get(&to).cloned() else {
+                return Err(TransportError::Unreachable("it is down".to_owned()));
+            };
+            let answer = member.handle(body).await.map_err(|e| TransportError::NoAnswer(e.to_string()));
+            if wires.is_cut(to, from) { silence.await } else { answer }
+        })
+    }
+}
+
+/// Members by raft id; a member that is down keeps its directory.
+pub(crate) struct Swarm {
+    pub(crate) wires: Arc<Wires>,
+    pub(crate) up: BTreeMap<u64, (Raft, Arc<Journal>)>,
+    dirs: BTreeMap<u64, TempDir>,
+}
+
+impl Swarm {
+    /// A swarm of the voters 1 to `n`.
+    pub(crate) async fn new(n: u64) -> Swarm {
+        let mut swarm = Swarm { wires: Arc::default(), up: BTreeMap::new(), dirs: BTreeMap::new() };
+        swarm.start(1).await;
+        swarm.raft(1).bootstrap().await.expect("it is new");
+        swarm.leads(1).await;
+        for id in 2..=n {
+            swarm.start(id).await;
+            swarm.raft(1).add_learner(id).await.expect("the leader adds a learner");
+            swarm.raft(1).add_voter(id).await.expect("it catches up");
+        }
+        swarm
+    }
+
+    /// Opens the member in its directory, new or old.
+    pub(crate) async fn start(&mut self, id: u64) {
+        let dir = self.dirs.entry(id).or_insert_with(|| TempDir::new().expect("a directory can be made"));
+        let journal = Arc::new(Journal::default());
+        let wire = Arc::new(Wire { from: id, wires: Arc::clone(&self.wires) });
+        let raft = Raft::open(Config::new(dir.path(), id), Arc::clone(&journal) as _, wire).await;
+        let raft = raft.expect("the log opens");
+        self.wires.members().insert(id, raft.clone());
+        self.up.insert(id, (raft, journal));
+    }
+
+    /// Ends the member without a word to the others.
+    pub(crate) async fn stop(&mut self, id: u64) {
+        self.wires.members().remove(&id);
+        let (raft, _) = self.up.remove(&id).expect("it is up");
+        raft.shutdown().await;
+    }
+
+    pub(crate) fn raft(&self, id: u64) -> &Raft {
+        &self.up[&id].0
+    }
+
+    pub(crate) fn entries(&self, id: u64) -> Vec<String> {
+        self.up[&id].1.entries()
+    }
+
+    /// Waits until the member's status is as wanted.
+    pub(crate) async fn until(&self, id: u64, what: &str, wanted: impl FnMut(&Status) -> bool) -> Status {
+        until(&mut self.raft(id).status(), id, what, wanted).await
+    }
+
+    pub(crate) async fn leads(&self, id: u64) {
+        let mut leadership = self.raft(id).leadership();
+        let leads = leadership.wait_for(|l| matches!(l, Leadership::Leader { .. }));
+        timeout(LIMIT, leads).await.expect("it leads in time").expect("it runs");
+    }
+
+    /// Waits until one of the members `among` leads, and all of them know it.
+    pub(crate) async fn leader(&self, among: &[u64]) -> u64 {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let known = |id: &u64| self.raft(*id).status().borrow().leader;
+            let leaders: BTreeSet<Option<u64>> = among.iter().map(known).collect();
+            if let (1, Some(Some(leader))) = (leaders.len(), leaders.first())
+                && among.contains(leader)
+                && self.raft(*leader).status().borrow().is_leader
+            {
+                return *leader;
+            }
+            assert!(Instant::now() < deadline, "no leader of {among:?}: {leaders:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Writes through a member until it is acknowledged; entries of these tests may be there twice only
+    /// where a test says so.
+    pub(crate) async fn write(&self, id: u64, entry: &str) {
+        self.raft(id).propose(entry.as_bytes().to_vec()).await.expect("a write with a leader there");
+    }
+}
+
+async fn until(
+    status: &mut watch::Receiver<Status>,
+    id: u64,
+    what: &str,
+    wanted: impl FnMut(&Status) -> bool,
+) -> Status {
+    match timeout(LIMIT, status.wait_for(wanted)).await {
+        Ok(status) => status.expect("consensus runs").clone(),
+        Err(_) => panic!("member {id}: not {what}"),
+    }
+}
