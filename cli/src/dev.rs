@@ -111,6 +111,9 @@ struct StatusArgs {
     /// Form of the output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Show the nodes alone, without asking them anything
+    #[arg(long)]
+    nodes: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -175,7 +178,7 @@ async fn dispatch(args: DevArgs) -> anyhow::Result<ExitCode> {
         None => up(&args.up).await?,
         Some(DevCommand::Down(swarm)) => take_down(&swarm.name).await?,
         Some(DevCommand::Status(args)) => {
-            let status = status::Status::of(&known(&args.swarm.name)?).await;
+            let status = status::Status::of(&known(&args.swarm.name)?, !args.nodes).await;
             match args.format {
                 Format::Table => status.show(),
                 Format::Json => start::say(&serde_json::to_string(&status)?),

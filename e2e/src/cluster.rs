@@ -21,7 +21,7 @@ use crate::http::{self, Answer};
 use crate::task::Task;
 use crate::wait::wait_for;
 pub use build::Builder;
-pub use truth::Program;
+pub use truth::{Program, mark_of, programs_of};
 
 /// The longest that one command of a client may take.
 const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -118,7 +118,7 @@ impl Cluster {
     /// # Panics
     /// When `skep dev status` fails or prints another form.
     pub fn refresh(&mut self) {
-        let text = self.run_dev(&["dev", "status", "--format", "json", "--name", &self.name]).ok();
+        let text = self.run_dev(&["dev", "status", "--nodes", "--format", "json", "--name", &self.name]).ok();
         let status: Status = serde_json::from_str(&text).unwrap_or_else(|err| panic!("{err}: {text}"));
         self.nodes = status.nodes;
     }

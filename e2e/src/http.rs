@@ -58,8 +58,23 @@ pub fn get(address: Ipv4Addr, port: u16, path: &str) -> io::Result<Answer> {
 /// # Errors
 /// When nothing listens, the connection breaks, or it is silent for 30 s.
 pub fn request(socket: &Path, method: &str, path: &str, body: &[u8], kind: &str) -> io::Result<Answer> {
+    request_within(socket, method, path, body, kind, API_WAIT_MAX)
+}
+
+/// As [`request`], with another limit on the silence.
+///
+/// # Errors
+/// As [`request`].
+pub fn request_within(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    kind: &str,
+    limit: Duration,
+) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(API_WAIT_MAX))?;
+    stream.set_read_timeout(Some(limit))?;
     exchange(&mut stream, method, path, "skep", body, kind)
 }
 

@@ -12,9 +12,9 @@ mod load;
 mod task;
 mod wait;
 
-pub use cluster::{Builder, Cluster, Node, NodeRole, Program};
+pub use cluster::{Builder, Cluster, Node, NodeRole, Program, mark_of, programs_of};
 pub use command::{Output, run};
-pub use http::{Answer, get, request};
+pub use http::{Answer, get, request, request_within};
 pub use image::{BUSYBOX, WHOAMI, busybox_archive};
 pub use load::Load;
 pub use task::Task;

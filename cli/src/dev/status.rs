@@ -44,8 +44,8 @@ struct ServiceStatus {
 }
 
 impl Status {
-    /// Asks the managers for published services; with none answering there are none to name.
-    pub(crate) async fn of(record: &Record) -> Self {
+    /// Asks the managers for published services if wanted; with none answering there are none to name.
+    pub(crate) async fn of(record: &Record, with_services: bool) -> Self {
         let nodes = record
             .nodes
             .iter()
@@ -60,7 +60,8 @@ impl Status {
                 cut_from: node.cut_from.clone(),
             })
             .collect();
-        let services = services(record).await.as_array().cloned().unwrap_or_default();
+        let services = if with_services { services(record).await } else { Value::Null };
+        let services = services.as_array().cloned().unwrap_or_default();
         Self { nodes, services: services.iter().filter_map(published).collect() }
     }
 

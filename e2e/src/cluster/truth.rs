@@ -29,18 +29,13 @@ impl Cluster {
     /// The environment of a service that [`Cluster::programs`] finds, as `docker --env` takes it.
     #[must_use]
     pub fn mark(&self, service: &str) -> String {
-        format!("{MARK}={}/{service}/{{{{.Node.Hostname}}}}/{{{{.Task.Slot}}}}/{{{{.Task.ID}}}}", self.name)
+        mark_of(&self.name, service)
     }
 
     /// The containers of the service that live now, frozen ones included, by slot.
     #[must_use]
     pub fn programs(&self, service: &str) -> Vec<Program> {
-        let prefix = format!("{MARK}={}/{service}/", self.name);
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-        let mut found: Vec<Program> = pids.filter_map(|pid| program(pid, &prefix)).collect();
-        found.sort();
-        found
+        programs_of(&self.name, service)
     }
 
     /// Waits until exactly one container a slot lives, `n` in all, and returns them.
@@ -58,6 +53,23 @@ impl Cluster {
         });
         found.unwrap_or_else(|| panic!("not one container in each of {n} slots within {limit:?}: {last:#?}"))
     }
+}
+
+/// As [`Cluster::mark`], of any swarm.
+#[must_use]
+pub fn mark_of(swarm: &str, service: &str) -> String {
+    format!("{MARK}={swarm}/{service}/{{{{.Node.Hostname}}}}/{{{{.Task.Slot}}}}/{{{{.Task.ID}}}}")
+}
+
+/// As [`Cluster::programs`], of any swarm on this machine.
+#[must_use]
+pub fn programs_of(swarm: &str, service: &str) -> Vec<Program> {
+    let prefix = format!("{MARK}={swarm}/{service}/");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    let mut found: Vec<Program> = pids.filter_map(|pid| program(pid, &prefix)).collect();
+    found.sort();
+    found
 }
 
 /// The container's first process `pid`, if its environment begins a line with `prefix`.

@@ -1,9 +1,5 @@
-//! The figures that we promise, measured on `skep dev` with 1 manager and 1 worker.
-//!
-//! Prints a table for people and, last, one line of JSON for programs, with the machine's load before
-//! and after: figures of a loaded machine are rough. `--rounds N` (3) repeats each measurement.
+//! The figures of one manager and one worker.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,55 +8,13 @@ use rustix::process::{Pid, PidfdFlags};
 use serde_json::{Value, json};
 use skep_e2e::{BUSYBOX, Cluster, Stopwatch, wait_for};
 
+use crate::table::{Figure, PROGRAM, load, measure, ms, say};
+
 /// The longest that any step may take before the benchmark gives up.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Runs until SIGTERM, then ends at once, so that a stop costs no grace period.
-const PROGRAM: &str = "trap 'exit 0' TERM; while :; do sleep 1000000 & wait $!; done";
-const ROUNDS: usize = 3;
 
-/// One figure: what it is, its unit, the value promised, all rounds.
-struct Figure {
-    name: &'static str,
-    unit: &'static str,
-    goal: f64,
-    rounds: Vec<f64>,
-}
-
-impl Figure {
-    fn sorted(&self) -> Vec<f64> {
-        let mut sorted = self.rounds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted
-    }
-
-    fn to_json(&self) -> Value {
-        let sorted = self.sorted();
-        json!({
-            "name": self.name, "unit": self.unit, "goal": self.goal, "rounds": self.rounds,
-            "min": sorted.first(), "median": sorted.get(sorted.len() / 2), "max": sorted.last(),
-        })
-    }
-
-    fn to_row(&self) -> String {
-        let sorted = self.sorted();
-        let at = |n: usize| sorted.get(n).copied().unwrap_or(f64::NAN);
-        let median = at(sorted.len() / 2);
-        let verdict = if median <= self.goal { "reached" } else { "missed" };
-        let last = at(sorted.len().saturating_sub(1));
-        format!(
-            "{:<44} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:<4} {verdict}",
-            self.name,
-            at(0),
-            median,
-            last,
-            self.goal,
-            self.unit
-        )
-    }
-}
-
-fn main() -> anyhow::Result<()> {
-    let rounds = rounds()?;
+/// Measures all, each `rounds` times, and prints a table and one line of JSON.
+pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
     let load_before = load()?;
     let cluster = Cluster::start(1);
     let mut figures = Vec::new();
@@ -79,47 +33,15 @@ fn main() -> anyhow::Result<()> {
     figures.push(measure("PSS of a shim at 50 containers", "KiB", 1536.0, 1, || shim_pss(&cluster))?);
     drop(cluster);
     let load_after = load()?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<44} {:>9} {:>9} {:>9} {:>9}", "figure", "min", "median", "max", "goal")?;
+    say(&format!("{:<44} {:>9} {:>9} {:>9} {:>9}", "figure", "min", "median", "max", "goal"));
     for figure in &figures {
-        writeln!(out, "{}", figure.to_row())?;
+        say(&figure.to_row());
     }
-    writeln!(out, "load average before {load_before}, after {load_after}; {rounds} rounds")?;
+    say(&format!("load average before {load_before}, after {load_after}; {rounds} rounds"));
     let figures: Vec<Value> = figures.iter().map(Figure::to_json).collect();
-    let report =
-        json!({"figures": figures, "rounds": rounds, "load": {"before": load_before, "after": load_after}});
-    writeln!(out, "{report}")?;
+    let load = json!({"before": load_before, "after": load_after});
+    say(&json!({"figures": figures, "rounds": rounds, "load": load}).to_string());
     Ok(())
-}
-
-fn rounds() -> anyhow::Result<usize> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => Ok(ROUNDS),
-        ["--rounds", n] => n.parse().with_context(|| format!("--rounds {n} is no number")),
-        _ => bail!("usage: skep-bench [--rounds N]"),
-    }
-}
-
-/// The load averages of 1, 5 and 15 minutes.
-fn load() -> anyhow::Result<String> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').take(3).collect::<Vec<_>>().join(" "))
-}
-
-fn measure(
-    name: &'static str,
-    unit: &'static str,
-    goal: f64,
-    rounds: usize,
-    mut once: impl FnMut() -> anyhow::Result<f64>,
-) -> anyhow::Result<Figure> {
-    let rounds = (0..rounds).map(|_| once()).collect::<anyhow::Result<Vec<f64>>>().with_context(|| name)?;
-    Ok(Figure { name, unit, goal, rounds })
-}
-
-fn ms(watch: Stopwatch) -> f64 {
-    watch.elapsed().as_secs_f64() * 1000.0
 }
 
 fn spec(replicas: usize) -> Value {
