@@ -126,6 +126,10 @@ typed_id!(
     TaskId
 );
 typed_id!(
+    /// A network of the swarm.
+    NetworkId
+);
+typed_id!(
     /// The swarm itself.
     ClusterId
 );

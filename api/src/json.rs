@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use crate::ApiError;
 
 /// Objects whose keys are the user's own and are left alone.
-const USER_MAPS: &[&str] = &["Labels", "Options", "DriverOpts", "Sysctls", "DriverConfig"];
+const USER_MAPS: &[&str] =
+    &["Labels", "Options", "DriverOpts", "Sysctls", "DriverConfig", "AuxiliaryAddresses"];
 
 /// Every key of the request bodies that we read, as the API spells it.
 const KEYS: &[&str] = &[
@@ -164,6 +165,23 @@ const KEYS: &[&str] = &[
     "ForceRotate",
     "TaskDefaults",
     "EncryptionConfig",
+    "Driver",
+    "Scope",
+    "EnableIPv4",
+    "EnableIPv6",
+    "Internal",
+    "Attachable",
+    "Ingress",
+    "IPAM",
+    "Config",
+    "Subnet",
+    "IPRange",
+    "Gateway",
+    "AuxiliaryAddresses",
+    "ConfigOnly",
+    "ConfigFrom",
+    "Network",
+    "CheckDuplicate",
 ];
 
 /// Reads a body into `T`. An empty body reads as `{}`.

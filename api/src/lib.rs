@@ -2,6 +2,7 @@
 //! validation and the wire messages. No I/O, no clock, no chance: `now` and ids are arguments.
 
 pub mod api_error;
+pub mod cidr;
 pub mod constraint;
 pub mod convert;
 pub mod id;
@@ -15,7 +16,7 @@ pub mod time;
 pub mod validate;
 
 pub use api_error::{ApiError, ErrorKind};
-pub use id::{ClusterId, Id, NodeId, RequestId, ServiceId, TaskId};
+pub use id::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId};
 pub use secret::Secret;
 pub use state::TaskState;
 pub use time::Timestamp;

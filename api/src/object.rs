@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    ClusterId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
-    spec::{NodeSpec, PortConfig, ServiceSpec, SwarmSpec},
+    ClusterId, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
+    cidr::Cidr,
+    spec::{NetworkSpec, NodeSpec, PortConfig, ServiceSpec, SwarmSpec},
 };
 
 /// Version and times of an object.
@@ -296,6 +297,32 @@ pub struct Node {
     pub probe_addr: String,
 }
 
+/// A network of the swarm.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// Version and times.
+    pub meta: Meta,
+    /// What the user wants.
+    pub spec: NetworkSpec,
+    /// Its address ranges, as given.
+    pub subnets: Vec<Subnet>,
+    /// Its VXLAN id; 0: none.
+    pub vni: u32,
+}
+
+/// An address range of a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subnet {
+    /// All of it.
+    pub subnet: Cidr,
+    /// Its own address on it.
+    pub gateway: Ipv4Addr,
+    /// What tasks are given addresses from; `None`: all of it.
+    pub ip_range: Option<Cidr>,
+}
+
 /// The swarm.
 #[derive(Clone, PartialEq, Default)]
 pub struct Cluster {
@@ -321,6 +348,15 @@ pub struct Cluster {
     pub subnet_size: u32,
 }
 
+impl Cluster {
+    /// The id of the swarm's ingress network: told apart from the swarm's own, and the same on every manager.
+    #[must_use]
+    pub fn ingress_id(&self) -> NetworkId {
+        const MARK: u128 = 0x696e_6772_6573_732d_6e65_7477_6f72_6b00;
+        NetworkId(Id(self.id.0.0 ^ MARK))
+    }
+}
+
 impl std::fmt::Debug for Cluster {
     /// Keys and tokens are never printed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -333,10 +369,19 @@ impl std::fmt::Debug for Cluster {
 pub mod ingress {
     use std::net::Ipv4Addr;
 
+    use crate::cidr::Cidr;
+
+    /// What users call it.
+    pub const NAME: &str = "ingress";
+    /// Its VXLAN id: the first of Swarm's.
+    pub const VNI: u32 = 4096;
+
     /// UDP port of the VXLAN that carries it (Swarm's).
     pub const DATA_PATH_PORT: u32 = 4789;
     /// Prefix length of the network.
     pub const PREFIX: u8 = 16;
+    /// Its addresses.
+    pub const SUBNET: Cidr = Cidr::new(Ipv4Addr::new(10, 255, 0, 0), PREFIX);
     /// First address given to a task; 10.255.0.1 is kept free.
     pub const TASKS_FIRST: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
     /// Last address given to a task.

@@ -5,11 +5,13 @@
 //! Keys are matched without regard to case, as Go's decoder does (`json::parse`).
 
 mod container;
+mod network;
 mod same;
 mod service;
 mod swarm;
 
 pub use container::*;
+pub use network::*;
 pub use service::*;
 pub use swarm::*;
 

@@ -3,8 +3,10 @@
 //! Numbers and words are Swarm's (`SK:manager/controlapi/{common,service}.go`, `SK:api/validation`).
 
 mod container;
+mod network;
 
 pub use container::signal_number;
+pub use network::{INGRESS_REFUSED, network};
 
 use std::collections::BTreeSet;
 
@@ -35,9 +37,9 @@ const MEMORY_MIN: i64 = 4 * 1024 * 1024;
 /// Names the first field that is wrong, or that asks for what is not honoured yet.
 pub fn service(spec: &ServiceSpec) -> Result<(), ApiError> {
     service_name(&spec.name)?;
-    unhonoured(&spec.extra, "", &["Networks"])?;
     mode(spec)?;
     task(&spec.task_template)?;
+    network::attachments(spec)?;
     update(spec.update_config.as_ref(), "UpdateConfig", &["pause", "continue"], "rollback")?;
     update(spec.rollback_config.as_ref(), "RollbackConfig", &["pause", "continue"], "")?;
     endpoint(spec)
@@ -94,7 +96,7 @@ fn mode(spec: &ServiceSpec) -> Result<(), ApiError> {
 }
 
 fn task(spec: &TaskSpec) -> Result<(), ApiError> {
-    unhonoured(&spec.extra, "TaskTemplate", &["PluginSpec", "NetworkAttachmentSpec", "Networks"])?;
+    unhonoured(&spec.extra, "TaskTemplate", &["PluginSpec", "NetworkAttachmentSpec"])?;
     if let Some(runtime) = spec.extra.get("Runtime").and_then(Value::as_str)
         && !matches!(runtime, "" | "container")
     {

@@ -3,6 +3,7 @@
 //! Parse is validation; a write is acknowledged once it is committed and applied here; nothing that comes
 //! later fails it. A lost answer is asked again with the same request id.
 
+mod networks;
 mod nodes;
 mod services;
 
@@ -17,6 +18,8 @@ use skep_api::{
 use skep_raft::ProposeError;
 use skep_store::{Change, Guard, Proposal, ProposalError, RefusalKind, View, decode_result};
 use tokio::sync::mpsc;
+
+pub use networks::{CreatedNetwork, network_note};
 
 use crate::{LogItem, LogQuery, SystemIds, dispatcher::Shared};
 
@@ -165,7 +168,12 @@ fn refused(error: ProposalError) -> ApiError {
         RefusalKind::Stale => out_of_sequence(),
         RefusalKind::NameTaken => ApiError::new(ErrorKind::AlreadyExists, refusal.message),
         RefusalKind::PortTaken => ApiError::invalid(invalid_argument(&refusal.message)),
-        RefusalKind::SlotTaken | RefusalKind::AddressTaken | RefusalKind::Missing | RefusalKind::Format => {
+        RefusalKind::SubnetTaken | RefusalKind::VniTaken | RefusalKind::InUse => {
+            failed_precondition(&refusal.message)
+        }
+        // Users' writes refer to nothing but networks.
+        RefusalKind::Missing => ApiError::not_found(refusal.message),
+        RefusalKind::SlotTaken | RefusalKind::AddressTaken | RefusalKind::Format => {
             ApiError::new(ErrorKind::Internal, refusal.message)
         }
     }
@@ -174,6 +182,12 @@ fn refused(error: ProposalError) -> ApiError {
 /// Docker's words for a stale version: a 500, and clients match the text.
 fn out_of_sequence() -> ApiError {
     ApiError::new(ErrorKind::Aborted, "rpc error: code = Unknown desc = update out of sequence")
+}
+
+/// The state of the cluster does not allow it now.
+fn failed_precondition(words: &str) -> ApiError {
+    let words = format!("rpc error: code = FailedPrecondition desc = {words}");
+    ApiError::new(ErrorKind::FailedPrecondition, words)
 }
 
 /// Docker passes its control API's status on in the message.

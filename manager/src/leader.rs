@@ -185,6 +185,8 @@ fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
                 dirty.nodes.insert(*id);
             }
             Change::PutCluster(_) => dirty.all = true,
+            // A pass decides nothing of them.
+            Change::PutNetwork(_) | Change::DeleteNetwork(_) => {}
         }
     }
 }

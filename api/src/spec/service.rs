@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerSpec, Extra, Labels};
+use crate::NetworkId;
+
+use super::{ContainerSpec, Extra, Labels, NetworkAttachment};
 
 /// Swarm's default restart delay (`SK:api/defaults/service.go`).
 pub const RESTART_DELAY_DEFAULT: Duration = Duration::from_secs(5);
@@ -36,6 +38,9 @@ pub struct ServiceSpec {
     /// Published ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_spec: Option<EndpointSpec>,
+    /// The old place of the template's networks: counts when that has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<NetworkAttachment>>,
     /// Everything else.
     #[serde(flatten)]
     pub extra: Extra,
@@ -69,6 +74,25 @@ impl ServiceSpec {
     #[must_use]
     pub fn ports(&self) -> &[PortConfig] {
         self.endpoint_spec.as_ref().and_then(|e| e.ports.as_deref()).unwrap_or(&[])
+    }
+
+    /// The networks that its tasks are on; empty when none.
+    #[must_use]
+    pub fn networks(&self) -> &[NetworkAttachment] {
+        match self.task_template.networks.as_deref() {
+            Some(own) if !own.is_empty() => own,
+            _ => self.networks.as_deref().unwrap_or(&[]),
+        }
+    }
+
+    /// The networks that its tasks are on, by id: stored specs name them so.
+    pub fn network_ids(&self) -> impl Iterator<Item = NetworkId> {
+        self.networks().iter().filter_map(|attachment| attachment.target.parse().ok())
+    }
+
+    /// Both lists of networks, to name them otherwise.
+    pub fn networks_mut(&mut self) -> impl Iterator<Item = &mut NetworkAttachment> {
+        self.task_template.networks.iter_mut().chain(self.networks.iter_mut()).flatten()
     }
 
     /// The update's settings with Swarm's defaults filled in.
@@ -130,6 +154,9 @@ pub struct TaskSpec {
     /// Where output goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_driver: Option<LogDriver>,
+    /// Which networks its tasks are on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<NetworkAttachment>>,
     /// Everything else.
     #[serde(flatten)]
     pub extra: Extra,

@@ -7,11 +7,11 @@ use std::{path::PathBuf, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use skep_api::{
-    ApiError, NodeId, ServiceId, TaskId, Timestamp,
+    ApiError, NetworkId, NodeId, ServiceId, TaskId, Timestamp,
     object::Node,
-    spec::{InitRequest, JoinBody, Labels, NodeSpec, ServiceSpec},
+    spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec},
 };
-use skep_manager::{CreatedService, LogItem, LogQuery, ManagerStatus, View};
+use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, View};
 use tokio::{io::AsyncRead, sync::mpsc};
 
 /// What this node is in a swarm.
@@ -49,6 +49,8 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
         spec: Option<ServiceSpec>,
     ) -> Result<Vec<String>, ApiError>;
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError>;
+    async fn create_network(&self, spec: NetworkSpec) -> Result<CreatedNetwork, ApiError>;
+    async fn remove_network(&self, id: NetworkId) -> Result<(), ApiError>;
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError>;
     async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError>;
     async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError>;
@@ -82,6 +84,14 @@ impl ControlPlane for skep_manager::Control {
 
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError> {
         Self::remove_service(self, id).await
+    }
+
+    async fn create_network(&self, spec: NetworkSpec) -> Result<CreatedNetwork, ApiError> {
+        Self::create_network(self, spec).await
+    }
+
+    async fn remove_network(&self, id: NetworkId) -> Result<(), ApiError> {
+        Self::remove_network(self, id).await
     }
 
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError> {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use skep_api::{object::Meta, spec::PortConfig};
 
 pub(crate) use engine::{container, container_details, image, image_details};
-pub(crate) use network::{bridge, ingress, ingress_id};
+pub(crate) use network::{ingress, local_network, network};
 pub(crate) use node::node;
 pub(crate) use service::{is_up_to_date, service, service_status};
 pub(crate) use swarm::{cluster, swarm_spec, tls_info};

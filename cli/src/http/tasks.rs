@@ -13,7 +13,7 @@ use skep_api::{
     NodeId, ServiceId, TaskState,
     object::{Service, Task},
 };
-use skep_manager::View;
+use skep_manager::{View, network_note};
 
 use super::{
     Api,
@@ -93,12 +93,11 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     filters.check("desired-state", &words)?;
     let view = control.view().await?;
     let wanted = Wanted::new(filters, &view, control.node_id());
-    let cluster = view.cluster().map(AsRef::as_ref);
     let tasks: Vec<Value> = wanted
         .candidates(&view)
         .iter()
         .filter(|task| wanted.passes(task, view.service(task.service_id).map(AsRef::as_ref), &view))
-        .map(|task| render::task(task, cluster))
+        .map(|task| shown(task, &view))
         .collect();
     ok(&tasks)
 }
@@ -107,5 +106,9 @@ async fn inspect(State(api): State<Api>, Path(word): Path<String>) -> Answer {
     let control = api.manager()?;
     let view = control.view().await?;
     let task = lookup::task(&view, &word)?;
-    ok(&render::task(&task, view.cluster().map(AsRef::as_ref)))
+    ok(&shown(&task, &view))
+}
+
+fn shown(task: &Task, view: &View) -> Value {
+    render::task(task, view.cluster().map(AsRef::as_ref), network_note(view, &task.spec).as_deref())
 }

@@ -14,6 +14,7 @@ mod reaper;
 mod replicated;
 mod restart;
 mod seats;
+mod subnets;
 mod update;
 
 pub use addresses::Addresses;
@@ -24,6 +25,7 @@ pub use ports::{PortError, Ports, assign_ports};
 pub use reaper::Reaper;
 pub use replicated::Replicated;
 pub use restart::Restart;
+pub use subnets::{SubnetError, assign_subnets, free_vni};
 pub use update::Update;
 
 /// What runs before placement, in order.

@@ -11,7 +11,11 @@ use skep_api::{
 };
 use skep_store::{Change, Guard, GuardKind, View};
 
-use super::{Control, CreatedService, invalid_argument, mode_name, out_of_sequence};
+use super::{
+    Control, CreatedService, invalid_argument, mode_name,
+    networks::{network_note, resolve},
+    out_of_sequence,
+};
 use crate::{SystemIds, names};
 
 impl Control {
@@ -32,11 +36,13 @@ impl Control {
             return Err(ApiError::new(ErrorKind::AlreadyExists, words));
         }
         let id = ServiceId(SystemIds::default().next_id());
+        resolve(&view, &mut spec)?;
         check_ports(&view, &spec, id)?;
+        let warnings = network_note(&view, &spec).into_iter().collect();
         let service = Service { id, spec: Arc::new(spec), ..Service::default() };
         let guard = Guard { kind: GuardKind::Service, id: id.0, version: 0 };
         self.write(vec![guard], vec![Change::PutService(Arc::new(service))]).await?;
-        Ok(CreatedService { id, warnings: Vec::new() })
+        Ok(CreatedService { id, warnings })
     }
 
     /// Updates a service from the version that the caller has seen; `None` rolls back to the previous spec.
@@ -60,14 +66,16 @@ impl Control {
         let new = match spec {
             Some(mut spec) => {
                 spec.fill_in();
+                resolve(&view, &mut spec)?;
                 updated(old, spec)?
             }
             None => rolled_back(old, Timestamp((self.shared.clock)()))?,
         };
         check_ports(&view, &new.spec, id)?;
+        let warnings = network_note(&view, &new.spec).into_iter().collect();
         let guard = Guard { kind: GuardKind::Service, id: id.0, version };
         self.write(vec![guard], vec![Change::PutService(Arc::new(new))]).await?;
-        Ok(Vec::new())
+        Ok(warnings)
     }
 
     /// Removes a service; its tasks are stopped and removed by the leader.

@@ -207,6 +207,7 @@ impl Listener for Hub {
                     mesh_stale = true;
                 }
                 ObjectRef::Service(_) | ObjectRef::Cluster => mesh_stale = true,
+                ObjectRef::Network(_) => {}
             }
         }
         drop(inner);

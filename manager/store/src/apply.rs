@@ -8,7 +8,7 @@ use std::{
 use imbl::OrdMap;
 use prost::Message;
 use skep_api::{
-    RequestId, ServiceId, TaskId, Timestamp,
+    NetworkId, RequestId, ServiceId, TaskId, Timestamp,
     convert::task_in,
     object::{Cluster, Meta, Node, Service, Task, TaskStatus},
     spec::PortConfig,
@@ -144,8 +144,9 @@ impl View {
             In::DeleteNode(id) => {
                 Change::DeleteNode(skep_api::NodeId::from_bytes(&id).ok_or_else(|| format("id"))?)
             }
-            In::PutNetwork(_) | In::DeleteNetwork(_) => {
-                return Err(format("a meaning here: networks are not kept yet"));
+            In::PutNetwork(network) => Change::PutNetwork(Arc::new(network.try_into()?)),
+            In::DeleteNetwork(id) => {
+                Change::DeleteNetwork(NetworkId::from_bytes(&id).ok_or_else(|| format("id"))?)
             }
             In::PutCluster(cluster) => Change::PutCluster(Arc::new(cluster.try_into()?)),
             In::TaskStatus(report) => Change::TaskStatus(
@@ -185,6 +186,8 @@ impl View {
                 self.cluster = Some(Arc::new(Cluster { meta, ..(**cluster).clone() }));
                 Ok(Some(ObjectRef::Cluster))
             }
+            Change::PutNetwork(network) => self.put_network(network, now).map(Some),
+            Change::DeleteNetwork(id) => self.delete_network(*id),
             Change::TaskStatus(id, status) => {
                 let Some(old) = self.tasks.get(id).cloned() else { return Ok(None) };
                 let Some(status) = merged(&old.status, status) else { return Ok(None) };
@@ -202,7 +205,7 @@ impl View {
         }
     }
 
-    fn meta(&self, old: Option<Meta>, now: Timestamp) -> Meta {
+    pub(crate) fn meta(&self, old: Option<Meta>, now: Timestamp) -> Meta {
         Meta { version: self.revision, created_at: old.map_or(now, |m| m.created_at), updated_at: now }
     }
 
@@ -234,6 +237,7 @@ impl View {
             self.ports.insert(port_key(port), id);
         }
         self.service_names.insert(name.clone(), id);
+        self.use_networks(old.as_deref(), &new)?;
         let count = self.specs.get(&(id, new.spec_version)).map_or(0, |(_, n)| *n);
         self.specs.insert((id, new.spec_version), (Arc::clone(&new.spec), count));
         let old_version = old.map(|old| old.spec_version).filter(|version| *version != new.spec_version);
@@ -258,6 +262,7 @@ impl View {
         for port in old.ports.iter().filter(|port| port.is_ingress()) {
             self.ports.remove(&port_key(port));
         }
+        self.unuse_networks(&old);
         self.forget_spec(id, old.spec_version);
         Some(ObjectRef::Service(id))
     }
@@ -421,7 +426,11 @@ fn port_key(port: &PortConfig) -> (String, u16) {
     (port.protocol().to_owned(), port.published_port)
 }
 
-fn remove_member<K: Ord + Clone>(index: &mut OrdMap<K, imbl::OrdSet<TaskId>>, key: &K, member: TaskId) {
+pub(crate) fn remove_member<K: Ord + Clone, M: Ord + Clone>(
+    index: &mut OrdMap<K, imbl::OrdSet<M>>,
+    key: &K,
+    member: M,
+) {
     if let Some(members) = index.get_mut(key) {
         members.remove(&member);
         if members.is_empty() {

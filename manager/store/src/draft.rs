@@ -147,8 +147,13 @@ fn last_writes(changes: Vec<Change>) -> Vec<Change> {
 
 fn is_put(change: &Change) -> bool {
     match change {
-        Change::PutService(_) | Change::PutTask(_) | Change::PutNode(_) | Change::PutCluster(_) => true,
+        Change::PutService(_)
+        | Change::PutTask(_)
+        | Change::PutNode(_)
+        | Change::PutCluster(_)
+        | Change::PutNetwork(_) => true,
         Change::DeleteService(_)
+        | Change::DeleteNetwork(_)
         | Change::DeleteTask(_)
         | Change::DeleteNode(_)
         | Change::TaskStatus(..)
@@ -166,6 +171,8 @@ fn slot(change: &Change) -> Option<u64> {
         | Change::PutNode(_)
         | Change::DeleteNode(_)
         | Change::PutCluster(_)
+        | Change::PutNetwork(_)
+        | Change::DeleteNetwork(_)
         | Change::TaskStatus(..)
         | Change::NodeStatus(..) => None,
     }
@@ -181,6 +188,8 @@ fn key(change: &Change) -> Option<(GuardKind, Id)> {
         Change::PutNode(node) => (GuardKind::Node, node.id.0),
         Change::DeleteNode(id) => (GuardKind::Node, id.0),
         Change::PutCluster(cluster) => (GuardKind::Cluster, cluster.id.0),
+        Change::PutNetwork(network) => (GuardKind::Network, network.id.0),
+        Change::DeleteNetwork(id) => (GuardKind::Network, id.0),
         Change::TaskStatus(..) | Change::NodeStatus(..) => return None,
     })
 }
@@ -194,6 +203,11 @@ fn owner(change: &Change, view: &View, base: &View) -> Option<Id> {
         Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
             view.tasks.get(id).or_else(|| base.tasks.get(id)).map(|task| task.service_id.0)
         }
-        Change::PutNode(_) | Change::DeleteNode(_) | Change::PutCluster(_) | Change::NodeStatus(..) => None,
+        Change::PutNode(_)
+        | Change::DeleteNode(_)
+        | Change::PutCluster(_)
+        | Change::PutNetwork(_)
+        | Change::DeleteNetwork(_)
+        | Change::NodeStatus(..) => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_api::{NodeId, ServiceId, TaskId};
+use skep_api::{NetworkId, NodeId, ServiceId, TaskId};
 
 /// An object that was changed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -15,6 +15,8 @@ pub enum ObjectRef {
     Node(NodeId),
     /// The swarm.
     Cluster,
+    /// A network.
+    Network(NetworkId),
 }
 
 /// What changed since the last look. `all` after a start or a change of leader.
@@ -63,7 +65,8 @@ impl Dirty {
             ObjectRef::Node(id) => {
                 self.nodes.insert(id);
             }
-            ObjectRef::Cluster => {}
+            // Nothing is decided from them by a pass.
+            ObjectRef::Cluster | ObjectRef::Network(_) => {}
         }
     }
 

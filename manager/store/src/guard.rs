@@ -1,6 +1,6 @@
 //! What a proposal was made from: checked at apply, on every replica alike.
 
-use skep_api::{ClusterId, Id, NodeId, ServiceId, TaskId, wire};
+use skep_api::{ClusterId, Id, NetworkId, NodeId, ServiceId, TaskId, wire};
 
 use crate::{Refusal, RefusalKind, View};
 
@@ -15,6 +15,8 @@ pub enum GuardKind {
     Node,
     /// The swarm.
     Cluster,
+    /// Networks.
+    Network,
 }
 
 /// "This object has this version", or with version 0 "it does not exist".
@@ -35,6 +37,7 @@ impl Guard {
             GuardKind::Service => view.services.get(&ServiceId(id)).map_or(0, |o| o.meta.version),
             GuardKind::Task => view.tasks.get(&TaskId(id)).map_or(0, |o| o.meta.version),
             GuardKind::Node => view.nodes.get(&NodeId(id)).map_or(0, |o| o.meta.version),
+            GuardKind::Network => view.networks.get(&NetworkId(id)).map_or(0, |o| o.meta.version),
             GuardKind::Cluster => {
                 view.cluster.as_ref().filter(|c| c.id == ClusterId(id)).map_or(0, |o| o.meta.version)
             }
@@ -57,6 +60,7 @@ impl From<&Guard> for wire::Guard {
             GuardKind::Task => wire::guard::Kind::Task,
             GuardKind::Node => wire::guard::Kind::Node,
             GuardKind::Cluster => wire::guard::Kind::Cluster,
+            GuardKind::Network => wire::guard::Kind::Network,
         };
         Self { kind: kind.into(), id: guard.id.to_bytes(), version: guard.version }
     }
@@ -71,12 +75,7 @@ impl TryFrom<&wire::Guard> for Guard {
             wire::guard::Kind::Task => GuardKind::Task,
             wire::guard::Kind::Node => GuardKind::Node,
             wire::guard::Kind::Cluster => GuardKind::Cluster,
-            wire::guard::Kind::Network => {
-                return Err(Refusal::new(
-                    RefusalKind::Format,
-                    "guard on a network: networks are not kept yet",
-                ));
-            }
+            wire::guard::Kind::Network => GuardKind::Network,
         };
         let id = Id::from_bytes(&guard.id)
             .ok_or_else(|| Refusal::new(RefusalKind::Format, "guard without an id"))?;

@@ -7,6 +7,7 @@ mod apply;
 mod draft;
 mod events;
 mod guard;
+mod networks;
 mod proposal;
 mod view;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use prost::Message;
 use skep_api::{
-    NodeId, RequestId, ServiceId, TaskId, Timestamp,
+    NetworkId, NodeId, RequestId, ServiceId, TaskId, Timestamp,
     convert::Malformed,
-    object::{Cluster, Node, NodeStatus, Service, Task, TaskStatus},
+    object::{Cluster, Network, Node, NodeStatus, Service, Task, TaskStatus},
     wire,
 };
 
@@ -37,6 +37,10 @@ pub enum Change {
     DeleteNode(NodeId),
     /// Creates or replaces.
     PutCluster(Arc<Cluster>),
+    /// Creates or replaces.
+    PutNetwork(Arc<Network>),
+    /// Removes; refused while a service is on it.
+    DeleteNetwork(NetworkId),
     /// A max-merge: does not raise the version, is dropped when the task is gone.
     TaskStatus(TaskId, TaskStatus),
     /// Does not raise the version, is dropped when the node is gone.
@@ -82,6 +86,8 @@ impl From<&Change> for wire::Change {
             Change::PutNode(node) => Out::PutNode((&**node).into()),
             Change::DeleteNode(id) => Out::DeleteNode(id.to_bytes()),
             Change::PutCluster(cluster) => Out::PutCluster((&**cluster).into()),
+            Change::PutNetwork(network) => Out::PutNetwork((&**network).into()),
+            Change::DeleteNetwork(id) => Out::DeleteNetwork(id.to_bytes()),
             Change::TaskStatus(id, status) => {
                 Out::TaskStatus(wire::StatusReport { task_id: id.to_bytes(), status: Some(status.into()) })
             }
@@ -121,6 +127,12 @@ pub enum RefusalKind {
     Missing,
     /// This build does not read it.
     Format,
+    /// The address range belongs to another network.
+    SubnetTaken,
+    /// The VXLAN id belongs to another network.
+    VniTaken,
+    /// Somebody uses what was to be removed.
+    InUse,
 }
 
 impl Refusal {
@@ -146,6 +158,9 @@ impl From<&Refusal> for wire::Refusal {
             RefusalKind::PortTaken => Kind::PortTaken,
             RefusalKind::Missing => Kind::Missing,
             RefusalKind::Format => Kind::Format,
+            RefusalKind::SubnetTaken => Kind::SubnetTaken,
+            RefusalKind::VniTaken => Kind::VniTaken,
+            RefusalKind::InUse => Kind::InUse,
         };
         Self { kind: kind.into(), message: refusal.message.clone() }
     }
@@ -179,6 +194,9 @@ pub fn decode_result(answer: &[u8]) -> Result<u64, ProposalError> {
         Kind::PortTaken => RefusalKind::PortTaken,
         Kind::Missing => RefusalKind::Missing,
         Kind::Format => RefusalKind::Format,
+        Kind::SubnetTaken => RefusalKind::SubnetTaken,
+        Kind::VniTaken => RefusalKind::VniTaken,
+        Kind::InUse => RefusalKind::InUse,
     };
     Err(Refusal::new(kind, refusal.message).into())
 }

@@ -4,8 +4,9 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use skep_api::{
-    NodeId, ServiceId, TaskId,
-    object::{Cluster, Node, Service, Task},
+    NetworkId, NodeId, ServiceId, TaskId,
+    cidr::Cidr,
+    object::{Cluster, Network, Node, Service, Task},
     spec::{PortConfig, ServiceSpec},
 };
 
@@ -31,6 +32,13 @@ pub struct View {
     pub(crate) slots: OrdMap<(ServiceId, u64), OrdSet<TaskId>>,
     /// Spec versions that a service or a task refers to, with the number of tasks.
     pub(crate) specs: OrdMap<(ServiceId, u64), (Arc<ServiceSpec>, u64)>,
+    pub(crate) networks: OrdMap<NetworkId, Arc<Network>>,
+    pub(crate) network_names: OrdMap<String, NetworkId>,
+    /// By their first address. No two overlap, so the one before an address is the only one it may lie in.
+    pub(crate) subnets: OrdMap<Ipv4Addr, (Cidr, NetworkId)>,
+    pub(crate) vnis: OrdMap<u32, NetworkId>,
+    /// Services by the networks that their current specs name.
+    pub(crate) network_users: OrdMap<NetworkId, OrdSet<ServiceId>>,
 }
 
 /// What the tasks of a node take of it.
@@ -139,6 +147,42 @@ impl View {
     #[must_use]
     pub fn node_load(&self, id: NodeId) -> NodeLoad {
         self.loads.get(&id).copied().unwrap_or_default()
+    }
+
+    /// A network by id.
+    #[must_use]
+    pub fn network(&self, id: NetworkId) -> Option<&Arc<Network>> {
+        self.networks.get(&id)
+    }
+
+    /// A network by its whole name.
+    #[must_use]
+    pub fn network_by_name(&self, name: &str) -> Option<&Arc<Network>> {
+        self.networks.get(self.network_names.get(name)?)
+    }
+
+    /// All networks in the order of their ids; the ingress network is none of them.
+    pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.networks.values()
+    }
+
+    /// The services whose current specs name a network.
+    pub fn services_on_network(&self, id: NetworkId) -> impl Iterator<Item = &Arc<Service>> {
+        self.network_users.get(&id).into_iter().flatten().filter_map(|service| self.services.get(service))
+    }
+
+    /// The range of another network that overlaps with `subnet`, and whose it is.
+    #[must_use]
+    pub fn overlapping_subnet(&self, subnet: Cidr) -> Option<(Cidr, NetworkId)> {
+        // The last one that begins within `subnet` or before it.
+        let (_, (other, owner)) = self.subnets.range(..=subnet.last()).next_back()?;
+        other.overlaps(subnet).then_some((*other, *owner))
+    }
+
+    /// Which network has a VXLAN id.
+    #[must_use]
+    pub fn vni_owner(&self, vni: u32) -> Option<NetworkId> {
+        self.vnis.get(&vni).copied()
     }
 
     /// Which service holds a port of the ingress network.

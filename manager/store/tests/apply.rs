@@ -5,9 +5,9 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use skep_api::{
-    Id, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
-    object::{Node, Service, Task, TaskStatus},
-    spec::{PortConfig, ServiceSpec},
+    Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
+    object::{Network, Node, Service, Subnet, Task, TaskStatus},
+    spec::{NetworkAttachment, NetworkSpec, PortConfig, ServiceSpec},
 };
 use skep_store::{
     Change, Draft, Guard, GuardKind, Proposal, ProposalError, RefusalKind, Store, View, decode_result,
@@ -262,4 +262,43 @@ fn a_draft_is_cut_by_service_keeps_slots_together_and_guards_what_it_was_made_fr
     let answers: Vec<bool> =
         proposals.iter().map(|p| decode_result(&other.apply(&p.encode()).answer).is_ok()).collect();
     assert_eq!(answers, [false, true, true]);
+}
+
+#[test]
+fn a_network_has_its_name_and_addresses_alone_and_stays_while_it_is_used() {
+    let network = |id: u128, name: &str, subnet: &str, vni: u32| {
+        let subnet: skep_api::cidr::Cidr = subnet.parse().unwrap();
+        let spec = NetworkSpec { name: name.into(), ..NetworkSpec::default() };
+        let subnets = vec![Subnet { subnet, gateway: subnet.base(), ip_range: None }];
+        let id = NetworkId(Id(id));
+        Change::PutNetwork(Arc::new(Network { id, spec, subnets, vni, ..Network::default() }))
+    };
+    let on = |id: u128| {
+        let mut service = service(1, "web");
+        let target = NetworkId(Id(id)).to_string();
+        let mut spec = ServiceSpec::clone(&service.spec);
+        spec.task_template.networks =
+            Some(vec![NetworkAttachment { target, ..NetworkAttachment::default() }]);
+        service.spec = Arc::new(spec);
+        put_service(service)
+    };
+    let mut store = Store::default();
+    propose(&mut store, vec![network(1, "a", "10.0.1.0/24", 4097)]).unwrap();
+    for (change, expect) in [
+        (network(2, "a", "10.0.2.0/24", 4098), RefusalKind::NameTaken),
+        (network(2, "ingress", "10.0.2.0/24", 4098), RefusalKind::NameTaken),
+        (network(2, "b", "10.0.0.0/16", 4098), RefusalKind::SubnetTaken),
+        (network(2, "b", "10.255.9.0/24", 4098), RefusalKind::SubnetTaken),
+        (network(2, "b", "10.0.2.0/24", 4097), RefusalKind::VniTaken),
+        (network(2, "b", "10.0.2.0/24", 4096), RefusalKind::VniTaken),
+        (on(2), RefusalKind::Missing),
+    ] {
+        assert_eq!(refusal(propose(&mut store, vec![change])), expect);
+    }
+    propose(&mut store, vec![on(1)]).unwrap();
+    let gone = Change::DeleteNetwork(NetworkId(Id(1)));
+    assert_eq!(refusal(propose(&mut store, vec![gone.clone()])), RefusalKind::InUse);
+    propose(&mut store, vec![Change::DeleteService(ServiceId(Id(1))), gone]).unwrap();
+    assert_eq!(store.view().networks().count(), 0);
+    propose(&mut store, vec![network(2, "a", "10.0.0.0/16", 4097)]).unwrap();
 }

@@ -11,16 +11,19 @@ use std::{
 
 use proptest::prelude::*;
 use skep_api::{
-    Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
-    object::{Node, NodeState, NodeStatus, Service, Task, TaskStatus},
-    spec::{PortConfig, Replicated, ServiceMode, ServiceSpec},
+    Id, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    cidr::Cidr,
+    object::{Network, Node, NodeState, NodeStatus, Service, Subnet, Task, TaskStatus},
+    spec::{NetworkAttachment, NetworkSpec, PortConfig, Replicated, ServiceMode, ServiceSpec},
 };
 use skep_store::{Change, Proposal, Store, View, decode_result};
 
 /// One change, by numbers; those that refer to what is not there come as they are.
 #[derive(Clone, Debug)]
 enum Step {
-    Service { id: u8, name: u8, replicas: u8, port: u8 },
+    Service { id: u8, name: u8, replicas: u8, port: u8, network: u8 },
+    Network { id: u8, name: u8, subnet: u8, prefix: u8 },
+    DeleteNetwork(u8),
     DeleteService(u8),
     Task { id: u8, service: u8, slot: u8, desired: u8, node: u8, address: u8 },
     DeleteTask(u8),
@@ -32,12 +35,16 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..3_u8, 0..3_u8, 0..3_u8, 0..3_u8).prop_map(|(id, name, replicas, port)| Step::Service {
+        (0..3_u8, 0..3_u8, 0..3_u8, 0..3_u8, 0..5_u8).prop_map(|(id, name, replicas, port, network)| {
+            Step::Service { id, name, replicas, port, network }
+        }),
+        (0..4_u8, 0..4_u8, 0..8_u8, 21..25_u8).prop_map(|(id, name, subnet, prefix)| Step::Network {
             id,
             name,
-            replicas,
-            port
+            subnet,
+            prefix
         }),
+        (0..4_u8).prop_map(Step::DeleteNetwork),
         (0..3_u8).prop_map(Step::DeleteService),
         (0..12_u8, 0..3_u8, 0..4_u8, 0..3_u8, 0..4_u8, 0..6_u8).prop_map(
             |(id, service, slot, desired, node, address)| Step::Task {
@@ -67,13 +74,18 @@ fn address(n: u8) -> Option<Ipv4Addr> {
 
 fn change(step: &Step, view: &View) -> Option<Change> {
     Some(match step {
-        Step::Service { id: n, name, replicas, port } => {
+        Step::Service { id: n, name, replicas, port, network } => {
             let replicas = Some(u64::from(*replicas));
             let mode = ServiceMode {
                 replicated: Some(Replicated { replicas, ..Replicated::default() }),
                 ..ServiceMode::default()
             };
-            let spec = ServiceSpec { name: format!("s{name}"), mode: Some(mode), ..ServiceSpec::default() };
+            let target = NetworkId(id(*network)).to_string();
+            let networks =
+                (*network > 0).then(|| vec![NetworkAttachment { target, ..NetworkAttachment::default() }]);
+            let mut spec =
+                ServiceSpec { name: format!("s{name}"), mode: Some(mode), ..ServiceSpec::default() };
+            spec.task_template.networks = networks;
             let port = PortConfig {
                 published_port: u16::from(*port),
                 protocol: "tcp".into(),
@@ -87,6 +99,20 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 ..Service::default()
             }))
         }
+        Step::Network { id: n, name, subnet, prefix } => {
+            let subnet = Cidr::new(Ipv4Addr::new(10, 0, *subnet, 0), *prefix);
+            let spec = NetworkSpec { name: format!("n{name}"), ..NetworkSpec::default() };
+            let subnets = vec![Subnet { subnet, gateway: subnet.base(), ip_range: None }];
+            let vni = 4097 + u32::from(*name);
+            Change::PutNetwork(Arc::new(Network {
+                id: NetworkId(id(*n)),
+                spec,
+                subnets,
+                vni,
+                ..Network::default()
+            }))
+        }
+        Step::DeleteNetwork(n) => Change::DeleteNetwork(NetworkId(id(*n))),
         Step::DeleteService(n) => Change::DeleteService(ServiceId(id(*n))),
         Step::Task { id: n, service, slot, desired, node, address: a } => {
             let desired = [TaskState::Ready, TaskState::Running, TaskState::Shutdown][usize::from(*desired)];
@@ -125,8 +151,40 @@ fn change(step: &Step, view: &View) -> Option<Change> {
     })
 }
 
+/// The indexes of networks, and that no two have a thing in common.
+fn check_networks(view: &View) {
+    let all: Vec<&Arc<Network>> = view.networks().collect();
+    for (at, network) in all.iter().enumerate() {
+        assert_eq!(view.network_by_name(&network.spec.name).unwrap().id, network.id);
+        assert_eq!(view.vni_owner(network.vni), Some(network.id));
+        let own = network.subnets[0].subnet;
+        assert_eq!(view.overlapping_subnet(own), Some((own, network.id)));
+        for other in &all[at + 1..] {
+            assert!(!own.overlaps(other.subnets[0].subnet), "{own} and {}", other.subnets[0].subnet);
+            assert_ne!(network.vni, other.vni);
+        }
+    }
+    for n in 0..8 {
+        let subnet = Cidr::new(Ipv4Addr::new(10, 0, n, 0), 24);
+        let owner = all.iter().find(|network| network.subnets[0].subnet.overlaps(subnet));
+        assert_eq!(view.overlapping_subnet(subnet).map(|(_, id)| id), owner.map(|network| network.id));
+    }
+    for n in 0..6 {
+        let network = NetworkId(id(n));
+        let found: BTreeSet<ServiceId> =
+            view.services_on_network(network).map(|service| service.id).collect();
+        let named = view.services().filter(|service| service.spec.network_ids().any(|own| own == network));
+        assert_eq!(found, named.map(|service| service.id).collect());
+        assert!(
+            found.is_empty() || view.network(network).is_some(),
+            "a service is on a network that is gone"
+        );
+    }
+}
+
 /// Every index, counted anew.
 fn check(view: &View) {
+    check_networks(view);
     let mut by_service: BTreeMap<ServiceId, BTreeSet<TaskId>> = BTreeMap::new();
     let mut by_node: BTreeMap<NodeId, BTreeSet<TaskId>> = BTreeMap::new();
     let mut slots = BTreeSet::new();

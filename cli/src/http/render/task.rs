@@ -5,8 +5,8 @@ use skep_api::object::{Cluster, Task, ingress};
 
 use super::{object, port, put_meta, to_json};
 
-/// A task as `GET /tasks/{id}` shows it.
-pub(crate) fn task(task: &Task, cluster: Option<&Cluster>) -> Value {
+/// A task as `GET /tasks/{id}` shows it. `note` is what it asks for and does not get yet.
+pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -> Value {
     let mut out = Map::new();
     out.insert("ID".into(), task.id.to_string().into());
     put_meta(&mut out, &task.meta);
@@ -19,14 +19,14 @@ pub(crate) fn task(task: &Task, cluster: Option<&Cluster>) -> Value {
     if let Some(node) = task.node_id {
         out.insert("NodeID".into(), node.to_string().into());
     }
-    out.insert("Status".into(), status(task));
+    out.insert("Status".into(), status(task, note.filter(|_| task.is_runnable())));
     out.insert("DesiredState".into(), task.desired_state.as_str().into());
     if let (Some(address), Some(cluster)) = (task.ingress_addr, cluster) {
         out.insert(
             "NetworksAttachments".into(),
             json!([{
                 "Network": {
-                    "ID": super::ingress_id(cluster),
+                    "ID": cluster.ingress_id().to_string(),
                     "Version": { "Index": cluster.meta.version },
                     "CreatedAt": cluster.meta.created_at.to_string(),
                     "UpdatedAt": cluster.meta.created_at.to_string(),
@@ -41,16 +41,22 @@ pub(crate) fn task(task: &Task, cluster: Option<&Cluster>) -> Value {
     Value::Object(out)
 }
 
-fn status(task: &Task) -> Value {
+/// The note goes on to the message. `docker stack ps` and `docker service ps` show nothing of that, but the
+/// error of any task, so a task without one shows the note there too; what is stored has none, so nothing
+/// that is decided takes it for a failure.
+fn status(task: &Task, note: Option<&str>) -> Value {
     let status = &task.status;
     let mut out = Map::new();
     out.insert("Timestamp".into(), status.timestamp.to_string().into());
     out.insert("State".into(), status.state.as_str().into());
-    if !status.message.is_empty() {
-        out.insert("Message".into(), status.message.clone().into());
+    let message = [status.message.as_str(), note.unwrap_or_default()];
+    let message = message.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+    if !message.is_empty() {
+        out.insert("Message".into(), message.into());
     }
-    if !status.err.is_empty() {
-        out.insert("Err".into(), status.err.clone().into());
+    let err = if status.err.is_empty() { note.unwrap_or_default() } else { &status.err };
+    if !err.is_empty() {
+        out.insert("Err".into(), err.into());
     }
     if !status.container_id.is_empty() || status.exit_code.is_some() {
         out.insert(
@@ -81,7 +87,7 @@ mod tests {
         object.status.container_id = "abc".into();
         object.status.exit_code = Some(3);
         object.ingress_addr = Some("10.255.0.5".parse().unwrap());
-        let out = task(&object, Some(&Cluster::default()));
+        let out = task(&object, Some(&Cluster::default()), Some("not shown: it has ended"));
         assert_eq!((&out["Slot"], &out["DesiredState"]), (&json!(3), &json!("running")));
         assert_eq!(out["Status"]["State"], "failed");
         assert_eq!(out["Status"]["Err"], "task: non-zero exit (3)");
@@ -89,5 +95,18 @@ mod tests {
         assert_eq!(out["NetworksAttachments"][0]["Addresses"][0], "10.255.0.5/16");
         assert_eq!(out["Spec"]["ForceUpdate"], 0);
         assert!(out.get("NodeID").is_none());
+        assert!(out["Status"].get("Message").is_none());
+        object.status.state = TaskState::Running;
+        object.status.message = "started".into();
+        for (err, note, expect_message, expect_err) in [
+            ("", None, "started", None),
+            ("", Some("network a: none yet"), "started; network a: none yet", Some("network a: none yet")),
+            ("oh", Some("network a: none yet"), "started; network a: none yet", Some("oh")),
+        ] {
+            object.status.err = err.into();
+            let out = task(&object, None, note);
+            assert_eq!(out["Status"]["Message"], expect_message);
+            assert_eq!(out["Status"].get("Err").and_then(Value::as_str), expect_err);
+        }
     }
 }

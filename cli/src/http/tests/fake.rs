@@ -7,12 +7,12 @@ use std::{
 
 use async_trait::async_trait;
 use skep_api::{
-    ApiError, ClusterId, ErrorKind, Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
     id::{IdSource, SeededIds},
-    object::{Cluster, Node, NodeState, Service, Task, UpdateState, UpdateStatus},
-    spec::{InitRequest, JoinBody, NodeSpec, Role, ServiceSpec},
+    object::{Cluster, Network, Node, NodeState, Service, Task, UpdateState, UpdateStatus},
+    spec::{InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec},
 };
-use skep_manager::{CreatedService, LogItem, LogQuery, ManagerStatus, View};
+use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, View};
 use skep_store::{Change, Proposal, Store, decode_result};
 use tokio::{io::AsyncReadExt as _, net::UnixListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +177,16 @@ impl ControlPlane for FakeControl {
         let tasks = self.stale_view().tasks_of_service(id).map(|task| Change::DeleteTask(task.id)).collect();
         self.apply(tasks)?;
         self.apply(vec![Change::DeleteService(id)]).map(|_| ())
+    }
+
+    async fn create_network(&self, spec: NetworkSpec) -> Result<CreatedNetwork, ApiError> {
+        let id = NetworkId(self.id());
+        self.apply(vec![Change::PutNetwork(Arc::new(Network { id, spec, ..Network::default() }))])?;
+        Ok(CreatedNetwork { id, warning: String::new() })
+    }
+
+    async fn remove_network(&self, id: NetworkId) -> Result<(), ApiError> {
+        self.apply(vec![Change::DeleteNetwork(id)]).map(|_| ())
     }
 
     async fn update_node(&self, id: NodeId, _version: u64, spec: NodeSpec) -> Result<(), ApiError> {

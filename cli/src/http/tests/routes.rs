@@ -80,7 +80,23 @@ async fn wrong_requests_are_named() {
         ("GET /configs?filters=%7B%7D", "", 200, "[]"),
         ("POST /secrets/create", "{}", 501, "secrets is not supported"),
         ("GET /volumes", "", 200, r#"{"Volumes":[],"Warnings":null}"#),
-        ("POST /networks/create", "{}", 501, "networks of one's own"),
+        ("POST /networks/create", "{}", 400, "network name cannot be empty"),
+        (
+            "POST /networks/create",
+            r#"{"Name":"a","Driver":"bridge"}"#,
+            501,
+            "a network of one node ('bridge')",
+        ),
+        (
+            "POST /networks/create",
+            r#"{"Name":"host"}"#,
+            403,
+            "operation is not permitted on predefined host network",
+        ),
+        ("DELETE /networks/none", "", 403, "none is a pre-defined network and cannot be removed"),
+        ("DELETE /networks/ingress", "", 501, "removing the ingress network"),
+        ("GET /networks/nope", "", 404, "network nope not found"),
+        ("POST /networks/bridge/connect", "{}", 501, "connecting a container to a network"),
         ("POST /images/create?fromImage=alpine&tag=3", "", 501, "pulling from a registry"),
         ("GET /images/skep/whoami:latest/json", "", 200, r#""RepoTags":["skep/whoami:latest"]"#),
         ("GET /images/none/json", "", 404, "No such image: none"),
@@ -149,6 +165,45 @@ async fn a_service_lives_and_dies() {
     ] {
         check(&server, &request, body, status, expect).await;
     }
+}
+
+#[tokio::test]
+async fn networks_are_made_found_and_removed() {
+    let server = Running::manager();
+    let spec = r#"{"Name":"web_default","Driver":"overlay","Labels":{"com.docker.stack.namespace":"web"}}"#;
+    let (status, _, body) = ask(&server, "POST", "/networks/create", spec).await;
+    assert_eq!(status, 201, "{body}");
+    let created: Value = serde_json::from_str(&body).unwrap();
+    let id = created["Id"].as_str().unwrap();
+    for (request, status, expect) in [
+        (format!("GET /networks/{id}"), 200, r#""Name":"web_default""#),
+        (format!("GET /networks/{}", &id[..6]), 200, r#""Scope":"swarm""#),
+        ("GET /networks/web_default?verbose=true".into(), 200, id),
+        ("GET /networks/web_default?scope=local".into(), 404, "network web_default not found"),
+        ("GET /networks/ingress?scope=swarm".into(), 200, r#""Subnet":"10.255.0.0/16""#),
+        ("GET /networks?filters=%7B%22type%22%3A%5B%22x%22%5D%7D".into(), 400, "invalid filter 'type=x'"),
+    ] {
+        check(&server, &request, "", status, expect).await;
+    }
+    let names = async |filters: &str| {
+        let path = format!("/networks?filters={}", filters.replace('"', "%22").replace(['{'], "%7B"));
+        let (_, _, body) = ask(&server, "GET", &path.replace('}', "%7D").replace('^', "%5E"), "").await;
+        let all: Vec<Value> = serde_json::from_str(&body).unwrap();
+        all.iter().map(|one| one["Name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for (filters, expect) in [
+        ("{}", &["bridge", "host", "none", "ingress", "web_default"][..]),
+        (r#"{"scope":["swarm"]}"#, &["ingress", "web_default"]),
+        (r#"{"type":["builtin"]}"#, &["bridge", "host", "none"]),
+        (r#"{"label":["com.docker.stack.namespace=web"]}"#, &["web_default"]),
+        (r#"{"driver":["null"]}"#, &["none"]),
+        (r#"{"name":["^web_"]}"#, &["web_default"]),
+        (r#"{"dangling":["true"]}"#, &["web_default"]),
+    ] {
+        assert_eq!(names(filters).await, expect, "{filters}");
+    }
+    check(&server, "POST /networks/prune", "", 200, r#"{"NetworksDeleted":["web_default"]}"#).await;
+    check(&server, "DELETE /networks/web_default", "", 404, "network web_default not found").await;
 }
 
 #[tokio::test]
