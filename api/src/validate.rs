@@ -4,9 +4,11 @@
 
 mod container;
 mod network;
+mod swarm;
 
 pub use container::signal_number;
 pub use network::{INGRESS_REFUSED, network};
+pub use swarm::swarm;
 
 use std::collections::BTreeSet;
 
@@ -17,9 +19,7 @@ use crate::{
     constraint::Constraint,
     json::is_zero,
     object::ingress::DATA_PATH_PORT,
-    spec::{
-        Extra, InitRequest, NodeSpec, PortConfig, Resources, ServiceSpec, SwarmSpec, TaskSpec, UpdateConfig,
-    },
+    spec::{Extra, InitRequest, NodeSpec, PortConfig, Resources, ServiceSpec, TaskSpec, UpdateConfig},
 };
 
 /// Longest name of a service.
@@ -310,39 +310,6 @@ pub fn init(request: &InitRequest) -> Result<(), ApiError> {
         )));
     }
     swarm(&request.spec)
-}
-
-/// What the docker CLI sends in `swarm init` when nothing was asked for: Swarm's defaults.
-fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
-    if !matches!(spec.name.as_str(), "" | "default") {
-        return Err(ApiError::invalid("Spec.Name: the swarm object must be named \"default\""));
-    }
-    let defaults: [(&str, &str, &[i64]); 5] = [
-        ("Orchestration", "TaskHistoryRetentionLimit", &[5]),
-        ("Dispatcher", "HeartbeatPeriod", &[5_000_000_000]),
-        ("CAConfig", "NodeCertExpiry", &[7_776_000_000_000_000]),
-        ("Raft", "SnapshotInterval", &[10_000]),
-        ("Raft", "LogEntriesForSlowFollowers", &[500]),
-    ];
-    for (section, key, allowed) in defaults {
-        let value = spec.extra.get(section).and_then(|s| s.get(key));
-        if let Some(value) = value.filter(|v| !is_zero(v))
-            && !value.as_i64().is_some_and(|n| allowed.contains(&n))
-        {
-            return Err(not_honoured(&format!("Spec.{section}.{key}"), &value.to_string()));
-        }
-    }
-    for (section, keys) in [
-        ("CAConfig", &["ExternalCAs", "SigningCACert", "SigningCAKey", "ForceRotate"][..]),
-        ("EncryptionConfig", &["AutoLockManagers"][..]),
-        ("TaskDefaults", &["LogDriver"][..]),
-        ("Raft", &["KeepOldSnapshots"][..]),
-    ] {
-        if let Some(Value::Object(map)) = spec.extra.get(section) {
-            unhonoured(map, &format!("Spec.{section}"), keys)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

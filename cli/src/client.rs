@@ -6,6 +6,7 @@ mod duration;
 mod flags;
 mod frames;
 mod image;
+mod info;
 mod logs;
 mod node;
 mod output;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     /// Manage this node's images
     #[command(subcommand)]
     Image(image::Command),
+    /// Display information on the daemon and its swarm
+    Info(info::Info),
     /// Show the versions of the client and the daemon
     Version,
 }
@@ -71,6 +74,7 @@ async fn dispatch(host: &str, command: Command) -> anyhow::Result<ExitCode> {
         Command::Node(command) => node::run(&daemon, command).await,
         Command::Service(command) => service::run(&daemon, command).await,
         Command::Image(command) => image::run(&daemon, command).await,
+        Command::Info(flags) => info::run(&daemon, &flags).await,
         Command::Version => Ok(()),
     }
     .map(|()| ExitCode::SUCCESS)

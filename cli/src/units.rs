@@ -21,6 +21,27 @@ pub(crate) fn human_duration(span: Duration) -> String {
     }
 }
 
+/// `1.952GiB`: binary, four digits.
+pub(crate) fn bytes_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut amount = bytes as f64;
+    let mut unit = 0;
+    while amount >= 1024.0 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    let digits = match amount {
+        ..10.0 => format!("{amount:.3}"),
+        10.0..100.0 => format!("{amount:.2}"),
+        100.0..1000.0 => format!("{amount:.1}"),
+        _ => format!("{amount:.0}"),
+    };
+    let digits =
+        if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { &digits };
+    format!("{digits}{}", UNITS[unit])
+}
+
 /// `4.43MB`: decimal, three digits.
 pub(crate) fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -44,6 +65,15 @@ pub(crate) fn human_size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_reads_as_docker_writes_it() {
+        for (bytes, expect) in
+            [(0, "0B"), (64 << 20, "64MiB"), (4 << 30, "4GiB"), (2_097_000_448, "1.953GiB"), (1000, "1000B")]
+        {
+            assert_eq!(bytes_size(bytes), expect);
+        }
+    }
 
     #[test]
     fn spans_read_as_docker_writes_them() {

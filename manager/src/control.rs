@@ -3,9 +3,12 @@
 //! Parse is validation; a write is acknowledged once it is committed and applied here; nothing that comes
 //! later fails it. A lost answer is asked again with the same request id.
 
+mod cluster;
 mod networks;
 mod nodes;
 mod services;
+
+pub use cluster::Rotation;
 
 use std::{sync::Arc, time::Duration};
 

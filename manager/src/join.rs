@@ -50,7 +50,8 @@ impl Join for JoinService {
                 .ok_or_else(|| Status::invalid_argument(format!("invalid availability \"{word}\"")))?,
         };
         let authority = Authority::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem)
-            .map_err(|e| Status::internal(format!("the stored CA is unusable: {e}")))?;
+            .map_err(|e| Status::internal(format!("the stored CA is unusable: {e}")))?
+            .valid_for(cluster.spec.node_cert_expiry());
         let id = NodeId(SystemIds::default().next_id());
         let now = (shared.clock)();
         let certificate_pem = authority

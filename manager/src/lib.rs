@@ -17,7 +17,7 @@ pub mod pass;
 mod peers;
 mod server;
 
-pub use control::{Control, CreatedNetwork, CreatedService, ManagerStatus, network_note};
+pub use control::{Control, CreatedNetwork, CreatedService, ManagerStatus, Rotation, network_note};
 pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};

@@ -3,7 +3,7 @@
 //! Of a CSR only the key is taken, after its signature was checked: names and extensions are the CA's
 //! word. Certificates are ECDSA P-256 and backdated, so that a node whose clock is behind can use its own.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -19,7 +19,7 @@ use crate::{Role, RootDigest, tls};
 const DAY_SECS: i64 = 24 * 3600;
 /// Swarm's figures.
 const ROOT_VALID_SECS: i64 = 20 * 365 * DAY_SECS;
-const NODE_VALID_SECS: i64 = 90 * DAY_SECS;
+const NODE_VALID: Duration = Duration::from_secs(90 * 86_400);
 const BACKDATE_SECS: i64 = 3600;
 /// One more certificate between root and node, for a rotation by cross-signing.
 const ROOT_PATH_LEN: u8 = 1;
@@ -32,6 +32,7 @@ pub struct Authority {
     key_pem: String,
     digest: RootDigest,
     issuer: Issuer<'static, KeyPair>,
+    node_valid: Duration,
 }
 
 /// A certificate could not be made or read.
@@ -111,7 +112,14 @@ impl Authority {
             key_pem: key.to_owned(),
             digest: RootDigest::of_der(&der),
             issuer,
+            node_valid: NODE_VALID,
         })
+    }
+
+    /// The same, signing nodes' certificates for this long from now on.
+    #[must_use]
+    pub fn valid_for(self, node_valid: Duration) -> Self {
+        Self { node_valid, ..self }
     }
 
     /// The root certificate.
@@ -132,7 +140,7 @@ impl Authority {
         self.digest
     }
 
-    /// Signs a node's certificate, valid for 90 days, and returns it as PEM. Who may have it is the
+    /// Signs a node's certificate, valid for 90 days unless told otherwise, and returns it as PEM. Who may have it is the
     /// caller's decision.
     ///
     /// # Errors
@@ -153,6 +161,8 @@ impl Authority {
             return Err(CaError::CsrKey);
         }
         request.params = node_params(node_id, role, cluster_id, now_unix_secs)?;
+        let valid_secs = i64::try_from(self.node_valid.as_secs()).unwrap_or(i64::MAX);
+        request.params.not_after = time(now_unix_secs.saturating_add(valid_secs))?;
         Ok(request.signed_by(&self.issuer).map_err(CaError::Make)?.pem())
     }
 }
@@ -196,7 +206,6 @@ fn node_params(
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     params.not_before = time(now_unix_secs - BACKDATE_SECS)?;
-    params.not_after = time(now_unix_secs + NODE_VALID_SECS)?;
     params.serial_number = Some(serial()?);
     Ok(params)
 }
@@ -254,6 +263,11 @@ mod tests {
         let (_, root) = X509Certificate::from_der(&root).unwrap();
         certificate.verify_signature(Some(root.public_key())).unwrap();
         assert_eq!(root.validity().not_after.timestamp(), NOW + ROOT_VALID_SECS);
+
+        let brief = authority.valid_for(Duration::from_secs(7200));
+        let pem = brief.sign_node(&csr, "node1", Role::Worker, "cluster1", NOW).unwrap();
+        let der = tls::certificates(&pem).unwrap().remove(0);
+        assert_eq!(Subject::of_der(&der).unwrap().not_after, NOW + 7200);
     }
 
     #[test]

@@ -1,8 +1,21 @@
 //! Specs of nodes and of the swarm itself, and the bodies of the calls on it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Extra, Labels};
+use crate::json::is_zero;
+
+/// How often an agent beats unless the swarm's settings say otherwise (Swarm: 5 s).
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
+/// Beats closer than this cost more than they tell.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Tasks kept in each slot, the current one among them (Swarm's default).
+pub const TASK_HISTORY_DEFAULT: i64 = 5;
+/// Life of a node's certificate (Swarm's default, 90 days).
+pub const NODE_CERT_EXPIRY_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 
 /// What the user wants of a node.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -88,6 +101,78 @@ pub struct SwarmSpec {
     pub extra: Extra,
 }
 
+/// Settings of which an explicit zero is a value, not the default.
+const ZERO_COUNTS: [&str; 2] = ["TaskHistoryRetentionLimit", "KeepOldSnapshots"];
+
+impl SwarmSpec {
+    /// A setting as given; `None` when it was not.
+    #[must_use]
+    pub fn setting(&self, section: &str, key: &str) -> Option<&Value> {
+        self.extra.get(section)?.get(key)
+    }
+
+    fn duration(&self, section: &str, key: &str, default: Duration) -> Duration {
+        let nanos = self.setting(section, key).and_then(Value::as_u64).filter(|nanos| *nanos != 0);
+        nanos.map_or(default, Duration::from_nanos)
+    }
+
+    /// Between two beats of an agent; without three of them a node is down.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        self.duration("Dispatcher", "HeartbeatPeriod", HEARTBEAT_DEFAULT)
+    }
+
+    /// Tasks kept in each slot, the current one among them; `None`: all of them.
+    #[must_use]
+    pub fn task_history_max(&self) -> Option<usize> {
+        let limit = self.setting("Orchestration", "TaskHistoryRetentionLimit").and_then(Value::as_i64);
+        usize::try_from(limit.unwrap_or(TASK_HISTORY_DEFAULT)).ok()
+    }
+
+    /// How long a node's certificate is valid from now on.
+    #[must_use]
+    pub fn node_cert_expiry(&self) -> Duration {
+        self.duration("CAConfig", "NodeCertExpiry", NODE_CERT_EXPIRY_DEFAULT)
+    }
+
+    /// These settings with those of `update` over them, as Docker merges: what is zero or absent there
+    /// stays as it is here (`MB:daemon/cluster/convert/swarm.go`).
+    #[must_use]
+    pub fn merged(&self, update: &Self) -> Self {
+        let mut out = self.clone();
+        if !update.labels.is_empty() {
+            out.labels.clone_from(&update.labels);
+        }
+        for (key, value) in &update.extra {
+            merge(&mut out.extra, key, value);
+        }
+        out
+    }
+}
+
+fn merge(out: &mut Map<String, Value>, key: &str, value: &Value) {
+    match value {
+        Value::Object(members) => {
+            let section = out.entry(key).or_insert_with(|| Value::Object(Map::new()));
+            if !section.is_object() {
+                *section = Value::Object(Map::new());
+            }
+            if let Value::Object(section) = section {
+                members.iter().for_each(|(key, value)| merge(section, key, value));
+            }
+        }
+        // A flag is what was said last.
+        Value::Bool(_) => {
+            out.insert(key.to_owned(), value.clone());
+        }
+        Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            if !is_zero(value) || ZERO_COUNTS.contains(&key) {
+                out.insert(key.to_owned(), value.clone());
+            }
+        }
+    }
+}
+
 /// Body of `POST /swarm/init`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -136,4 +221,46 @@ pub struct JoinBody {
     /// Unknown keys.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> SwarmSpec {
+        crate::json::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn settings_have_defaults() {
+        let bare = spec(r#"{"Dispatcher":{"HeartbeatPeriod":0},"CAConfig":{}}"#);
+        assert_eq!(bare.heartbeat(), Duration::from_secs(1));
+        assert_eq!(bare.node_cert_expiry(), Duration::from_secs(7_776_000));
+        assert_eq!(bare.task_history_max(), Some(5));
+        let given = spec(
+            r#"{"Dispatcher":{"HeartbeatPeriod":5000000000},"Orchestration":{"TaskHistoryRetentionLimit":0}}"#,
+        );
+        assert_eq!((given.heartbeat(), given.task_history_max()), (Duration::from_secs(5), Some(0)));
+        let for_ever = spec(r#"{"Orchestration":{"TaskHistoryRetentionLimit":-1}}"#);
+        assert_eq!(for_ever.task_history_max(), None);
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names() {
+        let old = spec(
+            r#"{"Name":"default","Labels":{"a":"1"},"Orchestration":{"TaskHistoryRetentionLimit":3},
+            "Dispatcher":{"HeartbeatPeriod":2000000000},"EncryptionConfig":{"AutoLockManagers":true}}"#,
+        );
+        let new = old.merged(&spec(
+            r#"{"Orchestration":{},"Dispatcher":{"HeartbeatPeriod":0},"CAConfig":{"NodeCertExpiry":7200000000000},
+            "EncryptionConfig":{"AutoLockManagers":false}}"#,
+        ));
+        assert_eq!(new.task_history_max(), Some(3));
+        assert_eq!(new.heartbeat(), Duration::from_secs(2));
+        assert_eq!(new.node_cert_expiry(), Duration::from_secs(7200));
+        assert_eq!(new.setting("EncryptionConfig", "AutoLockManagers"), Some(&Value::Bool(false)));
+        assert_eq!((new.name.as_str(), new.labels.len()), ("default", 1));
+        let none = spec(r#"{"Orchestration":{"TaskHistoryRetentionLimit":0}}"#);
+        assert_eq!(old.merged(&none).task_history_max(), Some(0));
+    }
 }

@@ -2,21 +2,18 @@
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::Value;
 use skep_api::spec::{
-    ContainerSpec, EndpointSpec, LogDriver, Mount, Placement, Replicated, ResourceRequirements, Resources,
-    RestartPolicy, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig,
+    ContainerSpec, EndpointSpec, Mount, Placement, Replicated, ServiceMode, ServiceSpec, TaskSpec,
 };
 
 use super::{
     connection::{Connection, escape},
-    duration, flags,
+    flags,
     output::{print, text},
     progress,
+    service::settings::{Amounts, Process, Restart, Rollback, Update, Waiting},
 };
-
-/// Swarm's default, which the CLI writes out once one flag of the group is given.
-const RESTART_DELAY_DEFAULT: i64 = 5_000_000_000;
-const MONITOR_DEFAULT: i64 = 5_000_000_000;
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct Create {
@@ -44,15 +41,16 @@ pub(crate) struct Create {
     /// Attach a filesystem mount to the service
     #[arg(long, value_parser = flags::mount)]
     mount: Vec<Mount>,
-    /// Exit immediately instead of waiting for the service to converge
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false,
-        action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
-    detach: bool,
-    /// Suppress progress output
-    #[arg(short, long)]
-    quiet: bool,
+    /// Set one or more supplementary user groups for the container
+    #[arg(long)]
+    group: Vec<String>,
+    /// Set one or more custom host-to-IP mappings (host:ip)
+    #[arg(long = "host", id = "extra_host", value_name = "HOST:IP", value_parser = flags::host)]
+    extra_host: Vec<String>,
     #[command(flatten)]
-    container: Container,
+    waiting: Waiting,
+    #[command(flatten)]
+    process: Process,
     #[command(flatten)]
     resources: Amounts,
     #[command(flatten)]
@@ -64,128 +62,6 @@ pub(crate) struct Create {
     /// The image, and the command with its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"], num_args = 1..)]
     image_and_command: Vec<String>,
-}
-
-#[derive(Args, Debug, Default)]
-struct Container {
-    /// Overwrite the default ENTRYPOINT of the image
-    #[arg(long)]
-    entrypoint: Option<String>,
-    /// Username or UID (format: <name|uid>[:<group|gid>])
-    #[arg(short, long)]
-    user: Option<String>,
-    /// Set one or more supplementary user groups for the container
-    #[arg(long)]
-    group: Vec<String>,
-    /// Working directory inside the container
-    #[arg(short, long)]
-    workdir: Option<String>,
-    /// Container hostname
-    #[arg(long)]
-    hostname: Option<String>,
-    /// Set one or more custom host-to-IP mappings (host:ip)
-    #[arg(long = "host", id = "extra_host", value_name = "HOST:IP", value_parser = flags::host)]
-    extra_host: Vec<String>,
-    /// Mount the container's root filesystem as read only
-    #[arg(long)]
-    read_only: bool,
-    /// Add Linux capabilities
-    #[arg(long)]
-    cap_add: Vec<String>,
-    /// Drop Linux capabilities
-    #[arg(long)]
-    cap_drop: Vec<String>,
-    /// Time to wait before force killing a container (ns|us|ms|s|m|h) (default 10s)
-    #[arg(long, value_parser = duration::parse)]
-    stop_grace_period: Option<i64>,
-    /// Signal to stop the container
-    #[arg(long)]
-    stop_signal: Option<String>,
-    /// Logging driver for service
-    #[arg(long)]
-    log_driver: Option<String>,
-    /// Logging driver options
-    #[arg(long)]
-    log_opt: Vec<String>,
-}
-
-#[derive(Args, Debug, Default)]
-struct Amounts {
-    /// Limit CPUs
-    #[arg(long, value_parser = flags::cpus)]
-    limit_cpu: Option<i64>,
-    /// Limit Memory
-    #[arg(long, value_parser = flags::bytes)]
-    limit_memory: Option<i64>,
-    /// Limit maximum number of processes (default 0 = unlimited)
-    #[arg(long)]
-    limit_pids: Option<i64>,
-    /// Reserve CPUs
-    #[arg(long, value_parser = flags::cpus)]
-    reserve_cpu: Option<i64>,
-    /// Reserve Memory
-    #[arg(long, value_parser = flags::bytes)]
-    reserve_memory: Option<i64>,
-}
-
-#[derive(Args, Debug, Default)]
-struct Restart {
-    /// Restart when condition is met ("none", "on-failure", "any") (default "any")
-    #[arg(long)]
-    restart_condition: Option<String>,
-    /// Delay between restart attempts (ns|us|ms|s|m|h) (default 5s)
-    #[arg(long, value_parser = duration::parse)]
-    restart_delay: Option<i64>,
-    /// Maximum number of restarts before giving up
-    #[arg(long)]
-    restart_max_attempts: Option<u64>,
-    /// Window used to evaluate the restart policy (ns|us|ms|s|m|h)
-    #[arg(long, value_parser = duration::parse)]
-    restart_window: Option<i64>,
-}
-
-#[derive(Args, Debug, Default)]
-struct Update {
-    /// Maximum number of tasks updated simultaneously (0 to update all at once) (default 1)
-    #[arg(long)]
-    update_parallelism: Option<u64>,
-    /// Delay between updates (ns|us|ms|s|m|h) (default 0s)
-    #[arg(long, value_parser = duration::parse)]
-    update_delay: Option<i64>,
-    /// Duration after each task update to monitor for failure (ns|us|ms|s|m|h) (default 5s)
-    #[arg(long, value_parser = duration::parse)]
-    update_monitor: Option<i64>,
-    /// Action on update failure ("pause", "continue", "rollback") (default "pause")
-    #[arg(long)]
-    update_failure_action: Option<String>,
-    /// Failure rate to tolerate during an update (default 0)
-    #[arg(long)]
-    update_max_failure_ratio: Option<f64>,
-    /// Update order ("start-first", "stop-first") (default "stop-first")
-    #[arg(long)]
-    update_order: Option<String>,
-}
-
-#[derive(Args, Debug, Default)]
-struct Rollback {
-    /// Maximum number of tasks rolled back simultaneously (0 to roll back all at once) (default 1)
-    #[arg(long)]
-    rollback_parallelism: Option<u64>,
-    /// Delay between task rollbacks (ns|us|ms|s|m|h) (default 0s)
-    #[arg(long, value_parser = duration::parse)]
-    rollback_delay: Option<i64>,
-    /// Duration after each task rollback to monitor for failure (ns|us|ms|s|m|h) (default 5s)
-    #[arg(long, value_parser = duration::parse)]
-    rollback_monitor: Option<i64>,
-    /// Action on rollback failure ("pause", "continue") (default "pause")
-    #[arg(long)]
-    rollback_failure_action: Option<String>,
-    /// Failure rate to tolerate during a rollback (default 0)
-    #[arg(long)]
-    rollback_max_failure_ratio: Option<f64>,
-    /// Rollback order ("start-first", "stop-first") (default "stop-first")
-    #[arg(long)]
-    rollback_order: Option<String>,
 }
 
 /// Empty lists are absent in the API.
@@ -202,14 +78,19 @@ impl Create {
             restart_policy: self.restart.policy(),
             placement: given(self.constraint)
                 .map(|all| Placement { constraints: Some(all), ..Placement::default() }),
-            log_driver: self.container.log_driver(),
-            container_spec: Some(self.container.spec(
-                image,
-                args,
-                given(self.env),
-                (!self.container_label.is_empty()).then(|| flags::labels(&self.container_label)),
-                given(self.mount),
-            )?),
+            log_driver: self.process.log_driver(),
+            container_spec: Some(ContainerSpec {
+                image: with_tag(image),
+                args: given(args.to_vec()),
+                env: given(self.env),
+                labels: (!self.container_label.is_empty()).then(|| flags::labels(&self.container_label)),
+                mounts: given(self.mount),
+                groups: given(self.group),
+                hosts: given(self.extra_host),
+                capability_add: given(self.process.cap_add.clone()),
+                capability_drop: given(self.process.cap_drop.clone()),
+                ..self.process.container()?
+            }),
             ..TaskSpec::default()
         };
         let ports = given(self.publish.into_iter().flat_map(|ports| ports.0).collect());
@@ -227,168 +108,49 @@ impl Create {
     }
 }
 
-impl Container {
-    fn log_driver(&self) -> Option<LogDriver> {
-        let name = self.log_driver.clone()?;
-        let options = (!self.log_opt.is_empty()).then(|| flags::labels(&self.log_opt));
-        Some(LogDriver { name: Some(name), options, ..LogDriver::default() })
-    }
-
-    fn spec(
-        self,
-        image: &str,
-        args: &[String],
-        env: Option<Vec<String>>,
-        labels: Option<skep_api::spec::Labels>,
-        mounts: Option<Vec<Mount>>,
-    ) -> anyhow::Result<ContainerSpec> {
-        let command = match &self.entrypoint {
-            Some(line) => Some(
-                flags::words(line)
-                    .map_err(anyhow::Error::msg)
-                    .context("invalid argument for --entrypoint")?,
-            ),
-            None => None,
-        };
-        Ok(ContainerSpec {
-            image: with_tag(image),
-            labels,
-            command,
-            args: given(args.to_vec()),
-            hostname: self.hostname,
-            env,
-            dir: self.workdir,
-            user: self.user,
-            groups: given(self.group),
-            stop_signal: self.stop_signal,
-            stop_grace_period: self.stop_grace_period,
-            read_only: self.read_only.then_some(true),
-            mounts,
-            hosts: given(self.extra_host),
-            capability_add: given(self.cap_add),
-            capability_drop: given(self.cap_drop),
-            ..ContainerSpec::default()
-        })
-    }
-}
-
-impl Amounts {
-    fn requirements(&self) -> Option<ResourceRequirements> {
-        let limits = Resources {
-            nano_cpus: self.limit_cpu,
-            memory_bytes: self.limit_memory,
-            pids: self.limit_pids,
-            ..Resources::default()
-        };
-        let reservations = Resources {
-            nano_cpus: self.reserve_cpu,
-            memory_bytes: self.reserve_memory,
-            ..Resources::default()
-        };
-        let some = |amounts: Resources| (amounts != Resources::default()).then_some(amounts);
-        let all = ResourceRequirements {
-            limits: some(limits),
-            reservations: some(reservations),
-            ..ResourceRequirements::default()
-        };
-        (all != ResourceRequirements::default()).then_some(all)
-    }
-}
-
-impl Restart {
-    /// As Docker: absent without a flag, whole with one.
-    fn policy(self) -> Option<RestartPolicy> {
-        let any = self.restart_condition.is_some()
-            || self.restart_delay.is_some()
-            || self.restart_max_attempts.is_some()
-            || self.restart_window.is_some();
-        any.then(|| RestartPolicy {
-            condition: self.restart_condition.or_else(|| Some("any".into())),
-            delay: self.restart_delay.or(Some(RESTART_DELAY_DEFAULT)),
-            max_attempts: self.restart_max_attempts,
-            window: self.restart_window,
-            ..RestartPolicy::default()
-        })
-    }
-}
-
-impl Update {
-    fn config(self) -> Option<UpdateConfig> {
-        whole(UpdateConfig {
-            parallelism: self.update_parallelism,
-            delay: self.update_delay,
-            failure_action: self.update_failure_action,
-            monitor: self.update_monitor,
-            max_failure_ratio: self.update_max_failure_ratio,
-            order: self.update_order,
-            ..UpdateConfig::default()
-        })
-    }
-}
-
-impl Rollback {
-    fn config(self) -> Option<UpdateConfig> {
-        whole(UpdateConfig {
-            parallelism: self.rollback_parallelism,
-            delay: self.rollback_delay,
-            failure_action: self.rollback_failure_action,
-            monitor: self.rollback_monitor,
-            max_failure_ratio: self.rollback_max_failure_ratio,
-            order: self.rollback_order,
-            ..UpdateConfig::default()
-        })
-    }
-}
-
-/// As Docker: absent without a flag, whole with one.
-fn whole(given: UpdateConfig) -> Option<UpdateConfig> {
-    (given != UpdateConfig::default()).then(|| UpdateConfig {
-        parallelism: given.parallelism.or(Some(1)),
-        failure_action: given.failure_action.or_else(|| Some("pause".into())),
-        monitor: given.monitor.or(Some(MONITOR_DEFAULT)),
-        max_failure_ratio: given.max_failure_ratio.or(Some(0.0)),
-        order: given.order.or_else(|| Some("stop-first".into())),
-        ..given
-    })
-}
-
 /// `name:latest` for a name without tag and digest.
-fn with_tag(image: &str) -> String {
+pub(crate) fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
 }
 
 /// Creates the service and waits for it, unless told not to.
 pub(crate) async fn run(daemon: &Connection, create: Create) -> anyhow::Result<()> {
-    let (detach, quiet) = (create.detach, create.quiet);
+    let (detach, quiet) = (create.waiting.detach, create.waiting.quiet);
     let mut spec = create.spec()?;
-    let warning = pin(daemon, &mut spec).await;
-    let created = daemon.post("/services/create", &spec).await?;
-    for line in created["Warnings"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
-        eprintln!("{line}");
+    let mut warning = None;
+    if let Some(container) = &mut spec.task_template.container_spec {
+        warning = pin(daemon, &mut container.image).await;
     }
+    let created = daemon.post("/services/create", &spec).await?;
+    warn(&created);
     if let Some(warning) = warning {
         eprintln!("{warning}");
     }
     let id = text(&created, "/ID");
     print(&format!("{id}\n"))?;
-    if detach { Ok(()) } else { progress::wait(daemon, id, quiet).await }
+    if detach { Ok(()) } else { progress::wait(daemon, id, quiet, false).await }
+}
+
+/// Passes on what the daemon warns of.
+pub(crate) fn warn(answer: &Value) {
+    for line in answer["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("{line}");
+    }
 }
 
 /// Adds the image's digest as the registry has it, or says that it could not.
-async fn pin(daemon: &Connection, spec: &mut ServiceSpec) -> Option<String> {
-    let container = spec.task_template.container_spec.as_mut()?;
-    if container.image.contains('@') {
+pub(crate) async fn pin(daemon: &Connection, image: &mut String) -> Option<String> {
+    if image.contains('@') {
         return None;
     }
-    let path = container.image.split('/').map(escape).collect::<Vec<_>>().join("/");
+    let path = image.split('/').map(escape).collect::<Vec<_>>().join("/");
     let found = daemon.get(&format!("/distribution/{path}/json")).await.ok();
     let digest = found.as_ref().map_or("", |found| text(found, "/Descriptor/digest"));
     if !digest.is_empty() {
-        container.image = format!("{}@{digest}", container.image);
+        *image = format!("{image}@{digest}");
         return None;
     }
-    let image = &container.image;
     Some(format!(
         "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} \
          independently,\npossibly leading to different nodes running different\nversions of the image.\n"
@@ -408,7 +170,7 @@ mod tests {
         create: Create,
     }
 
-    fn spec(line: &str) -> serde_json::Value {
+    fn spec(line: &str) -> Value {
         let words = std::iter::once("x").chain(line.split_ascii_whitespace());
         let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         serde_json::to_value(line.create.spec().unwrap()).unwrap()

@@ -50,6 +50,29 @@ pub(crate) fn parse(text: &str) -> Result<i64, String> {
     i64::try_from(total).map_err(|_| invalid())
 }
 
+/// A span as Go prints it: `1h0m0s`, `1m30s`, `2.5s`, `100ms`.
+pub(crate) fn text(nanos: u64) -> String {
+    let fraction = |nanos: u64, unit: u64, digits: usize| {
+        let (whole, rest) = (nanos / unit, nanos % unit);
+        let text = format!("{whole}.{rest:0digits$}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}\u{b5}s", fraction(nanos, 1_000, 3)),
+        1_000_000..1_000_000_000 => format!("{}ms", fraction(nanos, 1_000_000, 6)),
+        _ => {
+            let seconds = fraction(nanos % 60_000_000_000, 1_000_000_000, 9);
+            match (nanos / 3_600_000_000_000, nanos / 60_000_000_000 % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
 /// The wall clock of a client's command: for ages in tables and for `--since 5m`, for no decision.
 pub(crate) fn now() -> Timestamp {
     Timestamp(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
@@ -91,6 +114,21 @@ mod tests {
             ("-1s", None),
         ] {
             assert_eq!(parse(text).ok(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_are_written_as_go_writes_them() {
+        for (nanos, expect) in [
+            (0, "0s"),
+            (1_500, "1.5\u{b5}s"),
+            (100_000_000, "100ms"),
+            (5_000_000_000, "5s"),
+            (2_500_000_000, "2.5s"),
+            (90_000_000_000, "1m30s"),
+            (3_600_000_000_000, "1h0m0s"),
+        ] {
+            assert_eq!(text(nanos), expect);
         }
     }
 

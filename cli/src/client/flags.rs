@@ -39,6 +39,17 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     }
 }
 
+/// `spread=node.labels.zone`
+pub(crate) fn spread(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("spread", descriptor)) if !descriptor.is_empty() => Ok(descriptor.to_owned()),
+        Some((strategy, _)) => {
+            Err(format!("unsupported placement preference {strategy} (only spread is supported)"))
+        }
+        None => Err("placement preference must be of the form \"strategy=value\"".to_owned()),
+    }
+}
+
 /// CPUs with up to nine decimals, as 1e-9 CPUs.
 pub(crate) fn cpus(text: &str) -> Result<i64, String> {
     let invalid = || format!("failed to parse {text} as a rational number of CPUs");

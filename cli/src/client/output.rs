@@ -3,7 +3,7 @@
 #[cfg(not(test))]
 use std::io::Write as _;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 #[cfg(test)]
@@ -88,6 +88,23 @@ pub(crate) fn list(format: Format, head: &[&str], rows: Vec<(Vec<String>, Value)
         Format::Json => rows.iter().map(|(_, value)| format!("{value}\n")).collect(),
     };
     print(&text)
+}
+
+/// Prints one object whole, indented as docker does.
+pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
+    let mut out = Vec::new();
+    let form = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut out, form))?;
+    out.push(b'\n');
+    print_bytes(&out)
+}
+
+/// An object's version, which an update of it names.
+pub(crate) fn version(object: &Value) -> anyhow::Result<u64> {
+    object
+        .pointer("/Version/Index")
+        .and_then(Value::as_u64)
+        .context("the daemon did not say the object's version")
 }
 
 /// A field's text; empty when it is absent or something else.

@@ -74,20 +74,20 @@ impl Screen {
     }
 }
 
-/// Waits until all tasks run and stay for the monitor's time.
+/// Waits until all tasks run and stay for the monitor's time. `back`: a rollback is what was asked for.
 ///
 /// # Errors
-/// The update or rollback was paused, or the daemon failed.
-pub(crate) async fn wait(daemon: &Connection, service: &str, quiet: bool) -> anyhow::Result<()> {
+/// The update or rollback was paused, an update was rolled back, or the daemon failed.
+pub(crate) async fn wait(daemon: &Connection, service: &str, quiet: bool, back: bool) -> anyhow::Result<()> {
     tokio::select! {
-        result = watch(daemon, service, quiet) => result,
+        result = watch(daemon, service, quiet, back) => result,
         _ = tokio::signal::ctrl_c() => print(&format!(
             "\nOperation continuing in background.\nUse `skep service ps {service}` to check progress.\n"
         )),
     }
 }
 
-async fn watch(daemon: &Connection, word: &str, quiet: bool) -> anyhow::Result<()> {
+async fn watch(daemon: &Connection, word: &str, quiet: bool, back: bool) -> anyhow::Result<()> {
     let mut screen = Screen { on_terminal: std::io::stdout().is_terminal(), quiet, shown: Vec::new() };
     let mut converged_at: Option<Instant> = None;
     loop {
@@ -95,7 +95,7 @@ async fn watch(daemon: &Connection, word: &str, quiet: bool) -> anyhow::Result<(
         let monitor =
             service.pointer("/Spec/UpdateConfig/Monitor").and_then(Value::as_u64).filter(|n| *n != 0);
         let monitor = monitor.map_or(Duration::from_secs(5), Duration::from_nanos);
-        let rolling_back = check_update(&service)?;
+        let rolling_back = check_update(&service, back)?;
         let look = look(daemon, &service, rolling_back).await?;
         let elapsed = converged_at.map(|at| at.elapsed());
         let mut lines = vec![look.overall()];
@@ -117,12 +117,12 @@ async fn watch(daemon: &Connection, word: &str, quiet: bool) -> anyhow::Result<(
 }
 
 /// Whether a rollback goes on.
-fn check_update(service: &Value) -> anyhow::Result<bool> {
+fn check_update(service: &Value, back: bool) -> anyhow::Result<bool> {
     let message = text(service, "/UpdateStatus/Message");
     match text(service, "/UpdateStatus/State") {
         "paused" => bail!("service update paused: {message}"),
         "rollback_paused" => bail!("service rollback paused: {message}"),
-        "rollback_completed" => bail!("service rolled back: {message}"),
+        "rollback_completed" if !back => bail!("service rolled back: {message}"),
         state => Ok(state == "rollback_started"),
     }
 }
@@ -225,8 +225,11 @@ mod tests {
     #[test]
     fn a_paused_update_is_an_error() {
         let service = json!({ "UpdateStatus": { "State": "paused", "Message": "why" } });
-        assert_eq!(check_update(&service).unwrap_err().to_string(), "service update paused: why");
-        assert!(check_update(&json!({ "UpdateStatus": { "State": "rollback_started" } })).unwrap());
-        assert!(!check_update(&json!({})).unwrap());
+        assert_eq!(check_update(&service, false).unwrap_err().to_string(), "service update paused: why");
+        assert!(check_update(&json!({ "UpdateStatus": { "State": "rollback_started" } }), false).unwrap());
+        assert!(!check_update(&json!({}), false).unwrap());
+        let back = json!({ "UpdateStatus": { "State": "rollback_completed", "Message": "why" } });
+        assert_eq!(check_update(&back, false).unwrap_err().to_string(), "service rolled back: why");
+        assert!(!check_update(&back, true).unwrap());
     }
 }

@@ -1,5 +1,9 @@
 //! `skep service`.
 
+mod change;
+mod inspect;
+pub(crate) mod settings;
+
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -17,11 +21,30 @@ use super::{
 pub(crate) enum Command {
     /// Create a new service
     Create(Box<create::Create>),
+    /// Display detailed information on one or more services
+    Inspect(inspect::Inspect),
     /// List services
     #[command(visible_alias = "list")]
     Ls(Ls),
     /// List the tasks of one or more services
     Ps(tasks::Ps),
+    /// Revert changes to a service's configuration
+    Rollback {
+        #[command(flatten)]
+        waiting: settings::Waiting,
+        #[arg(value_name = "SERVICE")]
+        service: String,
+    },
+    /// Scale one or multiple replicated services
+    Scale {
+        /// Exit immediately instead of waiting for the service to converge
+        #[arg(short, long)]
+        detach: bool,
+        #[arg(required = true, value_name = "SERVICE=REPLICAS")]
+        targets: Vec<String>,
+    },
+    /// Update a service
+    Update(Box<change::Change>),
     /// Remove one or more services
     #[command(visible_alias = "remove")]
     Rm {
@@ -48,7 +71,11 @@ pub(crate) struct Ls {
 pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create(create) => create::run(daemon, *create).await,
+        Command::Inspect(flags) => inspect::run(daemon, &flags).await,
         Command::Ls(flags) => ls(daemon, &flags).await,
+        Command::Rollback { waiting, service } => change::roll_back(daemon, &service, &waiting).await,
+        Command::Scale { detach, targets } => change::scale(daemon, &targets, detach).await,
+        Command::Update(flags) => Box::pin(change::run(daemon, *flags)).await,
         Command::Ps(flags) => tasks::run(daemon, &flags).await,
         Command::Rm { services } => rm(daemon, &services).await,
         Command::Logs(flags) => logs::run(daemon, &flags).await,

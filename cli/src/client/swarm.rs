@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     connection::{Connection, escape},
-    output::{print, text},
+    duration,
+    output::{self, print, text},
 };
 
 const LISTEN_DEFAULT: &str = "0.0.0.0:2377";
@@ -19,6 +20,10 @@ pub(crate) enum Command {
     Join(Join),
     /// Show how to join
     JoinToken(JoinToken),
+    /// Display the swarm's settings
+    Inspect,
+    /// Update the swarm
+    Update(Update),
     /// Leave the swarm
     Leave {
         /// Force this node to leave the swarm, ignoring warnings
@@ -71,9 +76,53 @@ pub(crate) struct Join {
 #[derive(Args, Debug)]
 pub(crate) struct JoinToken {
     role: Role,
+    /// Rotate join token: the old one is refused from then on
+    #[arg(long)]
+    rotate: bool,
     /// Only display token
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// A setting that is not named stays as it is.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Update {
+    /// Task history retention limit; negative: keep all
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    task_history_limit: Option<i64>,
+    /// Dispatcher heartbeat period (ns|us|ms|s|m|h); a node without three beats is down
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    dispatcher_heartbeat: Option<i64>,
+    /// Validity period for node certificates (ns|us|ms|s|m|h)
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    cert_expiry: Option<i64>,
+    /// Change manager autolocking setting
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    autolock: Option<bool>,
+    /// Number of additional Raft snapshots to retain
+    #[arg(long, value_name = "COUNT")]
+    max_snapshots: Option<u64>,
+    /// Number of log entries between Raft snapshots
+    #[arg(long, value_name = "COUNT")]
+    snapshot_interval: Option<u64>,
+}
+
+impl Update {
+    /// Puts what was named over the settings as they are.
+    fn change(&self, spec: &mut Value) {
+        let mut set = |section: &str, key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                spec[section][key] = value;
+            }
+        };
+        set("Orchestration", "TaskHistoryRetentionLimit", self.task_history_limit.map(Value::from));
+        set("Dispatcher", "HeartbeatPeriod", self.dispatcher_heartbeat.map(Value::from));
+        set("CAConfig", "NodeCertExpiry", self.cert_expiry.map(Value::from));
+        set("EncryptionConfig", "AutoLockManagers", self.autolock.map(Value::from));
+        set("Raft", "KeepOldSnapshots", self.max_snapshots.map(Value::from));
+        set("Raft", "SnapshotInterval", self.snapshot_interval.map(Value::from));
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -96,6 +145,8 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::Init(flags) => init(daemon, flags).await,
         Command::Join(flags) => join(daemon, flags).await,
         Command::JoinToken(flags) => join_token(daemon, &flags).await,
+        Command::Inspect => inspect(daemon).await,
+        Command::Update(flags) => update(daemon, &flags).await,
         Command::Leave { force } => {
             daemon.post(&format!("/swarm/leave?force={}", u8::from(force)), &json!({})).await?;
             print("Node left the swarm.\n")
@@ -136,7 +187,40 @@ async fn join(daemon: &Connection, flags: Join) -> anyhow::Result<()> {
     print(&format!("This node joined a swarm as a {}.\n", if is_manager { "manager" } else { "worker" }))
 }
 
+/// The swarm as the API shows it, without the tokens.
+async fn inspect(daemon: &Connection) -> anyhow::Result<()> {
+    let mut swarm = daemon.get("/swarm").await?;
+    if let Some(map) = swarm.as_object_mut() {
+        map.remove("JoinTokens");
+    }
+    output::json(&swarm)
+}
+
+async fn update(daemon: &Connection, flags: &Update) -> anyhow::Result<()> {
+    let swarm = daemon.get("/swarm").await?;
+    let mut spec = swarm["Spec"].clone();
+    flags.change(&mut spec);
+    daemon.post(&format!("/swarm/update?version={}", output::version(&swarm)?), &spec).await?;
+    print("Swarm updated.\n")
+}
+
+async fn rotate(daemon: &Connection, role: Role) -> anyhow::Result<()> {
+    let swarm = daemon.get("/swarm").await?;
+    let key = match role {
+        Role::Worker => "rotateWorkerToken",
+        Role::Manager => "rotateManagerToken",
+    };
+    let path = format!("/swarm/update?version={}&{key}=true", output::version(&swarm)?);
+    daemon.post(&path, &swarm["Spec"]).await.map(|_| ())
+}
+
 async fn join_token(daemon: &Connection, flags: &JoinToken) -> anyhow::Result<()> {
+    if flags.rotate {
+        rotate(daemon, flags.role).await?;
+        if !flags.quiet {
+            print(&format!("Successfully rotated {} join token.\n\n", flags.role.word()))?;
+        }
+    }
     if flags.quiet {
         return print(&format!("{}\n", token(daemon, flags.role).await?));
     }

@@ -1,4 +1,4 @@
-//! `skep service ps`.
+//! `skep service ps` and `skep node ps`.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,23 @@ const ERROR_CHARS_MAX: usize = 30;
 
 #[derive(Args, Debug)]
 pub(crate) struct Ps {
+    #[command(flatten)]
+    shown: Shown,
+    #[arg(required = true, value_name = "SERVICE")]
+    services: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodePs {
+    #[command(flatten)]
+    shown: Shown,
+    #[arg(default_value = "self", hide_default_value = true, value_name = "NODE")]
+    nodes: Vec<String>,
+}
+
+/// Which tasks are shown, and how.
+#[derive(Args, Debug)]
+struct Shown {
     /// Filter output based on conditions provided
     #[arg(short, long, value_parser = filter)]
     filter: Vec<(String, String)>,
@@ -35,8 +52,6 @@ pub(crate) struct Ps {
     /// Only display task IDs
     #[arg(short, long)]
     quiet: bool,
-    #[arg(required = true, value_name = "SERVICE")]
-    services: Vec<String>,
 }
 
 /// Names of nodes and services, asked for once.
@@ -101,11 +116,35 @@ async fn named(tasks: Vec<Value>, names: &mut Names<'_>) -> Vec<(String, Value)>
     out
 }
 
+/// `skep node ps`: each node's tasks, in one table.
+pub(crate) async fn of_nodes(daemon: &Connection, flags: &NodePs) -> anyhow::Result<()> {
+    let format = Format::parse(flags.shown.format.as_deref())?;
+    let (mut tasks, mut missing) = (Vec::new(), Vec::new());
+    for word in &flags.nodes {
+        match super::node::find(daemon, word).await {
+            Ok(node) => {
+                let own = ("node".to_owned(), text(&node, "/ID").to_owned());
+                let filters: Vec<_> = flags.shown.filter.iter().cloned().chain([own]).collect();
+                tasks.extend(daemon.list("/tasks", &filters).await?);
+            }
+            Err(error) if super::connection::is_not_found(&error) => missing.push(format!("{error:#}")),
+            Err(error) => return Err(error),
+        }
+    }
+    if missing.is_empty() || !tasks.is_empty() {
+        let mut names = Names::new(daemon, flags.shown.no_resolve);
+        let tasks = named(tasks, &mut names).await;
+        show(&tasks, &flags.shown, format, &mut names).await?;
+    }
+    if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\n")) }
+}
+
 pub(crate) async fn run(daemon: &Connection, flags: &Ps) -> anyhow::Result<()> {
+    let Ps { shown: flags, services } = flags;
     let format = Format::parse(flags.format.as_deref())?;
     let mut filters = flags.filter.clone();
     let mut missing = Vec::new();
-    for word in &flags.services {
+    for word in services {
         match daemon.get(&format!("/services/{}", escape(word))).await {
             Ok(service) => filters.push(("service".to_owned(), text(&service, "/ID").to_owned())),
             Err(error) if super::connection::is_not_found(&error) => {
@@ -114,7 +153,7 @@ pub(crate) async fn run(daemon: &Connection, flags: &Ps) -> anyhow::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    if missing.len() < flags.services.len() {
+    if missing.len() < services.len() {
         let mut names = Names::new(daemon, flags.no_resolve);
         let tasks = named(daemon.list("/tasks", &filters).await?, &mut names).await;
         show(&tasks, flags, format, &mut names).await?;
@@ -127,7 +166,7 @@ pub(crate) async fn run(daemon: &Connection, flags: &Ps) -> anyhow::Result<()> {
 
 async fn show(
     tasks: &[(String, Value)],
-    flags: &Ps,
+    flags: &Shown,
     format: Format,
     names: &mut Names<'_>,
 ) -> anyhow::Result<()> {

@@ -126,6 +126,129 @@ async fn a_service_lives_and_dies() {
 }
 
 #[tokio::test]
+async fn a_service_is_changed() {
+    let server = Running::manager();
+    let fast = "--update-monitor 1ms --rollback-monitor 1ms";
+    good(&server, &format!("service create -d --name web --replicas 2 -e A=1 {fast} skep/whoami"), &[]).await;
+    let out =
+        good(&server, "service update --env-add B=2 --limit-memory 64m --image skep/other web", &[]).await;
+    assert!(out.starts_with("web\n") && out.ends_with("verify: Service web converged\n"), "{out}");
+    let json = good(&server, "service inspect web", &[r#""Image": "skep/other:latest""#]).await;
+    let services: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        services[0]["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"],
+        serde_json::json!(["A=1", "B=2"])
+    );
+    good(
+        &server,
+        "service inspect --pretty web",
+        &[
+            "\nID:\t\t",
+            "\nName:\t\tweb\nService Mode:\tReplicated\n Replicas:\t2\n",
+            "UpdateConfig:\n Parallelism:\t1\n On failure:\tpause\n Monitoring Period: 1ms\n",
+            " Image:\t\tskep/other:latest\n Env:\t\tA=1 B=2\n",
+            " Limits:\n  Memory:\t64MiB\nEndpoint Mode:\tvip\n",
+        ],
+    )
+    .await;
+    let out = good(&server, "service rollback web", &["web\n", "verify: Service web converged"]).await;
+    assert!(!out.contains("rolled back"), "{out}");
+    good(&server, "service inspect web", &[r#""Image": "skep/whoami:latest""#]).await;
+    good(&server, "service scale web=3", &["web scaled to 3\n", "overall progress: 3 out of 3 tasks\n"])
+        .await;
+    bad(&server, "service scale -d web=x", "web: invalid replicas value x").await;
+    bad(&server, "service scale web", "invalid scale specifier 'web': SERVICE=REPLICAS expected").await;
+    bad(&server, "service update --rollback --force web", "other flags may not be combined with --rollback")
+        .await;
+    bad(&server, "service inspect none", "no such service: none").await;
+    bad(&server, "service update --force none", "Error response from daemon: service none not found").await;
+}
+
+#[tokio::test]
+async fn nodes_are_changed() {
+    let server = Running::manager();
+    good(&server, "service create -d --name web --replicas 2 skep/whoami", &[]).await;
+    good(&server, "node update --label-add zone=a --availability pause beta", &["beta\n"]).await;
+    good(&server, "node inspect beta", &[r#""Availability": "pause""#, r#""zone": "a""#]).await;
+    bad(&server, "node update --label-rm none beta", "key none doesn't exist in node's labels").await;
+    good(&server, "node update --label-rm zone --availability active beta", &[]).await;
+    good(&server, "node inspect --pretty self", &["Hostname:              \talpha\n", " Leader:\t\tYes\n"])
+        .await;
+    let out = good(&server, "node ps beta", &["web.1", "web.2"]).await;
+    assert_eq!(out.lines().count(), 3, "{out}");
+    assert_eq!(good(&server, "node ps", &["NAME"]).await.lines().count(), 1, "none on the one that answers");
+    bad(&server, "node ps none", "Error response from daemon: node none not found").await;
+    good(&server, "node promote beta", &["Node beta promoted to a manager in the swarm.\n"]).await;
+    good(&server, "node promote beta", &[" is already a manager.\n"]).await;
+    good(&server, "info", &[" Is Manager: true\n", " Managers: 2\n", " Heartbeat Period: 1s\n"]).await;
+    good(&server, "node demote beta", &["Manager beta demoted in the swarm.\n"]).await;
+    bad(
+        &server,
+        "node demote alpha",
+        "Error response from daemon: rpc error: code = FailedPrecondition desc = attempting to demote the last \
+         manager of the swarm",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_is_retired() {
+    let server = Running::manager();
+    good(&server, "service create -d --name web --replicas 2 skep/whoami", &[]).await;
+    bad(
+        &server,
+        "node retire alpha",
+        "alpha is the node that answers: it cannot remove itself; ask another manager (-H)",
+    )
+    .await;
+    good(&server, "node promote beta", &[]).await;
+    let steps = "demote beta to a worker\ndrain beta: its tasks move\nwait until its tasks run elsewhere\n\
+        remove beta from the swarm\n";
+    let dry =
+        good(&server, "node retire --dry-run beta", &["1. demote beta to a worker\n2. drain beta"]).await;
+    assert_eq!(dry.lines().count(), 4, "{dry}");
+    good(&server, "node inspect beta", &[r#""Role": "manager""#, r#""Availability": "active""#]).await;
+    good(&server, "node retire beta", &[steps, "beta is retired."]).await;
+    bad(&server, "node inspect beta", "Error response from daemon: node beta not found").await;
+    let tasks = good(&server, "service ps --filter desired-state=running web", &[]).await;
+    assert_eq!(tasks.matches(" alpha ").count(), 2, "{tasks}");
+}
+
+#[tokio::test]
+async fn settings_and_tokens_are_changed() {
+    let server = Running::manager();
+    let old = good(&server, "swarm join-token -q manager", &[]).await;
+    let line = "swarm join-token --rotate manager";
+    let out = good(&server, line, &["Successfully rotated manager join token.\n\nTo add a manager"]).await;
+    assert!(!out.contains(old.trim()), "{out}");
+    good(
+        &server,
+        "swarm update --task-history-limit 0 --cert-expiry 48h --dispatcher-heartbeat 2s",
+        &["Swarm updated.\n"],
+    )
+    .await;
+    let out = good(&server, "swarm inspect", &[r#""TaskHistoryRetentionLimit": 0"#, "172800000000000"]).await;
+    assert!(out.contains(r#""HeartbeatPeriod": 2000000000"#) && !out.contains("SWMTKN"), "{out}");
+    bad(
+        &server,
+        "swarm update --autolock",
+        "Error response from daemon: Spec.EncryptionConfig.AutoLockManagers is not supported yet; leave it out",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn images_are_taken_in_and_removed() {
+    let server = Running::manager();
+    let file = server.home().join("rootfs.tar");
+    std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+    good(&server, &format!("image import {} base:1", file.display()), &["base:1"]).await;
+    good(&server, "image rm skep/whoami:latest", &["Untagged: skep/whoami:latest\n", "Deleted: sha256:abab"])
+        .await;
+    bad(&server, "image rm none", "Error response from daemon: No such image: none").await;
+}
+
+#[tokio::test]
 async fn an_archive_is_sent_as_it_is_read() {
     let server = Running::manager();
     let file = server.home().join("image.tar");
@@ -148,9 +271,7 @@ async fn without_a_daemon_it_is_said() {
 
 #[test]
 fn unknown_flags_are_refused() {
-    for line in
-        ["skep service create --mode global x", "skep swarm join-token --rotate worker", "skep node ls -z"]
-    {
+    for line in ["skep service create --mode global x", "skep swarm update --unlock", "skep node ls -z"] {
         let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{line}");
     }

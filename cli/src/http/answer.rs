@@ -95,6 +95,15 @@ impl Params {
         !matches!(self.text(key).trim().to_ascii_lowercase().as_str(), "" | "0" | "no" | "false" | "none")
     }
 
+    /// A parameter that Go's `ParseBool` reads (`MB:daemon/server/router/swarm/cluster_routes.go`).
+    pub(crate) fn rotate(&self, key: &str) -> Result<bool, ApiError> {
+        match self.text(key) {
+            "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+            "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+            other => Err(ApiError::invalid(format!("invalid value for {key}: {other}"))),
+        }
+    }
+
     /// A version number, which an update must name.
     pub(crate) fn version(&self, what: &str) -> Result<u64, ApiError> {
         let text = self.text("version");

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use skep_api::{
     ApiError, NetworkId, NodeId, ServiceId, TaskId, Timestamp,
     object::Node,
-    spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec},
+    spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
-use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, View};
+use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Rotation, View};
 use tokio::{io::AsyncRead, sync::mpsc};
 
 /// What this node is in a swarm.
@@ -51,6 +51,9 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError>;
     async fn create_network(&self, spec: NetworkSpec) -> Result<CreatedNetwork, ApiError>;
     async fn remove_network(&self, id: NetworkId) -> Result<(), ApiError>;
+    /// Settings and join tokens; what `spec` leaves out stays.
+    async fn update_cluster(&self, version: u64, spec: SwarmSpec, rotation: Rotation)
+    -> Result<(), ApiError>;
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError>;
     async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError>;
     async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError>;
@@ -92,6 +95,15 @@ impl ControlPlane for skep_manager::Control {
 
     async fn remove_network(&self, id: NetworkId) -> Result<(), ApiError> {
         Self::remove_network(self, id).await
+    }
+
+    async fn update_cluster(
+        &self,
+        version: u64,
+        spec: SwarmSpec,
+        rotation: Rotation,
+    ) -> Result<(), ApiError> {
+        Self::update_cluster(self, version, spec, rotation).await
     }
 
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError> {

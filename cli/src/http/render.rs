@@ -14,7 +14,7 @@ pub(crate) use engine::{container, container_details, image, image_details};
 pub(crate) use network::{ingress, local_network, network};
 pub(crate) use node::node;
 pub(crate) use service::{is_up_to_date, service, service_status};
-pub(crate) use swarm::{cluster, swarm_spec, tls_info};
+pub(crate) use swarm::{cluster, tls_info};
 pub(crate) use task::task;
 
 /// `Version`, `CreatedAt`, `UpdatedAt`.
@@ -47,6 +47,11 @@ pub(crate) fn object(value: Value) -> Map<String, Value> {
         Value::Object(map) => map,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
     }
+}
+
+/// A span as the API writes it.
+fn nanos(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A spec as JSON. Specs are plain data, so writing one cannot fail; it would show as `null`.

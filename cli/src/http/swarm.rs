@@ -13,6 +13,7 @@ use skep_api::{
     spec::{InitRequest, JoinBody, SwarmSpec},
 };
 use skep_link::JoinToken;
+use skep_manager::Rotation;
 
 use super::{
     Api, SwarmState,
@@ -82,24 +83,15 @@ async fn update(State(api): State<Api>, uri: Uri, request: Bytes) -> Answer {
     let params = Params::of(&uri)?;
     let version = params.version("swarm")?;
     let spec: SwarmSpec = body(&request)?;
-    let view = api.manager()?.view().await?;
-    for (key, what) in [
-        ("rotateWorkerToken", "rotating the join token for workers"),
-        ("rotateManagerToken", "rotating the join token for managers"),
-        ("rotateManagerUnlockKey", "rotating the unlock key"),
-    ] {
-        if params.flag(key) {
-            return Err(unserved(what));
-        }
+    let rotation = Rotation {
+        worker: params.rotate("rotateWorkerToken")?,
+        manager: params.rotate("rotateManagerToken")?,
+    };
+    let control = api.manager()?;
+    if params.rotate("rotateManagerUnlockKey")? {
+        return Err(unserved("rotating the unlock key"));
     }
-    let cluster = view.cluster().ok_or_else(|| ApiError::not_found("the swarm has no object yet"))?;
-    if cluster.meta.version != version {
-        let words = "rpc error: code = Unknown desc = update out of sequence";
-        return Err(Failure(ApiError::new(ErrorKind::Aborted, words)));
-    }
-    if render::swarm_spec(&spec) != render::swarm_spec(&cluster.spec) {
-        return Err(unserved("changing the settings of a swarm"));
-    }
+    control.update_cluster(version, spec, rotation).await?;
     empty(StatusCode::OK)
 }
 

@@ -8,7 +8,7 @@ use axum::{
     routing::get,
 };
 use serde_json::{Map, Value, json};
-use skep_api::{NodeId, spec::Role};
+use skep_api::NodeId;
 
 use super::{
     Api, SwarmState,
@@ -19,6 +19,13 @@ use super::{
 
 /// What this build calls itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Docker's words (`MB:daemon/cluster/swarm.go`).
+const TWO_MANAGERS: &str =
+    "WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance.";
 
 pub(super) fn routes() -> Router<Api> {
     Router::new().route("/_ping", get(ping)).route("/version", get(about)).route("/info", get(info))
@@ -109,7 +116,12 @@ async fn info(State(api): State<Api>) -> Answer {
     let id = facts.node_id.map_or_else(|| facts.node_name.clone(), |id| id.to_string());
     out.insert("ID".into(), id.into());
     out.extend(engine_facts(&facts));
-    out.insert("Swarm".into(), swarm(&api, &facts).await);
+    let swarm = swarm(&api, &facts).await;
+    // As Docker: the swarm's warnings are shown twice.
+    if let Some(warnings) = swarm.get("Warnings") {
+        out.insert("Warnings".into(), warnings.clone());
+    }
+    out.insert("Swarm".into(), swarm);
     ok(&Value::Object(out))
 }
 
@@ -208,8 +220,11 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
             }
         };
         out.insert("Nodes".into(), view.n_nodes().into());
-        let n_managers = view.nodes().filter(|node| node.spec.role == Role::Manager).count();
+        let n_managers = view.nodes().filter(|node| control.manager_status(node).is_some()).count();
         out.insert("Managers".into(), n_managers.into());
+        if n_managers == 2 {
+            out.insert("Warnings".into(), json!([TWO_MANAGERS]));
+        }
         if let Some(cluster) = view.cluster() {
             out.insert("Cluster".into(), render::cluster(cluster).into());
         }

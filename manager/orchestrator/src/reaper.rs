@@ -2,7 +2,7 @@
 
 use std::{cmp, sync::Arc};
 
-use skep_api::object::Task;
+use skep_api::{object::Task, spec::SwarmSpec};
 use skep_store::{Change, Draft};
 
 use crate::{
@@ -10,9 +10,6 @@ use crate::{
     context::push,
     seats::{Seat, is_stopped, seats},
 };
-
-/// Tasks kept in each slot, the current one among them (Swarm's default of `--task-history-limit`).
-pub(crate) const HISTORY_MAX: usize = 5;
 
 /// Deletes old tasks.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +21,13 @@ impl Reconciler for Reaper {
     }
 
     fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
+        let default = SwarmSpec::default();
+        let settings = draft.cluster().cloned();
+        let n_max = settings.as_ref().map_or(&default, |cluster| &cluster.spec).task_history_max();
         for id in &cx.scope.services {
             for (_, seat) in seats(draft, *id) {
                 let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
-                let gone: Vec<Arc<Task>> = gone.chain(superfluous(&seat)).cloned().collect();
+                let gone: Vec<Arc<Task>> = gone.chain(superfluous(&seat, n_max)).cloned().collect();
                 for task in gone {
                     push(draft, Change::DeleteTask(task.id));
                 }
@@ -36,13 +36,14 @@ impl Reconciler for Reaper {
     }
 }
 
-/// The oldest tasks beyond the limit, of those that have ended and that something followed.
-fn superfluous(seat: &Seat) -> impl Iterator<Item = &Arc<Task>> {
+/// The oldest tasks beyond the limit, of those that have ended and that something followed. Without a limit
+/// there are none.
+fn superfluous(seat: &Seat, n_max: Option<usize>) -> impl Iterator<Item = &Arc<Task>> {
     let newest = seat.newest();
     // Restarts are counted in the history: enough of it is kept to see that they are used up.
     let max_attempts = newest.map_or(0, |task| task.spec.task_template.restart().max_attempts);
     let kept_attempts = usize::try_from(max_attempts).unwrap_or(usize::MAX).saturating_add(1);
-    let n_kept = cmp::max(HISTORY_MAX, kept_attempts);
+    let n_kept = n_max.map_or(usize::MAX, |n_max| cmp::max(n_max, kept_attempts));
     let newest = newest.map(|task| task.id);
     let ended = seat.tasks.iter().filter(move |task| !task.is_live() && Some(task.id) != newest);
     ended.take(seat.tasks.len().saturating_sub(n_kept))

@@ -9,7 +9,7 @@ use skep_api::{
 };
 use skep_manager::View;
 
-use super::{object, port, put_meta, to_json};
+use super::{nanos, object, port, put_meta, to_json};
 
 /// A service as `GET /services/{id}` shows it.
 pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
@@ -83,10 +83,6 @@ fn fill(out: &mut Map<String, Value>, key: &str, defaults: &Value) {
         section.entry(name.as_str()).or_insert_with(|| value.clone());
     }
     out.insert(key.to_owned(), section.into());
-}
-
-fn nanos(span: std::time::Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Where it is reached: as asked for, and as given.

@@ -2,9 +2,12 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
-use skep_api::{object::Cluster, spec::SwarmSpec};
+use skep_api::{
+    object::Cluster,
+    spec::{HEARTBEAT_DEFAULT, NODE_CERT_EXPIRY_DEFAULT, SwarmSpec, TASK_HISTORY_DEFAULT},
+};
 
-use super::{object, put_meta, to_json};
+use super::{nanos, object, put_meta, to_json};
 
 /// The swarm without its tokens, as `info` shows it.
 pub(crate) fn cluster(cluster: &Cluster) -> Map<String, Value> {
@@ -21,9 +24,9 @@ pub(crate) fn cluster(cluster: &Cluster) -> Map<String, Value> {
 }
 
 /// The settings with what we do where the user gave none.
-pub(crate) fn swarm_spec(spec: &SwarmSpec) -> Value {
+fn swarm_spec(spec: &SwarmSpec) -> Value {
     let defaults = json!({
-        "Orchestration": { "TaskHistoryRetentionLimit": 5 },
+        "Orchestration": { "TaskHistoryRetentionLimit": TASK_HISTORY_DEFAULT },
         "Raft": {
             "SnapshotInterval": 10_000,
             "KeepOldSnapshots": 0,
@@ -31,8 +34,8 @@ pub(crate) fn swarm_spec(spec: &SwarmSpec) -> Value {
             "ElectionTick": 10,
             "HeartbeatTick": 1,
         },
-        "Dispatcher": { "HeartbeatPeriod": 1_000_000_000_u64 },
-        "CAConfig": { "NodeCertExpiry": 7_776_000_000_000_000_u64 },
+        "Dispatcher": { "HeartbeatPeriod": nanos(HEARTBEAT_DEFAULT) },
+        "CAConfig": { "NodeCertExpiry": nanos(NODE_CERT_EXPIRY_DEFAULT) },
         "TaskDefaults": {},
         "EncryptionConfig": { "AutoLockManagers": false },
     });
@@ -43,7 +46,9 @@ pub(crate) fn swarm_spec(spec: &SwarmSpec) -> Value {
     for (section, values) in object(defaults) {
         let mut values = object(values);
         let given = out.remove(&section).map(object).unwrap_or_default();
-        values.extend(given.into_iter().filter(|(_, value)| !skep_api::json::is_zero(value)));
+        let says =
+            |key: &str, value: &Value| key == "TaskHistoryRetentionLimit" || !skep_api::json::is_zero(value);
+        values.extend(given.into_iter().filter(|(key, value)| says(key, value)));
         out.insert(section, values.into());
     }
     Value::Object(out)

@@ -86,7 +86,28 @@ async fn a_swarm_is_made_and_left() {
     good(&server, "info", &["Swarm: active", "Is Manager: true", "Managers: 1", "Nodes: 2"]).await;
     let token = good(&server, "swarm join-token -q worker", &["SWMTKN-1-"]).await;
     good(&server, "swarm join-token manager", &["To add a manager to this swarm", "10.9.0.1:2377"]).await;
-    bad(&server, "swarm join-token --rotate worker", "rotating the join token").await;
+    let rotated = good(&server, "swarm join-token --rotate -q worker", &["SWMTKN-1-"]).await;
+    let parts =
+        |token: &str| token.trim().rsplit_once('-').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert_eq!(parts(&rotated).0, parts(&token).0, "the root's digest stays");
+    assert_ne!(parts(&rotated).1, parts(&token).1, "the secret is new");
+    assert_eq!(good(&server, "swarm join-token -q worker", &[]).await, rotated);
+    good(
+        &server,
+        "swarm update --task-history-limit 2 --dispatcher-heartbeat 5s --cert-expiry 48h",
+        &["Swarm updated."],
+    )
+    .await;
+    good(
+        &server,
+        "info",
+        &["Task History Retention Limit: 2", "Heartbeat Period: 5 seconds", "Expiry Duration: 2 days"],
+    )
+    .await;
+    bad(&server, "swarm update --cert-expiry 59m", "minimum certificate expiry time is: 1h0m0s").await;
+    bad(&server, "swarm update --autolock", "AutoLockManagers is not supported yet").await;
+    bad(&server, "swarm update --snapshot-interval 7", "SnapshotInterval '7' is not supported yet").await;
+    bad(&server, "swarm ca --rotate", "ForceRotate is not supported yet").await;
     bad(&server, "swarm leave", "leave the swarm on a manager").await;
     good(&server, "swarm leave --force", &["Node left the swarm."]).await;
     good(
@@ -106,7 +127,17 @@ async fn nodes_are_seen_and_changed() {
     let server = Running::manager();
     let out = good(&server, "node ls", &["HOSTNAME", "Leader", "0.1.0"]).await;
     assert!(out.lines().any(|line| line.contains(" * ") && line.contains("alpha")), "{out}");
-    good(&server, "node inspect --pretty self", &["Hostname:", "alpha", "Reachable"]).await;
+    good(
+        &server,
+        "node inspect --pretty self",
+        &["Hostname:", "alpha", "Reachable", "Leader:\t\tYes", "Plugins:"],
+    )
+    .await;
+    bad(&server, "node demote self", "attempting to demote the last manager of the swarm").await;
+    good(&server, "node promote beta", &["Node beta promoted to a manager in the swarm."]).await;
+    good(&server, "node promote beta", &["is already a manager."]).await;
+    good(&server, "info", &["Managers: 2", "WARNING: Running Swarm in a two-manager configuration."]).await;
+    good(&server, "node demote beta", &["Manager beta demoted in the swarm."]).await;
     good(&server, "node update --availability drain --label-add zone=a beta", &["beta"]).await;
     good(&server, "node inspect beta", &[r#""Availability": "drain""#, r#""zone": "a""#]).await;
     good(&server, "node ls --filter node.label=zone=a --format {{.Hostname}}", &["beta"]).await;

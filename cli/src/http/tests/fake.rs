@@ -10,9 +10,9 @@ use skep_api::{
     ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
     id::{IdSource, SeededIds},
     object::{Cluster, Network, Node, NodeState, Service, Task, UpdateState, UpdateStatus},
-    spec::{InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec},
+    spec::{Availability, InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec},
 };
-use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, View};
+use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Rotation, View};
 use skep_store::{Change, Proposal, Store, decode_result};
 use tokio::{io::AsyncReadExt as _, net::UnixListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -77,8 +77,27 @@ impl FakeControl {
         decode_result(&answer).map_err(|error| ApiError::new(ErrorKind::AlreadyExists, error.to_string()))
     }
 
-    fn worker(&self) -> NodeId {
-        self.stale_view().nodes().find(|node| node.spec.role == Role::Worker).unwrap().id
+    /// Where tasks go: a worker, or what there is.
+    fn worker(&self) -> Option<NodeId> {
+        let view = self.stale_view();
+        let active = view.nodes().filter(|node| node.spec.availability == Availability::Active);
+        active.max_by_key(|node| node.spec.role == Role::Worker).map(|node| node.id)
+    }
+
+    /// Takes the tasks off a drained node.
+    fn drain(&self, node: NodeId) {
+        let view = self.stale_view();
+        let mut changes = Vec::new();
+        for task in view.tasks().filter(|task| task.node_id == Some(node) && task.is_runnable()) {
+            let mut old = Task::clone(task);
+            old.desired_state = TaskState::Shutdown;
+            old.status.state = TaskState::Shutdown;
+            changes.push(Change::PutTask(Arc::new(old)));
+        }
+        self.apply(changes).unwrap();
+        for service in view.services() {
+            self.reconcile(service.id);
+        }
     }
 
     /// Puts the service's tasks where its spec wants them, at once.
@@ -103,8 +122,12 @@ impl FakeControl {
             .collect();
         for slot in (1..=service.spec.replicas()).filter(|slot| !kept.contains(slot)) {
             let mut task = Task::new(TaskId(self.id()), service, slot);
-            task.node_id = Some(self.worker());
+            task.node_id = self.worker();
             task.status.state = TaskState::Running;
+            if task.node_id.is_none() {
+                task.status.state = TaskState::Pending;
+                task.status.err = "no suitable node (2 nodes not available for new tasks)".into();
+            }
             task.status.timestamp = START;
             task.status.message = "started".into();
             task.status.container_id = format!("{:064x}", slot);
@@ -189,9 +212,43 @@ impl ControlPlane for FakeControl {
         self.apply(vec![Change::DeleteNetwork(id)]).map(|_| ())
     }
 
+    async fn update_cluster(
+        &self,
+        version: u64,
+        spec: SwarmSpec,
+        rotation: Rotation,
+    ) -> Result<(), ApiError> {
+        skep_api::validate::swarm(&spec)?;
+        let mut cluster = Cluster::clone(self.stale_view().cluster().unwrap());
+        if cluster.meta.version != version {
+            let words = "rpc error: code = Unknown desc = update out of sequence";
+            return Err(ApiError::new(ErrorKind::Aborted, words));
+        }
+        cluster.spec = cluster.spec.merged(&spec);
+        for (asked, secret) in [
+            (rotation.worker, &mut cluster.worker_token_secret),
+            (rotation.manager, &mut cluster.manager_token_secret),
+        ] {
+            if asked {
+                *secret = self.id().to_string();
+            }
+        }
+        self.apply(vec![Change::PutCluster(Arc::new(cluster))]).map(|_| ())
+    }
+
     async fn update_node(&self, id: NodeId, _version: u64, spec: NodeSpec) -> Result<(), ApiError> {
+        let is_last = self.stale_view().nodes().filter(|node| node.spec.role == Role::Manager).count() == 1;
+        if is_last && id == self.node_id() && spec.role == Role::Worker {
+            let words = "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm";
+            return Err(ApiError::new(ErrorKind::FailedPrecondition, words));
+        }
+        let is_drained = spec.availability == Availability::Drain;
         let node = Node { spec, ..Node::clone(self.stale_view().node(id).unwrap()) };
-        self.apply(vec![Change::PutNode(Arc::new(node))]).map(|_| ())
+        self.apply(vec![Change::PutNode(Arc::new(node))])?;
+        if is_drained {
+            self.drain(id);
+        }
+        Ok(())
     }
 
     async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
@@ -226,12 +283,13 @@ impl ControlPlane for FakeControl {
     }
 
     fn node_id(&self) -> NodeId {
-        self.stale_view().nodes().find(|node| node.spec.role == Role::Manager).unwrap().id
+        self.stale_view().nodes().find(|node| node.description.hostname == "alpha").unwrap().id
     }
 
     fn manager_status(&self, node: &Node) -> Option<ManagerStatus> {
         let addr = node.advertise_addr.clone();
-        (node.spec.role == Role::Manager).then_some(ManagerStatus { leader: true, reachable: true, addr })
+        let leader = node.id == self.node_id();
+        (node.spec.role == Role::Manager).then_some(ManagerStatus { leader, reachable: true, addr })
     }
 }
 

@@ -103,11 +103,19 @@ async fn wrong_requests_are_named() {
         ("GET /containers/cdcd/json", "", 200, r#""Name":"/web.1.xyz""#),
         ("POST /swarm/init", "{}", 503, "This node is already part of a swarm"),
         (
-            "POST /swarm/update?version=0&rotateWorkerToken=1",
+            "POST /swarm/update?version=99",
             "{}",
-            501,
-            "rotating the join token for workers",
+            500,
+            "rpc error: code = Unknown desc = update out of sequence",
         ),
+        ("POST /swarm/update", "{}", 400, "invalid swarm version ''"),
+        (
+            "POST /swarm/update?version=1&rotateWorkerToken=x",
+            "{}",
+            400,
+            "invalid value for rotateWorkerToken: x",
+        ),
+        ("POST /swarm/update?version=1&rotateManagerUnlockKey=1", "{}", 501, "rotating the unlock key"),
         ("GET /swarm/unlockkey", "", 501, "unlock key"),
     ] {
         check(&server, request, body, status, expect).await;

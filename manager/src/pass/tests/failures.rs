@@ -1,8 +1,10 @@
 //! Tasks that end, and what follows them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use skep_api::{TaskState, spec::Availability};
+use serde_json::json;
+use skep_api::{TaskState, object::Cluster, spec::Availability};
+use skep_store::Change;
 
 use super::harness::{Swarm, simple, with};
 
@@ -31,6 +33,22 @@ fn history_keeps_five_tasks_a_slot() {
     let tasks = swarm.tasks(web);
     for slot in [1, 2] {
         assert_eq!(tasks.iter().filter(|task| task.slot == slot).count(), 5);
+    }
+}
+
+#[test]
+fn history_is_as_long_as_the_swarms_settings_say() {
+    for (limit, expect) in [(2, 2), (0, 1), (-1, 16)] {
+        let mut swarm = Swarm::new(1);
+        let mut cluster = Cluster::default();
+        cluster.spec.extra.insert("Orchestration".into(), json!({ "TaskHistoryRetentionLimit": limit }));
+        swarm.apply(vec![Change::PutCluster(Arc::new(cluster))]);
+        let quick = r#"{"TaskTemplate":{"RestartPolicy":{"Delay":100000000}}}"#;
+        let web = swarm.create(1, with(&simple("web", "exit:1:100", 1), quick));
+        swarm.seconds(5);
+        let n_kept = swarm.tasks(web).len();
+        let is_right = if limit < 0 { n_kept >= expect } else { n_kept == expect };
+        assert!(is_right, "limit {limit}: {n_kept} tasks");
     }
 }
 

@@ -1,0 +1,158 @@
+//! The swarm's own settings: which can be changed, and within which bounds.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{not_honoured, unhonoured};
+use crate::{
+    ApiError,
+    json::is_zero,
+    spec::{HEARTBEAT_MIN, SwarmSpec},
+};
+
+/// Swarm's least life of a node's certificate (`SK:ca/certificates.go`).
+const CERT_EXPIRY_MIN: Duration = Duration::from_secs(3600);
+/// The root's own life: no certificate outlives it.
+const CERT_EXPIRY_MAX: Duration = Duration::from_secs(20 * 365 * 86_400);
+
+/// Checks the settings of `swarm init` and `swarm update`. Zero and absent ask for nothing.
+///
+/// # Errors
+/// Names the field that is wrong or not honoured yet.
+pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
+    if !matches!(spec.name.as_str(), "" | "default") {
+        return Err(ApiError::invalid("Spec.Name: the swarm object must be named \"default\""));
+    }
+    if spec.labels.keys().any(String::is_empty) {
+        return Err(ApiError::invalid("Spec.Labels: a label needs a key"));
+    }
+    numbers(spec)?;
+    // What raft is given is each daemon's own setting; Swarm's defaults may be spelled out.
+    let defaults: [(&str, &[i64], &str); 4] = [
+        ("SnapshotInterval", &[10_000], ""),
+        ("LogEntriesForSlowFollowers", &[500], ""),
+        ("ElectionTick", &[3, 10], "raft-election"),
+        ("HeartbeatTick", &[1], "raft-heartbeat"),
+    ];
+    for (key, allowed, setting) in defaults {
+        let Some(value) = spec.setting("Raft", key).filter(|value| !is_zero(value)) else { continue };
+        if value.as_i64().is_some_and(|n| allowed.contains(&n)) {
+            continue;
+        }
+        if setting.is_empty() {
+            return Err(not_honoured(&format!("Spec.Raft.{key}"), &value.to_string()));
+        }
+        return Err(ApiError::invalid(format!(
+            "Spec.Raft.{key}: ticks are not used here; set {setting} (milliseconds) in each manager's config file"
+        )));
+    }
+    for (section, keys) in [
+        ("CAConfig", &["ExternalCAs", "SigningCACert", "SigningCAKey", "ForceRotate"][..]),
+        ("EncryptionConfig", &["AutoLockManagers"][..]),
+        ("TaskDefaults", &["LogDriver"][..]),
+        ("Raft", &["KeepOldSnapshots"][..]),
+    ] {
+        if let Some(Value::Object(map)) = spec.extra.get(section) {
+            unhonoured(map, &format!("Spec.{section}"), keys)?;
+        }
+    }
+    Ok(())
+}
+
+/// Settings that are honoured: whole numbers within bounds.
+fn numbers(spec: &SwarmSpec) -> Result<(), ApiError> {
+    let number = |section: &str, key: &str| match spec.setting(section, key) {
+        None => Ok(0),
+        Some(value) => value.as_i64().ok_or_else(|| {
+            ApiError::invalid(format!("Spec.{section}.{key}: a whole number is expected, not {value}"))
+        }),
+    };
+    number("Orchestration", "TaskHistoryRetentionLimit")?;
+    let beat = number("Dispatcher", "HeartbeatPeriod")?;
+    if beat < 0 {
+        return Err(ApiError::invalid(
+            "Spec.Dispatcher.HeartbeatPeriod: heartbeat time period cannot be a negative duration",
+        ));
+    }
+    if beat != 0 && beat < nanos(HEARTBEAT_MIN) {
+        return Err(ApiError::invalid(format!(
+            "Spec.Dispatcher.HeartbeatPeriod: minimum heartbeat period is: {}ms",
+            HEARTBEAT_MIN.as_millis()
+        )));
+    }
+    let expiry = number("CAConfig", "NodeCertExpiry")?;
+    if expiry != 0 && expiry < nanos(CERT_EXPIRY_MIN) {
+        return Err(ApiError::invalid(
+            "Spec.CAConfig.NodeCertExpiry: minimum certificate expiry time is: 1h0m0s",
+        ));
+    }
+    if expiry > nanos(CERT_EXPIRY_MAX) {
+        return Err(ApiError::invalid(
+            "Spec.CAConfig.NodeCertExpiry: a certificate cannot outlive the root (20 years)",
+        ));
+    }
+    Ok(())
+}
+
+fn nanos(span: Duration) -> i64 {
+    i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(spec: &str, expect: Result<(), &str>) {
+        let spec: SwarmSpec = crate::json::parse(spec.as_bytes()).unwrap();
+        let got = swarm(&spec).map_err(|error| error.message);
+        match (got, expect) {
+            (Ok(()), Ok(())) => {}
+            (Err(words), Err(part)) => assert!(words.contains(part), "{words}"),
+            (got, expect) => panic!("{spec:?}: {got:?} instead of {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn settings_have_bounds() {
+        check("{}", Ok(()));
+        check(
+            r#"{"name":"default","Orchestration":{"TaskHistoryRetentionLimit":-1},"Raft":{"SnapshotInterval":10000,
+            "KeepOldSnapshots":0,"LogEntriesForSlowFollowers":500,"ElectionTick":10,"HeartbeatTick":1},
+            "Dispatcher":{"HeartbeatPeriod":5000000000},"CAConfig":{"NodeCertExpiry":3600000000000},
+            "EncryptionConfig":{"AutoLockManagers":false},"TaskDefaults":{}}"#,
+            Ok(()),
+        );
+        for (spec, expect) in [
+            (r#"{"Name":"mine"}"#, "the swarm object must be named \"default\""),
+            (
+                r#"{"CAConfig":{"NodeCertExpiry":3599999999999}}"#,
+                "minimum certificate expiry time is: 1h0m0s",
+            ),
+            (r#"{"CAConfig":{"NodeCertExpiry":900000000000000000}}"#, "cannot outlive the root"),
+            (
+                r#"{"Dispatcher":{"HeartbeatPeriod":-1}}"#,
+                "heartbeat time period cannot be a negative duration",
+            ),
+            (r#"{"Dispatcher":{"HeartbeatPeriod":1}}"#, "minimum heartbeat period is: 100ms"),
+            (r#"{"Dispatcher":{"HeartbeatPeriod":"5s"}}"#, "Spec.Dispatcher.HeartbeatPeriod: a whole number"),
+            (r#"{"Raft":{"SnapshotInterval":5}}"#, "Spec.Raft.SnapshotInterval '5' is not supported yet"),
+            (r#"{"Raft":{"KeepOldSnapshots":2}}"#, "Spec.Raft.KeepOldSnapshots is not supported yet"),
+            (
+                r#"{"Raft":{"ElectionTick":7}}"#,
+                "Spec.Raft.ElectionTick: ticks are not used here; set raft-election",
+            ),
+            (
+                r#"{"EncryptionConfig":{"AutoLockManagers":true}}"#,
+                "Spec.EncryptionConfig.AutoLockManagers is not supported yet",
+            ),
+            (
+                r#"{"CAConfig":{"ExternalCAs":[{"Protocol":"cfssl","URL":"https://x"}]}}"#,
+                "Spec.CAConfig.ExternalCAs is not supported yet",
+            ),
+        ] {
+            check(spec, Err(expect));
+        }
+    }
+}

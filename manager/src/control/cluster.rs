@@ -1,0 +1,76 @@
+//! Writes on the swarm itself: its settings and its join tokens.
+
+use std::sync::Arc;
+
+use skep_api::{ApiError, object::Cluster, spec::SwarmSpec, validate};
+use skep_link::JoinToken;
+use skep_store::{Change, Guard, GuardKind};
+
+use super::{Control, out_of_sequence};
+
+/// Which join tokens get a new secret. The root's digest in them stays; the old ones are refused at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rotation {
+    /// The token for workers.
+    pub worker: bool,
+    /// The token for managers.
+    pub manager: bool,
+}
+
+impl Control {
+    /// Changes the swarm's settings and tokens from the version that the caller has seen. What `spec` leaves
+    /// out stays as it is.
+    ///
+    /// # Errors
+    /// A setting is wrong or not honoured; a stale version; no leader.
+    pub async fn update_cluster(
+        &self,
+        version: u64,
+        spec: SwarmSpec,
+        rotation: Rotation,
+    ) -> Result<(), ApiError> {
+        validate::swarm(&spec)?;
+        let view = self.view().await?;
+        let old = view.cluster().ok_or_else(|| ApiError::not_found("the swarm has no object yet"))?;
+        if old.meta.version != version {
+            return Err(out_of_sequence());
+        }
+        let guard = Guard { kind: GuardKind::Cluster, id: old.id.0, version };
+        let new = updated(old, &spec, rotation, JoinToken::generate_secret);
+        self.write(vec![guard], vec![Change::PutCluster(Arc::new(new))]).await
+    }
+}
+
+fn updated(old: &Cluster, spec: &SwarmSpec, rotation: Rotation, secret: impl Fn() -> String) -> Cluster {
+    let mut new = Cluster { spec: old.spec.merged(spec), ..old.clone() };
+    if rotation.worker {
+        new.worker_token_secret = secret();
+    }
+    if rotation.manager {
+        new.manager_token_secret = secret();
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_changes_one_secret_and_nothing_else() {
+        let old = Cluster {
+            ca_cert_pem: "root".into(),
+            worker_token_secret: "w".into(),
+            manager_token_secret: "m".into(),
+            ..Cluster::default()
+        };
+        let rotated = |worker, manager| {
+            let new = updated(&old, &SwarmSpec::default(), Rotation { worker, manager }, || "new".to_owned());
+            assert_eq!((&new.ca_cert_pem, &new.spec), (&old.ca_cert_pem, &old.spec));
+            (new.worker_token_secret, new.manager_token_secret)
+        };
+        assert_eq!(rotated(true, false), ("new".to_owned(), "m".to_owned()));
+        assert_eq!(rotated(false, true), ("w".to_owned(), "new".to_owned()));
+        assert_eq!(rotated(false, false), ("w".to_owned(), "m".to_owned()));
+    }
+}
