@@ -1,6 +1,6 @@
 //! The command line, and what is said when it is wrong: Docker's words and exit codes.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{
     Parser, Subcommand,
@@ -31,6 +31,11 @@ pub(crate) enum Command {
     Dev(DevArgs),
     #[command(flatten)]
     Client(client::Command),
+}
+
+/// What stands after a subcommand's name on this program's command line.
+pub(crate) fn after(command: &str) -> Vec<OsString> {
+    std::env::args_os().skip(1).skip_while(|word| word != command).skip(1).collect()
 }
 
 /// Says what is wrong with the command line; help and the version are no mistakes.

@@ -3,13 +3,16 @@
 //! Stopping it never stops tasks; a new start on the same state directory takes them up again.
 
 mod address;
+mod config;
 mod engine;
 mod machine;
 mod member;
 mod node;
 mod settings;
 
-use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString, io::Write as _, net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -23,9 +26,15 @@ use node::Node;
 /// A daemon that was killed has closed its socket by then; one that still answers is alive.
 const PREDECESSOR_GONE_AFTER: Duration = Duration::from_secs(2);
 
-/// `skep daemon`
+/// `skep daemon`: each long flag is a key of the config file too.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct DaemonArgs {
+    /// Config file; its keys are these flags, which win over it (default: /etc/skep/skep.toml if it is there)
+    #[arg(long, value_name = "FILE", overrides_with = "config")]
+    pub(crate) config: Option<PathBuf>,
+    /// Check the settings, print them with their origin, and exit
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Where this node keeps everything
     #[arg(long, default_value = "/var/lib/skep", value_name = "DIR")]
     pub(crate) state_dir: PathBuf,
@@ -50,32 +59,44 @@ pub(crate) struct DaemonArgs {
     /// Memory to offer, in bytes or with a unit as in 2g (default: all)
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,
+    /// Milliseconds between the heartbeats of the leading manager
+    #[arg(long, default_value_t = 50, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    pub(crate) raft_heartbeat: u64,
+    /// Least milliseconds without one after which a manager stands for election; the most are twice as many
+    #[arg(long, default_value_t = 250, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub(crate) raft_election: u64,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. `words` are the arguments after `skep daemon`.
 ///
 /// # Errors
 /// What the daemon cannot start without, with what to do.
-pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
+    let effective = config::Effective::of(words)?;
+    let args = &effective.args;
+    let settings = settings::Settings::of(args)?;
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
         .with_context(|| format!("--log-level: '{}' is no level", args.log_level))?
         // Their info is our debug.
         .add_directive("openraft=warn".parse().context("the filter for openraft")?);
+    if args.check {
+        std::io::stdout().write_all(effective.text().as_bytes()).context("print the settings")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    runtime.block_on(serve(args))?;
+    runtime.block_on(serve(settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(args: &DaemonArgs) -> anyhow::Result<()> {
+async fn serve(settings: settings::Settings) -> anyhow::Result<()> {
     // Before anything is started, so that no early signal is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let settings = settings::Settings::of(args)?;
     let listener = listen(&settings.socket).await?;
     let node = Arc::new(Node::start(settings.clone()).await?);
     tracing::info!(socket = %settings.socket.display(), "serving the API");

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Err(error) => return args::refuse(&error),
     };
     let done = match cli.command {
-        Command::Daemon(args) => daemon::run(&args),
+        Command::Daemon(_) => daemon::run(&args::after("daemon")),
         Command::Dev(args) => dev::run(args),
         Command::Client(command) => client::run(cli.host, command),
     };

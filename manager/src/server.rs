@@ -39,6 +39,18 @@ pub struct ManagerConfig {
     pub listen_addr: SocketAddr,
     /// Wall time in Unix nanoseconds.
     pub clock: fn() -> i64,
+    /// Between the leader's heartbeats.
+    pub raft_heartbeat: Duration,
+    /// A follower that hears nothing for a random time between these two stands for election.
+    pub raft_election: (Duration, Duration),
+}
+
+impl ManagerConfig {
+    fn raft(&self, raft_id: u64) -> Config {
+        let mut raft = Config::new(self.dir.join("raft"), raft_id);
+        (raft.heartbeat, raft.election) = (self.raft_heartbeat, self.raft_election);
+        raft
+    }
 }
 
 /// What `swarm init` sets.
@@ -108,7 +120,7 @@ impl Manager {
         let now = (config.clock)();
         let mut ids = SystemIds::default();
         let (node_id, cluster_id) = (NodeId(ids.next_id()), ClusterId(ids.next_id()));
-        let authority = Authority::generate(now / 1_000_000_000)?;
+        let authority = Authority::generate(now / 1_000_000_000)?.valid_for(params.spec.node_cert_expiry());
         let (csr, key) = new_csr()?;
         let (node_name, cluster_name) = (node_id.to_string(), cluster_id.to_string());
         let certificate = authority.sign_node(
@@ -125,9 +137,7 @@ impl Manager {
             .await
             .map_err(|e| ManagerError::First(e.to_string()))?;
         let machine = Machine::new();
-        let raft =
-            Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone(), Arc::new(Alone))
-                .await?;
+        let raft = Raft::open(config.raft(raft_id), machine.clone(), Arc::new(Alone)).await?;
         raft.bootstrap().await?;
         wait_for_leader(&raft).await?;
         let changes = first_state(&params, node_id, cluster_id, &authority);
@@ -156,9 +166,7 @@ impl Manager {
         let node_id =
             identity.node_id().parse().map_err(|e| ManagerError::First(format!("node certificate: {e}")))?;
         let machine = Machine::new();
-        let raft =
-            Raft::open(Config::new(config.dir.join("raft"), raft_id), machine.clone(), Arc::new(Alone))
-                .await?;
+        let raft = Raft::open(config.raft(raft_id), machine.clone(), Arc::new(Alone)).await?;
         Ok(Self::serve(config, raft, machine, identity, listener, node_id))
     }
 

@@ -165,7 +165,13 @@ impl Inner {
     }
 
     fn manager_config(&self, listen_addr: SocketAddr) -> ManagerConfig {
-        ManagerConfig { dir: self.settings.state_dir.join("manager"), listen_addr, clock: machine::clock }
+        ManagerConfig {
+            dir: self.settings.state_dir.join("manager"),
+            listen_addr,
+            clock: machine::clock,
+            raft_heartbeat: self.settings.raft_heartbeat,
+            raft_election: self.settings.raft_election,
+        }
     }
 
     async fn start_agent(&self, identity: &Identity, member: &Member) -> anyhow::Result<Agent> {

@@ -1,6 +1,6 @@
 //! The daemon's flags, checked once.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use skep_api::validate::size;
@@ -20,6 +20,10 @@ pub(super) struct Settings {
     pub(super) nano_cpus: i64,
     pub(super) memory_bytes: i64,
     pub(super) shim: PathBuf,
+    /// Between a leading manager's heartbeats.
+    pub(super) raft_heartbeat: Duration,
+    /// Least and most time without one before an election.
+    pub(super) raft_election: (Duration, Duration),
 }
 
 impl Settings {
@@ -56,12 +60,24 @@ impl Settings {
             nano_cpus: cpus(args.cpus)?,
             memory_bytes: memory(args.memory.as_deref())?,
             shim,
+            raft_heartbeat: Duration::from_millis(args.raft_heartbeat),
+            raft_election: election(args.raft_heartbeat, args.raft_election)?,
         })
     }
 }
 
 fn absolute(path: &std::path::Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("--state-dir: '{}' is no path", path.display()))
+}
+
+/// Swarm's elections wait at least 3 heartbeats too (`SK:manager/state/raft`); a lost one must be no crisis.
+fn election(heartbeat_ms: u64, least_ms: u64) -> anyhow::Result<(Duration, Duration)> {
+    if least_ms < 3 * heartbeat_ms {
+        bail!(
+            "--raft-election: {least_ms} ms is too short for heartbeats of {heartbeat_ms} ms: at least three times as much"
+        );
+    }
+    Ok((Duration::from_millis(least_ms), Duration::from_millis(2 * least_ms)))
 }
 
 fn cpus(asked: Option<f64>) -> anyhow::Result<i64> {

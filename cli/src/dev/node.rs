@@ -91,7 +91,8 @@ pub(crate) fn spawn(node: &mut Node, flags: &Flags) -> anyhow::Result<()> {
         .arg(&node.netns)
         .arg("--mntns")
         .arg(&node.mntns)
-        .args(["--", "daemon", "--state-dir"])
+        // The host's own config is not for these.
+        .args(["--", "daemon", "--config", "/dev/null", "--state-dir"])
         .arg(&node.state_dir)
         .args(["--socket", &format!("unix://{}", node.socket.display())])
         .args(["--advertise-addr", &address, "--data-path-addr", &address])
