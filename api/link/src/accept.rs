@@ -7,6 +7,7 @@ use std::{
     convert::Infallible, fmt, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -69,6 +70,29 @@ pub fn remote_addr<T>(request: &tonic::Request<T>) -> Option<SocketAddr> {
     request.extensions().get::<RemoteAddr>().map(|addr| addr.0)
 }
 
+/// What a listener serves. Clones share it, and it may change while connections are open: a node changes
+/// its role without a break.
+#[derive(Clone, Debug)]
+pub struct SharedRoutes(Arc<ArcSwap<Routes>>);
+
+impl SharedRoutes {
+    /// Serves these from the next request on; requests under way end as they began.
+    pub fn set(&self, routes: Routes) {
+        // Built once, not at each request.
+        self.0.store(Arc::new(routes.prepare()));
+    }
+
+    fn current(&self) -> Routes {
+        Routes::clone(&self.0.load())
+    }
+}
+
+impl From<Routes> for SharedRoutes {
+    fn from(routes: Routes) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(routes.prepare())))
+    }
+}
+
 /// Serves `routes` until `shutdown` ends, then gives open RPCs two seconds. Each connection uses the
 /// certificate that `identity` holds when it comes in. All its connections end with it, also when dropped.
 ///
@@ -77,11 +101,10 @@ pub fn remote_addr<T>(request: &tonic::Request<T>) -> Option<SocketAddr> {
 pub async fn serve(
     listener: TcpListener,
     identity: Identity,
-    routes: Routes,
+    routes: impl Into<SharedRoutes>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    // The routes are built once, not at each request.
-    let routes = routes.prepare();
+    let routes = routes.into();
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -130,7 +153,7 @@ async fn connection(
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
     identity: Identity,
-    routes: Routes,
+    routes: SharedRoutes,
     stopped: watch::Receiver<bool>,
 ) {
     let (stream, peer) = match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &identity)).await {
@@ -181,7 +204,7 @@ async fn serve_http2(
     stream: TlsStream<TcpStream>,
     remote: SocketAddr,
     peer: Option<Peer>,
-    routes: Routes,
+    routes: SharedRoutes,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
@@ -190,7 +213,7 @@ async fn serve_http2(
         if let Some(peer) = &peer {
             extensions.insert(peer.clone());
         }
-        let answer = routes.clone().call(request);
+        let answer = routes.current().call(request);
         async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());

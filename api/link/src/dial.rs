@@ -18,9 +18,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    CONNECT_TIMEOUT, CaError, DEFAULT_PORT, Identity, IdentityError, JoinToken, MESSAGE_MAX_BYTES,
+    CONNECT_TIMEOUT, CaError, DEFAULT_PORT, Identity, IdentityError, JoinToken, MESSAGE_MAX_BYTES, Peer,
     RPC_DEADLINE, Role, RootDigest, new_csr,
     stubs::{dispatcher_client::DispatcherClient, join_client::JoinClient},
+    subject::Subject,
     tls,
 };
 
@@ -48,10 +49,12 @@ pub enum DialError {
         source: io::Error,
     },
     /// No answer, or no complete handshake, in time.
-    #[error("cannot reach a manager at {addr}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    #[error("cannot reach a manager at {addr}: no answer within {limit:?}")]
     Timeout {
         /// Where it was tried.
         addr: String,
+        /// How long.
+        limit: Duration,
     },
     /// The other end is not a manager of our cluster, or it refuses us.
     #[error("{addr} is not a manager of this swarm, or refuses this node: {reason}")]
@@ -151,6 +154,56 @@ pub async fn connect(addr: &str, identity: &Identity) -> Result<Channel, DialErr
     channel(addr, move || identity.client_config()).await
 }
 
+/// Whom a dial may find at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// A manager, by its certificate.
+    Manager,
+    /// Any node.
+    Node,
+}
+
+/// One connection to the node of our cluster at `addr`, and who it is by its certificate. The channel does
+/// not connect again: once it is broken, every RPC on it fails at once.
+///
+/// # Errors
+/// [`DialError`] with the address, after `limit` at most.
+pub async fn connect_once(
+    addr: &str,
+    identity: &Identity,
+    whom: Whom,
+    limit: Duration,
+) -> Result<(Channel, Peer), DialError> {
+    let addr = with_port(addr)?;
+    let config = match whom {
+        Whom::Manager => identity.client_config(),
+        Whom::Node => identity.client_config_of_nodes(),
+    };
+    let connecting = async {
+        let stream = tls_connect(&addr, config, limit).await?;
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let subject = leaf.and_then(|leaf| Subject::of_der(leaf).ok()).ok_or_else(|| DialError::Refused {
+            addr: addr.clone(),
+            reason: "it showed no certificate".to_owned(),
+        })?;
+        let peer = Peer { node_id: subject.node_id, role: subject.role, cluster_id: subject.cluster_id };
+        let first = Mutex::new(Some(stream));
+        let connector = tower::service_fn(move |_| {
+            let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let stream = ready.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+            std::future::ready(stream.map(TokioIo::new))
+        });
+        let channel = endpoint().connect_with_connector(connector).await;
+        channel
+            .map(|channel| (channel, peer))
+            .map_err(|source| DialError::Broken { addr: addr.clone(), source })
+    };
+    match timeout(limit, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::Timeout { addr: addr.clone(), limit }),
+    }
+}
+
 /// The dispatcher's client on a channel of [`connect`], with its message limit set.
 #[must_use]
 pub fn dispatcher(channel: Channel) -> DispatcherClient<Channel> {
@@ -164,8 +217,21 @@ pub fn unary<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// Joins the swarm of the manager at `addr` and returns this node's new identity (not saved yet) and the
-/// ids it holds. The token's secret is sent only to a manager under the root that the token names.
+/// What a joiner got.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// Its new identity, not saved yet.
+    pub identity: Identity,
+    /// The id in it.
+    pub node_id: NodeId,
+    /// The cluster's.
+    pub cluster_id: ClusterId,
+    /// `host:port` of every manager.
+    pub managers: Vec<String>,
+}
+
+/// Joins the swarm of the manager at `addr`. What the token granted is the role in the new identity. The
+/// token's secret is sent only to a manager under the root that the token names.
 ///
 /// # Errors
 /// [`JoinError`]; nothing was changed on this node.
@@ -174,7 +240,7 @@ pub async fn join(
     token: &JoinToken,
     params: JoinParams,
     limit: Duration,
-) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+) -> Result<Joined, JoinError> {
     match timeout(limit, Box::pin(join_unbounded(addr, token, params, limit))).await {
         Ok(result) => result,
         Err(_) => Err(JoinError::Timeout { addr: addr.to_owned(), limit }),
@@ -186,7 +252,7 @@ async fn join_unbounded(
     token: &JoinToken,
     params: JoinParams,
     limit: Duration,
-) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+) -> Result<Joined, JoinError> {
     let config = Arc::new(tls::join_config(token.digest()));
     let channel = channel(addr, move || Arc::clone(&config)).await?;
     let (csr_pem, key_pem) = new_csr().map_err(JoinError::Csr)?;
@@ -203,15 +269,15 @@ async fn join_unbounded(
         .await
         .map_err(|status| JoinError::Refused { code: status.code(), message: status.message().to_owned() })?
         .into_inner();
-    read_answer(addr, token, &answer, key_pem)
+    read_answer(addr, token, answer, key_pem)
 }
 
 fn read_answer(
     addr: &str,
     token: &JoinToken,
-    answer: &wire::JoinResponse,
+    answer: wire::JoinResponse,
     key_pem: String,
-) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+) -> Result<Joined, JoinError> {
     let unusable = |what| JoinError::Answer { addr: addr.to_owned(), what };
     if RootDigest::of_pem(&answer.ca_cert_pem) != token.digest() {
         return Err(JoinError::Digest { expected: token.digest() });
@@ -223,7 +289,7 @@ fn read_answer(
     if identity.node_id() != node_id.to_string() || identity.cluster_id() != cluster_id.to_string() {
         return Err(unusable("certificate: its names are not the ids of the answer"));
     }
-    Ok((identity, node_id, cluster_id))
+    Ok(Joined { identity, node_id, cluster_id, managers: answer.managers })
 }
 
 /// A channel over TLS with the configuration that `config` gives at each connection.
@@ -233,7 +299,7 @@ async fn channel(
 ) -> Result<Channel, DialError> {
     let addr = with_port(addr)?;
     // The first connection is made here, so that its failure has its own words; the channel takes it over.
-    let first = Mutex::new(Some(tls_connect(&addr, config()).await?));
+    let first = Mutex::new(Some(tls_connect(&addr, config(), CONNECT_TIMEOUT).await?));
     let shared = Arc::new((addr.clone(), first, config));
     let connector = tower::service_fn(move |_| {
         let shared = Arc::clone(&shared);
@@ -242,20 +308,25 @@ async fn channel(
             let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
             match ready {
                 Some(stream) => Ok(TokioIo::new(stream)),
-                None => tls_connect(addr, config()).await.map(TokioIo::new),
+                None => tls_connect(addr, config(), CONNECT_TIMEOUT).await.map(TokioIo::new),
             }
         }
     });
+    endpoint().connect_with_connector(connector).await.map_err(|source| DialError::Broken { addr, source })
+}
+
+fn endpoint() -> Endpoint {
     Endpoint::from_static(AUTHORITY)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect_with_connector(connector)
-        .await
-        .map_err(|source| DialError::Broken { addr, source })
 }
 
-async fn tls_connect(addr: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
+async fn tls_connect(
+    addr: &str,
+    config: Arc<ClientConfig>,
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
     let connecting = async {
         let unreachable = |source| DialError::Unreachable { addr: addr.to_owned(), source };
         let stream = TcpStream::connect(addr).await.map_err(unreachable)?;
@@ -265,9 +336,9 @@ async fn tls_connect(addr: &str, config: Arc<ClientConfig>) -> Result<TlsStream<
             .await
             .map_err(|error| tls_error(addr, &error))
     };
-    match timeout(CONNECT_TIMEOUT, connecting).await {
+    match timeout(limit, connecting).await {
         Ok(result) => result,
-        Err(_) => Err(DialError::Timeout { addr: addr.to_owned() }),
+        Err(_) => Err(DialError::Timeout { addr: addr.to_owned(), limit }),
     }
 }
 

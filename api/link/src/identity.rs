@@ -42,6 +42,7 @@ struct Inner {
     subject: Subject,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    client_of_nodes: Arc<ClientConfig>,
 }
 
 /// An identity could not be made, read or kept. Texts of keys are never in it.
@@ -185,6 +186,11 @@ impl Identity {
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.current.load().client)
     }
+
+    /// For dialling any node, not managers alone.
+    pub(crate) fn client_config_of_nodes(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.current.load().client_of_nodes)
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -220,9 +226,14 @@ impl Inner {
         let unusable_root =
             |error: rustls::server::VerifierBuilderError| IdentityError::Root(error.to_string());
         let server = tls::server_config(Arc::clone(&roots), server_key).map_err(unusable_root)?;
-        let client = tls::client_config(roots, client_key, &subject.cluster_id).map_err(unusable_root)?;
-        let (server, client) = (Arc::new(server), Arc::new(client));
-        Ok(Self { cert_pem, key_pem, root_pem, subject, server, client })
+        let client_of = |roles| {
+            tls::client_config(Arc::clone(&roots), Arc::clone(&client_key), &subject.cluster_id, roles)
+                .map(Arc::new)
+                .map_err(unusable_root)
+        };
+        let client = client_of(&[Role::Manager])?;
+        let client_of_nodes = client_of(&[Role::Manager, Role::Worker])?;
+        Ok(Self { cert_pem, key_pem, root_pem, subject, server: Arc::new(server), client, client_of_nodes })
     }
 }
 

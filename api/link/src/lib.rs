@@ -10,16 +10,20 @@ pub mod accept;
 pub mod ca;
 pub mod dial;
 pub mod identity;
+pub mod renewal;
 mod storage;
 pub mod stubs;
 mod subject;
 mod tls;
 pub mod token;
 
-pub use accept::{Peer, RemoteAddr, ServeError, peer, remote_addr, serve};
+pub use accept::{Peer, RemoteAddr, ServeError, SharedRoutes, peer, remote_addr, serve};
 pub use ca::{Authority, CaError, new_csr};
-pub use dial::{DialError, JoinError, JoinParams, connect, dispatcher, join, unary};
+pub use dial::{
+    DialError, JoinError, JoinParams, Joined, Whom, connect, connect_once, dispatcher, join, unary,
+};
 pub use identity::{Identity, IdentityError};
+pub use renewal::{RenewError, renew};
 pub use subject::Role;
 pub use token::{JoinToken, RootDigest, TokenError};
 

@@ -1,7 +1,7 @@
 //! TLS as the nodes speak it: 1.3 or 1.2 by ring, HTTP/2 alone, and whom each side believes.
 //!
 //! A manager is known by the DNS name `swarm-manager`, which the CA writes into managers' certificates
-//! alone; addresses and host names say nothing. A client's certificate is optional, because a
+//! alone (a worker by `swarm-worker`); addresses and host names say nothing. A client's certificate is optional, because a
 //! joiner has none yet, but one of another CA is refused.
 
 use std::sync::Arc;
@@ -66,14 +66,15 @@ pub(crate) fn server_config(
     Ok(config)
 }
 
-/// How a node with a certificate dials a manager of its cluster.
+/// How a node with a certificate dials a node of its cluster in one of these roles.
 pub(crate) fn client_config(
     roots: Arc<RootCertStore>,
     key: Arc<CertifiedKey>,
     cluster_id: &str,
+    roles: &'static [Role],
 ) -> Result<ClientConfig, VerifierBuilderError> {
     let chain = WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?;
-    let verifier = ManagerVerifier { chain, cluster_id: cluster_id.to_owned() };
+    let verifier = NodeVerifier { chain, cluster_id: cluster_id.to_owned(), roles };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("ring has TLS 1.2 and 1.3")
@@ -117,14 +118,15 @@ impl ResolvesClientCert for Fixed {
     }
 }
 
-/// Accepts managers of our cluster, whatever address they were dialled by.
+/// Accepts nodes of our cluster in these roles, whatever address they were dialled by.
 #[derive(Debug)]
-struct ManagerVerifier {
+struct NodeVerifier {
     chain: Arc<WebPkiServerVerifier>,
     cluster_id: String,
+    roles: &'static [Role],
 }
 
-impl ServerCertVerifier for ManagerVerifier {
+impl ServerCertVerifier for NodeVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -133,9 +135,10 @@ impl ServerCertVerifier for ManagerVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let manager = server_name(Role::Manager);
-        let verified = self.chain.verify_server_cert(leaf, intermediates, &manager, ocsp, now)?;
         let subject = Subject::of_der(leaf).map_err(refused)?;
+        // Of a role that is not wanted: the chain is then asked for a name that is not in it, and says so.
+        let role = if self.roles.contains(&subject.role) { subject.role } else { Role::Manager };
+        let verified = self.chain.verify_server_cert(leaf, intermediates, &server_name(role), ocsp, now)?;
         if subject.cluster_id != self.cluster_id {
             let expected = self.cluster_id.clone();
             return Err(refused(OtherCluster { found: subject.cluster_id, expected }));

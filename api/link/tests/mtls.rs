@@ -7,8 +7,8 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use rustls::pki_types::UnixTime;
 use skep_api::{ClusterId, Id, NodeId, wire};
 use skep_link::{
-    Authority, DialError, Identity, JoinError, JoinParams, JoinToken, MESSAGE_MAX_BYTES, Peer, Role, connect,
-    dispatcher, join, new_csr, peer, remote_addr, serve,
+    Authority, DialError, Identity, JoinError, JoinParams, JoinToken, Joined, MESSAGE_MAX_BYTES, Peer, Role,
+    SharedRoutes, Whom, connect, connect_once, dispatcher, join, new_csr, peer, remote_addr, serve,
     stubs::{
         dispatcher_server::{Dispatcher, DispatcherServer},
         join_client::JoinClient,
@@ -170,7 +170,7 @@ impl Cluster {
         Self { authority, token, manager, socket, addr, stop, serving }
     }
 
-    async fn join(&self, token: &JoinToken) -> Result<(Identity, NodeId, ClusterId), JoinError> {
+    async fn join(&self, token: &JoinToken) -> Result<Joined, JoinError> {
         let description = wire::NodeDescription { hostname: "joiner".to_owned(), ..Default::default() };
         let params = JoinParams { description, ..Default::default() };
         join(&self.addr, token, params, LIMIT).await
@@ -185,7 +185,7 @@ impl Cluster {
 #[tokio::test]
 async fn a_joiner_becomes_a_worker_with_a_session() {
     let cluster = Cluster::start().await;
-    let (identity, node_id, cluster_id) = cluster.join(&cluster.token).await.unwrap();
+    let Joined { identity, node_id, cluster_id, .. } = cluster.join(&cluster.token).await.unwrap();
     assert_eq!((node_id, cluster_id), (NODE, CLUSTER));
     assert_eq!((identity.node_id(), identity.role()), (NODE.to_string(), Role::Worker));
     cluster.leave(&identity).await.unwrap();
@@ -284,6 +284,53 @@ async fn new_connections_use_replaced_identities() {
     // A demoted manager that was given a worker's certificate is no manager to new connections.
     cluster.manager.replace(&identity_of(&cluster.authority, NodeId(Id(1)), Role::Worker, CLUSTER));
     assert!(matches!(connect(&cluster.addr, &held).await, Err(DialError::Refused { .. })));
+}
+
+#[tokio::test]
+async fn any_node_is_dialled_once_and_named() {
+    let cluster = Cluster::start_as(Role::Worker, "127.0.0.1:0").await;
+    let worker = identity_of(&cluster.authority, NODE, Role::Worker, CLUSTER);
+    let (channel, peer) = connect_once(&cluster.addr, &worker, Whom::Node, LIMIT).await.unwrap();
+    assert_eq!((peer.node_id, peer.role), (NodeId(Id(1)).to_string(), Role::Worker));
+    dispatcher(channel.clone()).leave(unary(wire::LeaveRequest {})).await.unwrap();
+    let refused = connect_once(&cluster.addr, &worker, Whom::Manager, LIMIT).await.unwrap_err();
+    assert!(matches!(refused, DialError::Refused { .. }), "{refused:?}");
+
+    // It does not come back by itself.
+    let Cluster { authority, token, manager, addr, stop, serving, .. } = cluster;
+    stop.send(()).unwrap();
+    timeout(LIMIT, serving).await.unwrap().unwrap();
+    let _again = Cluster::start_with(authority, token, manager, &addr).await;
+    for _ in 0..2 {
+        let mut client = dispatcher(channel.clone());
+        let ended = timeout(LIMIT, client.leave(unary(wire::LeaveRequest {}))).await.unwrap();
+        assert!(ended.is_err());
+    }
+
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = mute.local_addr().unwrap().to_string();
+    let limit = Duration::from_millis(200);
+    let error = connect_once(&addr, &worker, Whom::Node, limit).await.unwrap_err();
+    assert!(matches!(error, DialError::Timeout { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn routes_change_under_open_connections() {
+    let cluster = Cluster::start().await;
+    let worker = identity_of(&cluster.authority, NODE, Role::Worker, CLUSTER);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let service =
+        Service(Arc::new(Manager { authority: cluster.authority.clone(), token: cluster.token.clone() }));
+    let routes = SharedRoutes::from(Routes::new(JoinServer::new(service.clone())));
+    let serving = serve(listener, cluster.manager.clone(), routes.clone(), std::future::pending());
+    let serving = tokio::spawn(async move { serving.await.unwrap() });
+    let mut client = dispatcher(connect(&addr, &worker).await.unwrap());
+    let status = client.leave(unary(wire::LeaveRequest {})).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    routes.set(Routes::new(DispatcherServer::new(service)));
+    client.leave(unary(wire::LeaveRequest {})).await.unwrap();
+    serving.abort();
 }
 
 #[tokio::test]

@@ -290,7 +290,7 @@ impl Inner {
         let mut failure = None;
         for remote in &body.remote_addrs {
             match Box::pin(skep_link::join(remote, &token, params.clone(), JOIN_TIMEOUT)).await {
-                Ok((identity, ..)) => {
+                Ok(skep_link::Joined { identity, .. }) => {
                     let member = Member {
                         format: 1,
                         listen_addr,
