@@ -59,6 +59,15 @@ pub struct Config {
     pub clock: fn() -> i64,
 }
 
+/// Why a daemon stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// It is back within a minute; its tasks run on and are not replaced.
+    Restart,
+    /// Its host stops: its tasks are replaced at once.
+    Shutdown,
+}
+
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -82,6 +91,7 @@ struct Inner {
     host: Arc<Host>,
     board: Arc<Board>,
     ties: Arc<Ties>,
+    identity: Identity,
     commands: mpsc::Sender<Command>,
     closing: watch::Sender<bool>,
     parts: Mutex<JoinSet<()>>,
@@ -130,10 +140,12 @@ impl Agent {
             is_connected: watch::Sender::new(false),
             role: watch::Sender::new(None),
             mesh,
+            client: watch::Sender::new(None),
         });
         let closing = watch::Sender::new(false);
         let mut worker = Worker::new(Arc::clone(&host), Arc::clone(&board));
         worker.adopt(tasks, ours(containers, &host.node_id)).await;
+        let identity = config.identity.clone();
         let introduction = Introduction {
             identity: config.identity.clone(),
             description: config.description,
@@ -158,12 +170,12 @@ impl Agent {
         parts.spawn(Arc::clone(&host.records).keep());
         parts.spawn(session.run(closing.subscribe()));
         let parts = Mutex::new(parts);
-        Ok(Self(Arc::new(Inner { host, board, ties, commands, closing, parts })))
+        Ok(Self(Arc::new(Inner { host, board, ties, identity, commands, closing, parts })))
     }
 
-    /// The daemon stops: tasks stay as they are, and the next daemon takes them up. Statuses still reach
-    /// the manager if there is one.
-    pub async fn stop(&self) {
+    /// The daemon stops, and a manager hears why: tasks stay as they are, and the next daemon takes them up.
+    /// Statuses still reach the manager if there is one.
+    pub async fn stop(&self, reason: StopReason) {
         let agent = &*self.0;
         let (done, stopped) = oneshot::channel();
         if agent.commands.send(Command::Stop(done)).await.is_ok() {
@@ -174,6 +186,9 @@ impl Agent {
             if timeout(FLUSH_MAX, backlog.wait_for(|waiting| *waiting == 0)).await.is_err() {
                 tracing::warn!("statuses are left for the next daemon to send");
             }
+        }
+        if timeout(FLUSH_MAX, self.announce(reason)).await.is_err() {
+            tracing::warn!("no manager heard that this daemon stops; soon it counts as lost");
         }
         self.end_parts().await;
         Arc::clone(&agent.host.records).flush().await;
@@ -198,6 +213,26 @@ impl Agent {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(err = chain(&e), "the agent's record cannot be removed"),
             Err(e) => tracing::error!(err = chain(&e), "removing the agent's record was cut off"),
+        }
+    }
+
+    async fn announce(&self, reason: StopReason) {
+        let reason = match reason {
+            StopReason::Restart => wire::stopping_request::Reason::Restart,
+            StopReason::Shutdown => wire::stopping_request::Reason::Shutdown,
+        };
+        let request = wire::StoppingRequest { reason: reason.into() };
+        let client = self.0.ties.client.borrow().clone();
+        if let Some(mut client) = client
+            && client.stopping(skep_link::unary(request)).await.is_ok()
+        {
+            return;
+        }
+        for manager in self.managers() {
+            let Ok(channel) = skep_link::connect(&manager, &self.0.identity).await else { continue };
+            if skep_link::dispatcher(channel).stopping(skep_link::unary(request)).await.is_ok() {
+                return;
+            }
         }
     }
 

@@ -23,7 +23,7 @@ mod session;
 mod task;
 mod worker;
 
-pub use agent::{Agent, AgentError, Config};
+pub use agent::{Agent, AgentError, Config, StopReason};
 pub use prober::AgentProber;
 pub use records::RecordsError;
 pub use session::NodeRole;

@@ -7,12 +7,14 @@
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use skep_api::{
+    NodeId,
     id::{IdSource, SeededIds},
     wire::{self, agent_message::Message as Out, manager_message::Message as In},
 };
 use skep_link::{DialError, Identity, stubs::dispatcher_client::DispatcherClient};
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +35,12 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Until the manager says otherwise.
 const BEAT_DEFAULT: Duration = Duration::from_secs(1);
+/// A manager that is not connected to in this time is passed over: another one may be quicker.
+const DIAL_MAX: Duration = Duration::from_secs(2);
+/// A probe for a manager: it asks again before this has passed twice.
+const PROBE_MAX: Duration = Duration::from_millis(650);
+/// Probes at a time; what is asked beyond that is not answered.
+const PROBES_MAX: usize = 16;
 /// From the connection to the manager's welcome.
 const WELCOME_MAX: Duration = Duration::from_secs(5);
 /// A manager that takes nothing in for so long is as good as gone.
@@ -84,6 +92,8 @@ pub(crate) struct Ties {
     pub(crate) role: watch::Sender<Option<NodeRole>>,
     /// The newest mesh.
     pub(crate) mesh: watch::Sender<Option<Arc<wire::MeshState>>>,
+    /// The session's manager, for a last word.
+    pub(crate) client: watch::Sender<Option<DispatcherClient<Channel>>>,
 }
 
 /// What a node says of itself at the start of a session.
@@ -106,6 +116,9 @@ pub(crate) struct Session {
     logs: LogStreams,
     position: Position,
     chance: SeededIds,
+    /// Over how long agents spread their first attempt after a break.
+    spread: Duration,
+    probes: JoinSet<()>,
 }
 
 impl Session {
@@ -119,13 +132,16 @@ impl Session {
     ) -> Self {
         let node = crc32fast::hash(host.node_id.as_bytes());
         let chance = SeededIds(u64::from(node) ^ (host.clock)().unsigned_abs());
-        Self { host, ties, introduction, commands, logs, position, chance }
+        let (spread, probes) = (Duration::ZERO, JoinSet::new());
+        Self { host, ties, introduction, commands, logs, position, chance, spread, probes }
     }
 
     /// Holds a session with one manager after another until `closing`.
     pub(crate) async fn run(mut self, mut closing: watch::Receiver<bool>) {
         let mut failures = 0;
-        for turn in 0.. {
+        // Agents spread over the managers.
+        let first = usize::try_from(self.chance.next_id().0 % 1024).unwrap_or(0);
+        for turn in first.. {
             let manager = {
                 let managers = self.ties.managers.borrow();
                 managers.get(turn % managers.len().max(1)).cloned().unwrap_or_default()
@@ -136,6 +152,7 @@ impl Session {
             };
             self.host.reporter.give_up();
             let was_connected = self.ties.is_connected.send_replace(false);
+            self.ties.client.send_replace(None);
             failures = if was_connected { 0 } else { failures + 1 };
             if matches!(&ended, SessionError::Broken(status) if status.code() == Code::PermissionDenied) {
                 self.end_all().await;
@@ -153,7 +170,8 @@ impl Session {
                     tracing::warn!(manager, err = chain(&ended), "no session with the manager")
                 }
             }
-            let pause = backoff(failures, &mut self.chance);
+            let spread = if was_connected { share(self.spread, &mut self.chance) } else { Duration::ZERO };
+            let pause = backoff(failures, &mut self.chance) + spread;
             tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
                 () = sleep(pause) => {}
@@ -187,14 +205,17 @@ impl Session {
         (DispatcherClient<Channel>, mpsc::Sender<wire::AgentMessage>, Streaming<wire::ManagerMessage>),
         SessionError,
     > {
-        let channel = skep_link::connect(manager, &self.introduction.identity).await?;
+        let connecting = timeout(DIAL_MAX, skep_link::connect(manager, &self.introduction.identity)).await;
+        let channel = connecting.map_err(|_| SessionError::Silent("take the connection"))??;
         let mut client = skep_link::dispatcher(channel);
         let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
         self.position.reset();
+        // A manager that is behind would bring back what is gone.
+        let mesh_seen = self.ties.mesh.borrow().as_ref().map_or(0, |mesh| mesh.revision);
         let hello = wire::Hello {
             description: Some(self.introduction.description.clone()),
             data_path_addr: self.introduction.data_path_addr.to_string(),
-            revision: self.position.seen(),
+            revision: self.position.seen().max(mesh_seen),
             probe_addr: self.introduction.probe_addr.clone(),
         };
         send(&outgoing, Out::Hello(hello)).await?;
@@ -212,7 +233,8 @@ impl Session {
     ) -> SessionError {
         let mut applied = self.host.mesh_applied.subscribe();
         let mut backlog = self.host.reporter.backlog();
-        let mut beats = beats(BEAT_DEFAULT);
+        let mut each = BEAT_DEFAULT;
+        let mut beats = beats(each);
         let mut is_welcome = false;
         let welcome_by = Instant::now() + WELCOME_MAX;
         let mut stored_by = welcome_by;
@@ -221,14 +243,19 @@ impl Session {
             let result = tokio::select! {
                 message = incoming.message() => match message {
                     Ok(Some(wire::ManagerMessage { message: Some(In::Welcome(welcome)) })) => {
-                        is_welcome = true;
-                        if welcome.beat_ms > 0 {
-                            beats = self::beats(Duration::from_millis(u64::from(welcome.beat_ms)));
+                        let asked = Duration::from_millis(u64::from(welcome.beat_ms));
+                        if welcome.beat_ms > 0 && asked != each {
+                            each = asked;
+                            beats = self::beats(each);
                         }
-                        self.welcome(manager, welcome);
+                        if !is_welcome {
+                            tracing::info!(manager, "session with a manager");
+                        }
+                        is_welcome = true;
+                        self.welcome(welcome, client);
                         Ok(())
                     }
-                    Ok(Some(message)) => self.take(message, client).await,
+                    Ok(Some(message)) => self.take(message, client, outgoing).await,
                     Ok(None) => Err(SessionError::Ended),
                     Err(status) => Err(status.into()),
                 },
@@ -254,18 +281,37 @@ impl Session {
         }
     }
 
-    fn welcome(&self, manager: &str, welcome: wire::Welcome) {
-        tracing::info!(manager, "session with a manager");
+    /// The terms of the session; they come again when they change.
+    fn welcome(&mut self, welcome: wire::Welcome, client: &DispatcherClient<Channel>) {
+        self.spread = Duration::from_millis(u64::from(welcome.spread_ms));
         if !welcome.managers.is_empty() {
             self.ties.managers.send_replace(welcome.managers);
         }
+        self.ties.client.send_replace(Some(client.clone()));
         self.ties.is_connected.send_replace(true);
+    }
+
+    /// Probes another node for a manager that does not hear it.
+    fn probe(&mut self, wanted: wire::ProbeWanted, outgoing: &mpsc::Sender<wire::AgentMessage>) {
+        while self.probes.try_join_next().is_some() {}
+        let Some(node) = NodeId::from_bytes(&wanted.node_id).filter(|_| self.probes.len() < PROBES_MAX)
+        else {
+            return;
+        };
+        let (identity, outgoing) = (self.introduction.identity.clone(), outgoing.clone());
+        self.probes.spawn(async move {
+            let answered = skep_link::probe(&wanted.addr, &identity, node, PROBE_MAX).await.is_ok();
+            let answer = Out::ProbeAnswer(wire::ProbeAnswer { node_id: wanted.node_id, answered });
+            // Without the session nobody waits for it.
+            send(&outgoing, answer).await.unwrap_or_default();
+        });
     }
 
     async fn take(
         &mut self,
         message: wire::ManagerMessage,
         client: &DispatcherClient<Channel>,
+        outgoing: &mpsc::Sender<wire::AgentMessage>,
     ) -> Result<(), SessionError> {
         match message.message {
             Some(In::Assignments(set)) => {
@@ -282,8 +328,9 @@ impl Session {
                 let role = Some(NodeRole { manager, raft_id });
                 self.ties.role.send_if_modified(|known| std::mem::replace(known, role) != role);
             }
+            Some(In::ProbeWanted(wanted)) => self.probe(wanted, outgoing),
             // A newer manager's word that this build does not know; welcomes are taken by the caller.
-            Some(In::Welcome(_) | In::ProbeWanted(_)) | None => {}
+            Some(In::Welcome(_)) | None => {}
         }
         Ok(())
     }
@@ -315,8 +362,12 @@ async fn send(outgoing: &mpsc::Sender<wire::AgentMessage>, message: Out) -> Resu
 /// The pause after so many failures in a row: doubled each time, and somewhere in its upper half.
 fn backoff(failures: u32, chance: &mut SeededIds) -> Duration {
     let full = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
-    let share = u32::try_from(chance.next_id().0 % 1000).unwrap_or(0);
-    full / 2 + full / 2000 * share
+    full / 2 + share(full / 2, chance)
+}
+
+/// A random part of a span.
+fn share(span: Duration, chance: &mut SeededIds) -> Duration {
+    span / 1000 * u32::try_from(chance.next_id().0 % 1000).unwrap_or(0)
 }
 
 #[cfg(test)]

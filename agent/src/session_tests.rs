@@ -2,7 +2,10 @@
 
 use std::{path::Path, pin::Pin, time::SystemTime};
 
-use skep_api::{ClusterId, Id, NodeId, TaskId, TaskState as T, wire::manager_message::Message};
+use skep_api::{
+    ClusterId, Id, NodeId, TaskId, TaskState as T,
+    wire::{manager_message::Message, stopping_request::Reason},
+};
 use skep_link::{
     Authority, Role, new_csr,
     stubs::dispatcher_server::{Dispatcher, DispatcherServer},
@@ -13,7 +16,7 @@ use tonic::{Request, Response, Status, service::Routes};
 
 use super::*;
 use crate::{
-    Agent, Config,
+    Agent, Config, StopReason,
     agent::Parts,
     rig::{FakeEngine, FakeNetwork, assignment, clock, fakes, task},
 };
@@ -26,6 +29,12 @@ fn identity(authority: &Authority, node: NodeId, role: Role, now: i64) -> Identi
     let cluster = ClusterId(Id(42)).to_string();
     let cert = authority.sign_node(&csr, &node.to_string(), role, &cluster, now).unwrap();
     Identity::new(cert, key, authority.cert_pem()).unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "certificates are checked against the real time")]
+fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    i64::try_from(now).unwrap()
 }
 
 /// One session as the manager has it.
@@ -109,6 +118,7 @@ impl Talk {
 struct Service {
     talks: mpsc::Sender<Talk>,
     logs: mpsc::Sender<Option<wire::LogBatch>>,
+    stopping: mpsc::Sender<Reason>,
 }
 
 #[tonic::async_trait]
@@ -142,18 +152,21 @@ impl Dispatcher for Service {
 
     async fn stopping(
         &self,
-        _: Request<wire::StoppingRequest>,
+        request: Request<wire::StoppingRequest>,
     ) -> Result<Response<wire::StoppingResponse>, Status> {
-        Err(Status::unimplemented("not asked here"))
+        self.stopping.send(request.into_inner().reason()).await.unwrap();
+        Ok(Response::new(wire::StoppingResponse {}))
     }
 }
 
 /// A manager, and a node for an agent.
 struct Stage {
     addr: String,
+    authority: Authority,
     worker: Identity,
     talks: mpsc::Receiver<Talk>,
     logs: mpsc::Receiver<Option<wire::LogBatch>>,
+    stopping: mpsc::Receiver<Reason>,
     engine: Arc<FakeEngine>,
     network: Arc<FakeNetwork>,
     dir: tempfile::TempDir,
@@ -161,16 +174,16 @@ struct Stage {
 }
 
 impl Stage {
-    #[expect(clippy::disallowed_methods, reason = "certificates are checked against the real time")]
     async fn new() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let now = i64::try_from(now).unwrap();
+        let now = unix_now();
         let authority = Authority::generate(now).unwrap();
         let manager = identity(&authority, NodeId(Id(1)), Role::Manager, now);
         let worker = identity(&authority, WORKER, Role::Worker, now);
         let (talks_in, talks) = mpsc::channel(4);
         let (logs_in, logs) = mpsc::channel(64);
-        let routes = Routes::new(DispatcherServer::new(Service { talks: talks_in, logs: logs_in }));
+        let (stopping_in, stopping) = mpsc::channel(4);
+        let service = Service { talks: talks_in, logs: logs_in, stopping: stopping_in };
+        let routes = Routes::new(DispatcherServer::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let mut serving = JoinSet::new();
@@ -179,7 +192,7 @@ impl Stage {
         });
         let (engine, network) = fakes();
         let dir = tempfile::tempdir().unwrap();
-        Self { addr, worker, talks, logs, engine, network, dir, _serving: serving }
+        Self { addr, authority, worker, talks, logs, stopping, engine, network, dir, _serving: serving }
     }
 
     async fn agent(&self) -> Agent {
@@ -225,7 +238,8 @@ async fn a_task_is_reported_up_to_running_and_remembered_over_a_restart() {
     talk.assign(true, 0, 40, vec![assignment(a, T::Running)]).await;
     assert_eq!(talk.stores_until(a, T::Running).await.message, "started");
     assert_eq!(agent.n_tasks(), 1);
-    agent.stop().await;
+    agent.stop(StopReason::Restart).await;
+    assert_eq!(stage.stopping.recv().await, Some(Reason::Restart));
     assert!(!agent.is_connected());
     talk.ends_by_the_agent().await;
 
@@ -262,7 +276,8 @@ async fn statuses_that_were_not_stored_are_sent_again() {
     stage.engine.end(a, 2, false);
     // The last ones reach the manager before the daemon is gone.
     talk.stores_until(a, T::Failed).await;
-    agent.stop().await;
+    agent.stop(StopReason::Shutdown).await;
+    assert_eq!(stage.stopping.recv().await, Some(Reason::Shutdown));
 }
 
 #[tokio::test]
@@ -323,6 +338,57 @@ async fn a_mesh_is_applied_and_told_at_once_and_never_goes_back() {
     assert_eq!(talk.beat().await, 9);
     let applied = stage.network.applied.lock().unwrap().clone();
     assert_eq!(applied, [7, 9]);
+    // Another manager must not be behind it either.
+    drop(talk);
+    let (_talk, hello) = stage.talk().await;
+    assert_eq!(hello.revision, 9);
+}
+
+#[tokio::test]
+async fn the_terms_of_a_session_change_while_it_lasts() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let (mut talk, _) = stage.talk().await;
+    talk.welcome(60_000).await;
+    talk.beat().await;
+    let managers = vec![stage.addr.clone(), "10.0.0.9:2377".to_owned()];
+    let welcome = wire::Welcome { beat_ms: 10, managers: managers.clone(), ..Default::default() };
+    talk.say(Message::Welcome(welcome)).await;
+    talk.beat().await;
+    talk.beat().await;
+    assert_eq!(agent.managers(), managers);
+}
+
+#[tokio::test]
+async fn agents_answer_probes_and_probe_for_managers() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (worker, routes) = (stage.worker.clone(), Routes::new(agent.prober()));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        skep_link::serve(listener, worker, routes, std::future::pending()).await.unwrap();
+    });
+    let (mut talk, _) = stage.talk().await;
+    talk.welcome(1000).await;
+    // It answers as itself alone; the agent asks itself here, as it would ask others.
+    for (node, expect) in [(WORKER, true), (NodeId(Id(8)), false)] {
+        let wanted = wire::ProbeWanted { node_id: node.to_bytes(), addr: addr.clone() };
+        talk.say(Message::ProbeWanted(wanted)).await;
+        let answer = loop {
+            if let Out::ProbeAnswer(answer) = talk.hear().await.unwrap() {
+                break answer;
+            }
+        };
+        assert_eq!((answer.node_id, answer.answered), (node.to_bytes(), expect));
+    }
+    let now = unix_now();
+    let manager = identity(&stage.authority, NodeId(Id(1)), Role::Manager, now);
+    skep_link::probe(&addr, &manager, WORKER, LIMIT).await.unwrap();
+    agent.stop(StopReason::Restart).await;
+    let error = skep_link::probe(&addr, &manager, WORKER, LIMIT).await.unwrap_err();
+    assert!(matches!(error, skep_link::ProbeError::Silent { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod machine;
 mod member;
 mod node;
 mod settings;
+mod stopping;
 
 use std::{
     ffi::OsString, io::Write as _, net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,

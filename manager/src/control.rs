@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 pub use networks::{CreatedNetwork, network_note};
 
-use crate::{LogItem, LogQuery, SystemIds, dispatcher::Shared};
+use crate::{LogItem, LogQuery, SystemIds, dispatcher::Shared, logs::LogReader};
 
 /// How often a write whose outcome is unknown is asked again, with the same request id.
 const WRITE_TRIES_MAX: u32 = 3;
@@ -111,7 +111,7 @@ impl Control {
         query: LogQuery,
     ) -> Result<mpsc::Receiver<LogItem>, ApiError> {
         let view = self.view().await?;
-        let mut reader = self.shared.logs.open(&view, &tasks, &query).ok_or_else(|| {
+        let mut reader = LogReader::open(&self.shared, &view, &tasks, &query).ok_or_else(|| {
             ApiError::new(
                 ErrorKind::ResourceExhausted,
                 "too many log streams are open; close one and try again",

@@ -5,10 +5,15 @@
 
 mod assignments;
 mod hub;
+mod leaderless;
 mod mesh;
+mod roll;
 mod service;
 mod session;
+mod terms;
 
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Hub, Whereabouts};
+pub(crate) use leaderless::mind_leader;
+pub(crate) use roll::Heard;
 pub(crate) use service::{DispatcherService, Shared};
 pub(crate) use session::check_data_path;

@@ -10,13 +10,7 @@ use skep_raft::{ProposeError, Raft};
 use skep_store::{Change, Dirty, Proposal, ProposalError, View, decode_result};
 use tokio::time::Instant;
 
-use crate::{
-    SystemIds,
-    dispatcher::Hub,
-    liveness::{BEAT, Liveness},
-    machine::Machine,
-    pass,
-};
+use crate::{SystemIds, machine::Machine, pass};
 
 /// How long the loop rests after a lost proposal before it looks again.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -25,8 +19,6 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 pub(crate) struct Leader {
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<Machine>,
-    pub(crate) liveness: Arc<Liveness>,
-    pub(crate) hub: Arc<Hub>,
     pub(crate) clock: fn() -> i64,
 }
 
@@ -34,8 +26,7 @@ impl Leader {
     /// Runs until it is dropped.
     pub(crate) async fn run(self) {
         tracing::info!("leading");
-        self.liveness.begin(&self.machine.view());
-        tokio::join!(self.passes(), self.watch_beats());
+        self.passes().await;
     }
 
     async fn passes(&self) {
@@ -102,36 +93,6 @@ impl Leader {
             }
         }
         again
-    }
-
-    async fn watch_beats(&self) {
-        loop {
-            let deadline = self.liveness.next_deadline();
-            tokio::select! {
-                () = self.liveness.changed() => {}
-                () = sleep_until(deadline) => {
-                    // A timer that fires late says that we hung, not that the nodes did.
-                    if deadline.is_some_and(|at| at.elapsed() > BEAT / 2) {
-                        self.liveness.grant_all();
-                        continue;
-                    }
-                    let lost = self.liveness.take_expired(Instant::now());
-                    let changes: Vec<Change> = Liveness::down_changes(&self.machine.view(), &lost);
-                    if changes.is_empty() {
-                        continue;
-                    }
-                    let now = Timestamp((self.clock)());
-                    let proposal = Proposal { changes, now, ..Proposal::default() };
-                    if let Err(error) = self.raft.propose(proposal.encode()).await {
-                        tracing::warn!(err = %error, "could not record lost nodes; trying again");
-                        self.liveness.expect_again(&lost);
-                    }
-                    for node in &lost {
-                        self.hub.end(*node);
-                    }
-                }
-            }
-        }
     }
 }
 

@@ -13,9 +13,9 @@ mod logs;
 mod machine;
 mod names;
 pub mod pass;
-#[expect(dead_code, reason = "read once there are several managers")]
 mod peers;
 mod server;
+mod tell;
 
 pub use control::{Control, CreatedNetwork, CreatedService, ManagerStatus, Rotation, network_note};
 pub use ids::SystemIds;

@@ -1,131 +1,115 @@
-//! Which nodes are there: last beats and their deadlines. Soft state of the leader, rebuilt from sessions.
+//! Which nodes are there. Soft state of the leader, rebuilt from the sessions of all managers.
 //!
-//! A node is down when 3 s have passed since its last beat; a broken stream never shortens that.
+//! `roster` decides, in virtual time; `watch` runs it while this manager leads and records its verdicts;
+//! `probe` asks nodes that are not heard. The rules are in docs/control-plane.md.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod probe;
+mod roster;
+mod watch;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use skep_api::{
     NodeId,
-    object::{NodeState, NodeStatus},
+    object::{Node, NodeState},
 };
-use skep_store::{Change, View};
+use skep_store::View;
 use tokio::{sync::Notify, time::Instant};
 
-/// How often an agent beats.
-pub(crate) const BEAT: Duration = Duration::from_secs(1);
-/// Without a beat for this long a node is down (Swarm: three beats of 5 s).
-pub(crate) const DOWN_AFTER: Duration = Duration::from_secs(3);
-/// A new leader gives every node this long to find it: an agent pauses for at most 3 s, a dial takes at most 5 s.
-const RECONNECT_WINDOW: Duration = Duration::from_secs(10);
+use self::roster::{Roster, Step, Stored};
+pub(crate) use self::{
+    roster::{Limits, reconnect_spread},
+    watch::watch,
+};
 
-/// Deadlines by node.
+/// The status message of a node whose daemon said that it restarts.
+pub(crate) const RESTARTING: &str = "its daemon restarts";
+/// Of one whose host shuts down.
+pub(crate) const SHUTTING_DOWN: &str = "its host shuts down";
+/// Of one that is silent together with many others.
+pub(crate) const HELD: &str =
+    "silent, as many others at once: it may be the managers' network, so it is not given up yet";
+
+impl Limits {
+    /// As the swarm's spec sets them.
+    pub(crate) fn of(view: &View) -> Self {
+        view.cluster().map_or_else(Self::default, |cluster| Self::of_beat(cluster.spec.heartbeat()))
+    }
+}
+
+/// The roster of the leader that runs here, if one does.
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
-    deadlines: Mutex<BTreeMap<NodeId, Instant>>,
+    roster: Mutex<Option<Roster>>,
     changed: Notify,
 }
 
 impl Liveness {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
-        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Roster>> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A leader begins: every node that counts as there must be heard within the window.
+    /// A leader begins: every node that counts as there must be heard within the reconnect window.
     pub(crate) fn begin(&self, view: &View) {
-        let deadline = Instant::now() + RECONNECT_WINDOW;
-        let mut deadlines = self.lock();
-        for node in view.nodes().filter(|node| node.status.state != NodeState::Down) {
-            deadlines.entry(node.id).or_insert(deadline);
+        *self.lock() = Some(Roster::begin(Limits::of(view), stored(view), Instant::now()));
+    }
+
+    /// Nodes gave a sign of life.
+    pub(crate) fn alive(&self, nodes: impl IntoIterator<Item = (NodeId, Instant)>) {
+        if let Some(roster) = &mut *self.lock() {
+            for (node, at) in nodes {
+                roster.alive(node, at);
+            }
         }
     }
 
-    /// A node was heard.
-    pub(crate) fn beat(&self, node: NodeId) {
-        let is_new = self.lock().insert(node, Instant::now() + DOWN_AFTER).is_none();
-        if is_new {
-            self.changed.notify_one();
+    /// Nodes lost their only session.
+    pub(crate) fn broken(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let now = Instant::now();
+        if let Some(roster) = &mut *self.lock() {
+            let n_new = nodes.into_iter().filter(|node| roster.broken(*node, now)).count();
+            if n_new > 0 {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Nodes lost the manager that held their session.
+    pub(crate) fn excuse(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        if let Some(roster) = &mut *self.lock() {
+            roster.excuse(nodes, Instant::now());
+        }
+    }
+
+    fn host_alive(&self, node: NodeId) {
+        if let Some(roster) = &mut *self.lock() {
+            roster.host_alive(node, Instant::now());
         }
     }
 
     /// This manager itself did not run for a while: what nodes said meanwhile is not read yet.
-    pub(crate) fn grant_all(&self) {
-        let deadline = Instant::now() + DOWN_AFTER;
-        for at in self.lock().values_mut() {
-            *at = deadline.max(*at);
+    fn grant_all(&self) {
+        if let Some(roster) = &mut *self.lock() {
+            roster.grant_all(Instant::now());
         }
     }
 
-    /// A node said that it leaves, or was removed: nothing is expected of it any more.
-    pub(crate) fn forget(&self, node: NodeId) {
-        self.lock().remove(&node);
-    }
-
-    /// Recording these nodes as lost failed: come back to them soon.
-    pub(crate) fn expect_again(&self, nodes: &[NodeId]) {
-        let deadline = Instant::now() + BEAT;
-        let mut deadlines = self.lock();
-        for node in nodes {
-            deadlines.entry(*node).or_insert(deadline);
-        }
-    }
-
-    /// Waits until a node is expected that was not before.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    /// When the next node would be down.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.lock().values().min().copied()
-    }
-
-    /// Nodes whose time is up; they are not expected any more.
-    pub(crate) fn take_expired(&self, now: Instant) -> Vec<NodeId> {
-        let mut deadlines = self.lock();
-        let expired: Vec<NodeId> =
-            deadlines.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
-        for id in &expired {
-            deadlines.remove(id);
-        }
-        expired
-    }
-
-    /// What to record of nodes that are lost.
-    pub(crate) fn down_changes(view: &View, lost: &[NodeId]) -> Vec<Change> {
-        lost.iter()
-            .filter_map(|id| view.node(*id))
-            .filter(|node| node.status.state != NodeState::Down)
-            .map(|node| {
-                tracing::warn!(node.id = %node.id, "node is down: no beat for {DOWN_AFTER:?}");
-                let message = "heartbeat failure".to_owned();
-                let status = NodeStatus { state: NodeState::Down, message, addr: node.status.addr.clone() };
-                Change::NodeStatus(node.id, status)
-            })
-            .collect()
+    /// What to do now, and until when nobody is given up; `None` when no leader has begun.
+    fn step(&self, view: &View) -> Option<(Step, Option<Instant>)> {
+        let now = Instant::now();
+        let mut roster = self.lock();
+        let roster = roster.as_mut()?;
+        roster.sync(Limits::of(view), stored(view), now);
+        let step = roster.step(now);
+        Some((step, roster.hold()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use skep_api::Id;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_is_down_three_seconds_after_its_last_beat() {
-        let liveness = Liveness::default();
-        let node = NodeId(Id(1));
-        liveness.beat(node);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        liveness.beat(node);
-        tokio::time::advance(Duration::from_millis(2_999)).await;
-        assert!(liveness.take_expired(Instant::now()).is_empty());
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(liveness.take_expired(Instant::now()), [node]);
-        assert_eq!(liveness.next_deadline(), None);
-    }
+/// The nodes that count as there.
+fn stored(view: &View) -> impl Iterator<Item = (NodeId, Stored)> + '_ {
+    let is_expected = |node: &&std::sync::Arc<Node>| node.status.state != NodeState::Down;
+    view.nodes().filter(is_expected).map(|node| {
+        let restarts = node.status.message == RESTARTING;
+        (node.id, if restarts { Stored::Restarting } else { Stored::Expected })
+    })
 }

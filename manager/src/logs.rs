@@ -10,7 +10,11 @@ use skep_store::View;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use crate::{SystemIds, dispatcher::Hub};
+use crate::{
+    SystemIds,
+    dispatcher::{Shared, Whereabouts},
+    tell,
+};
 
 /// Lines that may wait for one reader: it is slower than the nodes, they wait for it.
 const LINES_MAX: usize = 4096;
@@ -61,51 +65,22 @@ struct LogStream {
 }
 
 /// One reader's end of a stream; dropping it tells the nodes to stop.
-#[derive(Debug)]
 pub(crate) struct LogReader {
     lines: mpsc::Receiver<LogItem>,
     id: String,
     nodes: Vec<NodeId>,
-    broker: Arc<LogBroker>,
+    shared: Arc<Shared>,
 }
 
 impl LogReader {
-    /// The next line or warning; `None` when every node has said that it has no more.
-    pub(crate) async fn recv(&mut self) -> Option<LogItem> {
-        self.lines.recv().await
-    }
-}
-
-impl Drop for LogReader {
-    fn drop(&mut self) {
-        self.broker.close(&self.id, &self.nodes);
-    }
-}
-
-/// The open streams.
-#[derive(Debug)]
-pub(crate) struct LogBroker {
-    hub: Arc<Hub>,
-    streams: Mutex<BTreeMap<String, LogStream>>,
-}
-
-impl LogBroker {
-    pub(crate) fn new(hub: Arc<Hub>) -> Arc<Self> {
-        Arc::new(Self { hub, streams: Mutex::default() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, LogStream>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Opens a stream of these tasks' lines. `None`: too many are open. It ends when every node has said
     /// that it has no more, or when the reader is dropped.
     pub(crate) fn open(
-        self: &Arc<Self>,
+        shared: &Arc<Shared>,
         view: &View,
         tasks: &[TaskId],
         query: &LogQuery,
-    ) -> Option<LogReader> {
+    ) -> Option<Self> {
         let mut by_node: BTreeMap<NodeId, Vec<TaskId>> = BTreeMap::new();
         for task in tasks.iter().filter_map(|id| view.task(*id)) {
             if let Some(node) = task.node_id {
@@ -114,40 +89,81 @@ impl LogBroker {
         }
         let (lines, reader) = mpsc::channel(LINES_MAX);
         let id = SystemIds::default().next_id().to_string();
-        {
-            let mut streams = self.lock();
-            if streams.len() >= STREAMS_MAX {
-                return None;
-            }
-            let waiting_for =
-                by_node.iter().map(|(node, tasks)| (*node, tasks.iter().copied().collect())).collect();
-            streams.insert(
-                id.clone(),
-                LogStream { lines: lines.clone(), waiting_for, publishing: BTreeSet::new() },
-            );
+        if !by_node.is_empty() && !shared.logs.insert(&id, &by_node, lines) {
+            return None;
         }
         for (node, tasks) in &by_node {
-            if !self.hub.send_aside(*node, wanted(&id, tasks, query)) {
-                // The queue is empty yet: there is room for one warning a node.
-                lines.try_send(unavailable(*node)).unwrap_or_default();
-                self.node_ended(&id, *node);
-            }
+            ask(shared, view, *node, wanted(&id, tasks, query));
         }
-        if by_node.is_empty() {
-            self.lock().remove(&id);
-        }
-        drop(lines);
-        Some(LogReader { lines: reader, id, nodes: by_node.into_keys().collect(), broker: Arc::clone(self) })
+        Some(Self { lines: reader, id, nodes: by_node.into_keys().collect(), shared: Arc::clone(shared) })
     }
 
-    /// The reader is gone: the nodes need not send any more.
-    fn close(&self, id: &str, nodes: &[NodeId]) {
-        if self.lock().remove(id).is_some() {
-            for node in nodes {
-                let unwanted = wire::LogsUnwanted { id: id.to_owned() };
-                self.hub.send_aside(*node, wire::manager_message::Message::LogsUnwanted(unwanted));
+    /// The next line or warning; `None` when every node has said that it has no more.
+    pub(crate) async fn recv(&mut self) -> Option<LogItem> {
+        self.lines.recv().await
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        if !self.shared.logs.remove(&self.id) {
+            return;
+        }
+        // The nodes need not send any more.
+        for node in &self.nodes {
+            let unwanted = wire::LogsUnwanted { id: self.id.clone() };
+            let message = wire::manager_message::Message::LogsUnwanted(unwanted);
+            if let Whereabouts::Here = self.shared.hub.whereabouts(*node) {
+                self.shared.hub.send_aside(*node, message);
+            } else {
+                let (shared, node) = (Arc::clone(&self.shared), *node);
+                // A word that is lost costs its node what it sends until we break that off.
+                tokio::spawn(async move { tell::send(&shared, node, message).await });
             }
         }
+    }
+}
+
+/// The open streams.
+#[derive(Debug, Default)]
+pub(crate) struct LogBroker {
+    streams: Mutex<BTreeMap<String, LogStream>>,
+}
+
+impl LogBroker {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, LogStream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream begins. False: too many are open.
+    fn insert(
+        &self,
+        id: &str,
+        by_node: &BTreeMap<NodeId, Vec<TaskId>>,
+        lines: mpsc::Sender<LogItem>,
+    ) -> bool {
+        let mut streams = self.lock();
+        if streams.len() >= STREAMS_MAX {
+            return false;
+        }
+        let waiting_for =
+            by_node.iter().map(|(node, tasks)| (*node, tasks.iter().copied().collect())).collect();
+        streams.insert(id.to_owned(), LogStream { lines, waiting_for, publishing: BTreeSet::new() });
+        true
+    }
+
+    /// A stream ends. Says whether some node still feeds it.
+    fn remove(&self, id: &str) -> bool {
+        self.lock().remove(id).is_some()
+    }
+
+    /// A node cannot be asked: what it has will not come.
+    fn node_unavailable(&self, id: &str, node: NodeId) {
+        if let Some(stream) = self.lock().get(id) {
+            // A reader whose queue is full sees the end all the same.
+            stream.lines.try_send(unavailable(node)).unwrap_or_default();
+        }
+        self.node_ended(id, node);
     }
 
     /// A node's session is over: what it has not begun to publish will not come.
@@ -209,6 +225,25 @@ impl LogBroker {
     }
 }
 
+/// Asks a node for lines: through its session here, or through the manager that holds it, so that the node
+/// dials us.
+fn ask(shared: &Arc<Shared>, view: &View, node: NodeId, mut wanted: wire::LogsWanted) {
+    let id = wanted.id.clone();
+    if let Whereabouts::Here = shared.hub.whereabouts(node) {
+        if !shared.hub.send_aside(node, wire::manager_message::Message::LogsWanted(wanted)) {
+            shared.logs.node_unavailable(&id, node);
+        }
+        return;
+    }
+    wanted.manager = view.node(shared.peers.own()).map(|own| own.advertise_addr.clone()).unwrap_or_default();
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        if !tell::send(&shared, node, wire::manager_message::Message::LogsWanted(wanted)).await {
+            shared.logs.node_unavailable(&id, node);
+        }
+    });
+}
+
 /// Swarm's words for a node whose logs cannot be had.
 fn unavailable(node: NodeId) -> LogItem {
     LogItem::Warning(format!(
@@ -217,8 +252,8 @@ fn unavailable(node: NodeId) -> LogItem {
     ))
 }
 
-fn wanted(id: &str, tasks: &[TaskId], query: &LogQuery) -> wire::manager_message::Message {
-    wire::manager_message::Message::LogsWanted(wire::LogsWanted {
+fn wanted(id: &str, tasks: &[TaskId], query: &LogQuery) -> wire::LogsWanted {
+    wire::LogsWanted {
         id: id.to_owned(),
         manager: String::new(),
         task_ids: tasks.iter().map(|task| task.to_bytes()).collect(),
@@ -228,5 +263,5 @@ fn wanted(id: &str, tasks: &[TaskId], query: &LogQuery) -> wire::manager_message
         until: query.until,
         stdout: query.stdout,
         stderr: query.stderr,
-    })
+    }
 }

@@ -30,6 +30,11 @@ impl Peers {
         self.own
     }
 
+    /// This node's certificate.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The other managers that are raft members or about to be, with their `host:port`.
     pub(crate) fn others(&self) -> Vec<(NodeId, String)> {
         let view = self.machine.view();
@@ -56,6 +61,7 @@ impl Peers {
         Ok(channel)
     }
 
+    #[expect(dead_code, reason = "called once managers come and go")]
     /// Lets go of connections to addresses that no manager has any more.
     pub(crate) fn prune(&self) {
         let addrs: Vec<String> = self.others().into_iter().map(|(_, addr)| addr).collect();

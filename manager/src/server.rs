@@ -18,13 +18,13 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
     Control, SystemIds,
-    dispatcher::{DispatcherService, Hub, Shared},
+    dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
     leader::Leader,
-    liveness::Liveness,
-    logs::LogBroker,
+    liveness,
     machine::Machine,
     peers::Peers,
+    tell,
 };
 
 /// A fresh member of one leads after this long at most.
@@ -186,13 +186,12 @@ impl Manager {
     ) -> Self {
         let hub = Hub::new();
         machine.listen(hub.clone());
-        let liveness = Arc::new(Liveness::default());
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             machine: machine.clone(),
             hub: hub.clone(),
-            liveness: liveness.clone(),
-            logs: LogBroker::new(hub.clone()),
+            liveness: Arc::default(),
+            logs: Arc::default(),
             peers: Peers::new(node_id, identity.clone(), machine.clone()),
             clock: config.clock,
         });
@@ -208,10 +207,10 @@ impl Manager {
                 tracing::error!(err = %error, "the listener for nodes ended; restart the daemon");
             }
         });
-        let mesh_machine = machine.clone();
-        let mesh_hub = hub.clone();
-        tasks.spawn(async move { mesh_hub.keep_mesh(move || mesh_machine.view()).await });
-        tasks.spawn(lead(raft.clone(), machine, liveness, hub, config.clock));
+        tasks.spawn(async move { hub.keep_mesh(move || machine.view()).await });
+        tasks.spawn(lead(shared.clone()));
+        tasks.spawn(tell::keep_telling(shared.clone()));
+        tasks.spawn(mind_leader(shared.clone()));
         Self { control: Control { shared, node_id }, raft, stop, tasks }
     }
 
@@ -249,21 +248,17 @@ async fn wait_for_leader(raft: &Raft) -> Result<(), ManagerError> {
 }
 
 /// Runs the leader while this member leads; dropping it leaves nothing running.
-async fn lead(raft: Raft, machine: Arc<Machine>, liveness: Arc<Liveness>, hub: Arc<Hub>, clock: fn() -> i64) {
-    let mut leadership = raft.leadership();
+async fn lead(shared: Arc<Shared>) {
+    let mut leadership = shared.raft.leadership();
     loop {
         let leads =
             leadership.wait_for(|state| matches!(state, Leadership::Leader { .. })).await.map(|state| *state);
         let Ok(term) = leads else { return };
-        let leader = Leader {
-            raft: raft.clone(),
-            machine: machine.clone(),
-            liveness: liveness.clone(),
-            hub: hub.clone(),
-            clock,
-        };
+        let leader =
+            Leader { raft: shared.raft.clone(), machine: shared.machine.clone(), clock: shared.clock };
+        let leading = async { tokio::join!(leader.run(), liveness::watch(shared.clone())) };
         tokio::select! {
-            () = leader.run() => {}
+            _ = leading => {}
             ended = leadership.wait_for(|state| *state != term) => if ended.is_err() { return },
         }
         tracing::info!("no longer leading");

@@ -10,6 +10,7 @@ pub mod accept;
 pub mod ca;
 pub mod dial;
 pub mod identity;
+pub mod probe;
 pub mod renewal;
 mod storage;
 pub mod stubs;
@@ -23,6 +24,7 @@ pub use dial::{
     DialError, JoinError, JoinParams, Joined, Whom, connect, connect_once, dispatcher, join, unary,
 };
 pub use identity::{Identity, IdentityError};
+pub use probe::{ProbeError, probe};
 pub use renewal::{RenewError, renew};
 pub use subject::Role;
 pub use token::{JoinToken, RootDigest, TokenError};

@@ -27,6 +27,7 @@ use super::{
     machine,
     member::Member,
     settings::Settings,
+    stopping,
 };
 use crate::http::{Backend, Facts, LocalEngine, SwarmState};
 
@@ -78,7 +79,7 @@ impl Node {
     /// The daemon stops: tasks stay.
     pub(super) async fn stop(&self) {
         if let Some(membership) = self.0.membership() {
-            membership.agent.stop().await;
+            membership.agent.stop(stopping::reason().await).await;
         }
         if let Some(manager) = self.0.manager.lock().await.take() {
             manager.stop().await;

@@ -57,7 +57,6 @@ impl Control {
             return refuse(format!("node {id} is not down and can't be removed"));
         }
         self.write(Vec::new(), vec![Change::DeleteNode(id)]).await?;
-        self.shared.liveness.forget(id);
         Ok(())
     }
 }

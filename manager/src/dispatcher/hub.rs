@@ -1,4 +1,7 @@
-//! What all sessions share: who is connected, the newest mesh, and who has applied it.
+//! What all sessions share: who is connected, here and with other managers, the newest mesh, and who has
+//! applied it.
+//!
+//! A mesh's revision is that of the applied entry that made it so, hence the same with every manager.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +16,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::mesh::Mesh;
+use super::{
+    mesh::Mesh,
+    roll::{Heard, Roll},
+    terms::Terms,
+};
 use crate::{leader::sleep_until, machine::Listener};
 
 /// A stopping task waits for the nodes' meshes at most this long (one of them may hang).
@@ -21,6 +28,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Messages that may wait for one agent besides its assignments and mesh (log requests, receipts).
 pub(super) const ASIDE_MAX: usize = 256;
+
+/// A sign of life that another agent's probe found counts for so long.
+const PROBED_FOR: Duration = Duration::from_secs(1);
 
 /// One connected agent.
 #[derive(Debug)]
@@ -30,6 +40,19 @@ struct Connected {
     aside: mpsc::Sender<wire::ManagerMessage>,
     /// The mesh revision that it has applied.
     applied: u64,
+    /// Its last sign of life.
+    heard: Instant,
+    /// It said that it stops: what it still says is no return.
+    stopping: bool,
+}
+
+/// What an agent's session works with.
+#[derive(Debug)]
+pub(super) struct Ties {
+    pub(super) session: u64,
+    pub(super) wake: Arc<Notify>,
+    pub(super) mesh: watch::Receiver<Arc<Versioned>>,
+    pub(super) terms: watch::Receiver<Arc<Terms>>,
 }
 
 /// The mesh at its revision.
@@ -39,13 +62,67 @@ pub(super) struct Versioned {
     pub(super) mesh: Mesh,
 }
 
+/// A stopping task that was an endpoint.
+#[derive(Debug)]
+struct Left {
+    node: Option<NodeId>,
+    /// The mesh revision since which it is none.
+    since: u64,
+    /// When its drain waits for nobody any more.
+    limit: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     sessions: BTreeMap<NodeId, Connected>,
     next_session: u64,
-    /// Stopping tasks that were endpoints: the mesh revision since which they are none, and when a drain
-    /// waits for nobody any more.
-    left: BTreeMap<TaskId, (u64, Instant)>,
+    /// How many sessions have applied which mesh.
+    applied: BTreeMap<u64, usize>,
+    left: BTreeMap<TaskId, Left>,
+    roll: Roll,
+    /// Nodes that another agent's probe found alive.
+    probed: BTreeMap<NodeId, Instant>,
+    /// The state after the last entry that the mesh depends on, until it is looked at.
+    stale: Option<View>,
+    /// The revision up to which the newest mesh is right.
+    checked: u64,
+}
+
+impl Inner {
+    fn move_applied(&mut self, from: Option<u64>, to: Option<u64>) {
+        if let Some(from) = from
+            && let Some(n) = self.applied.get_mut(&from)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.applied.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            *self.applied.entry(to).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, node: NodeId) -> Option<Connected> {
+        let connected = self.sessions.remove(&node)?;
+        self.move_applied(Some(connected.applied), None);
+        Some(connected)
+    }
+
+    fn is_anywhere(&self, node: NodeId) -> bool {
+        self.sessions.contains_key(&node) || self.roll.holder(node).is_some()
+    }
+}
+
+/// Where a node's session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whereabouts {
+    /// With this manager.
+    Here,
+    /// With that one.
+    With(NodeId),
+    /// With none.
+    Nowhere,
 }
 
 /// Shared by all sessions.
@@ -53,7 +130,9 @@ struct Inner {
 pub(crate) struct Hub {
     inner: Mutex<Inner>,
     mesh: watch::Sender<Arc<Versioned>>,
+    terms: watch::Sender<Arc<Terms>>,
     mesh_stale: Notify,
+    news: Notify,
 }
 
 impl Hub {
@@ -61,7 +140,9 @@ impl Hub {
         Arc::new(Self {
             inner: Mutex::default(),
             mesh: watch::channel(Arc::default()).0,
+            terms: watch::channel(Arc::default()).0,
             mesh_stale: Notify::new(),
+            news: Notify::new(),
         })
     }
 
@@ -70,20 +151,19 @@ impl Hub {
     }
 
     /// A session begins; an earlier one of the same node is over.
-    pub(super) fn connect(
-        &self,
-        node: NodeId,
-        aside: mpsc::Sender<wire::ManagerMessage>,
-    ) -> (u64, Arc<Notify>, watch::Receiver<Arc<Versioned>>) {
+    pub(super) fn connect(&self, node: NodeId, aside: mpsc::Sender<wire::ManagerMessage>) -> Ties {
         let mut inner = self.lock();
         inner.next_session += 1;
         let (session, wake) = (inner.next_session, Arc::new(Notify::new()));
-        if let Some(old) =
-            inner.sessions.insert(node, Connected { session, wake: wake.clone(), aside, applied: 0 })
-        {
+        if let Some(old) = inner.remove(node) {
             old.wake.notify_one();
         }
-        (session, wake, self.mesh.subscribe())
+        inner.move_applied(None, Some(0));
+        let heard = Instant::now();
+        let connected = Connected { session, wake: wake.clone(), aside, applied: 0, heard, stopping: false };
+        inner.sessions.insert(node, connected);
+        self.news.notify_one();
+        Ties { session, wake, mesh: self.mesh.subscribe(), terms: self.terms.subscribe() }
     }
 
     /// Whether this session is still the node's.
@@ -91,49 +171,74 @@ impl Hub {
         self.lock().sessions.get(&node).is_some_and(|connected| connected.session == session)
     }
 
-    /// A session is over. Says whether the node has none now.
+    /// A session is over. Says whether the node has none now, with any manager.
     pub(super) fn disconnect(&self, node: NodeId, session: u64) -> bool {
         let mut inner = self.lock();
         if inner.sessions.get(&node).is_some_and(|connected| connected.session == session) {
-            inner.sessions.remove(&node);
+            inner.remove(node);
+            self.wake_drains(&inner);
+            self.news.notify_one();
         }
-        let is_gone = !inner.sessions.contains_key(&node);
-        drop(inner);
-        self.wake_all();
-        is_gone
+        !inner.is_anywhere(node)
     }
 
-    /// A node is given up: nobody waits for it any more, and its session ends. An agent that lives dials again.
-    pub(crate) fn end(&self, node: NodeId) {
-        let ended = self.lock().sessions.remove(&node);
-        if let Some(connected) = ended {
-            connected.wake.notify_one();
-            self.wake_all();
+    /// A node said that it stops.
+    pub(super) fn stopping(&self, node: NodeId) {
+        if let Some(connected) = self.lock().sessions.get_mut(&node) {
+            connected.stopping = true;
         }
     }
 
-    /// An agent has applied a mesh: stopping tasks elsewhere may wait for that.
-    pub(super) fn mesh_applied(&self, node: NodeId, revision: u64) {
+    /// Whether a node's session here has said that it stops.
+    pub(super) fn is_stopping(&self, node: NodeId) -> bool {
+        self.lock().sessions.get(&node).is_some_and(|connected| connected.stopping)
+    }
+
+    /// Ends all sessions: this manager has no leader, others may. Agents dial again.
+    pub(crate) fn end_all(&self) -> usize {
         let mut inner = self.lock();
-        let Some(connected) = inner.sessions.get_mut(&node).filter(|connected| connected.applied < revision)
-        else {
-            return;
-        };
-        connected.applied = revision;
-        let waiting = !inner.left.is_empty();
-        drop(inner);
-        if waiting {
-            self.wake_all();
-        }
-    }
-
-    fn wake_all(&self) {
-        for connected in self.lock().sessions.values() {
+        let sessions = std::mem::take(&mut inner.sessions);
+        inner.applied.clear();
+        for connected in sessions.values() {
             connected.wake.notify_one();
         }
+        self.news.notify_one();
+        sessions.len()
     }
 
-    /// Whether every connected node has applied a mesh without this task.
+    /// An agent was heard, and which mesh it has applied: stopping tasks anywhere may wait for that.
+    pub(super) fn heard(&self, node: NodeId, session: u64, revision: u64) {
+        let mut inner = self.lock();
+        let Some(connected) = inner.sessions.get_mut(&node).filter(|c| c.session == session) else { return };
+        connected.heard = Instant::now();
+        let before = connected.applied;
+        if before >= revision {
+            return;
+        }
+        connected.applied = revision;
+        inner.move_applied(Some(before), Some(revision));
+        if !inner.left.is_empty() {
+            self.wake_drains(&inner);
+            self.news.notify_one();
+        }
+    }
+
+    /// Another agent's probe found this node alive.
+    pub(super) fn probed(&self, node: NodeId) {
+        self.lock().probed.insert(node, Instant::now());
+        self.news.notify_one();
+    }
+
+    /// Sessions of nodes whose tasks wait for other nodes' meshes look again.
+    fn wake_drains(&self, inner: &Inner) {
+        for left in inner.left.values() {
+            if let Some(connected) = left.node.and_then(|node| inner.sessions.get(&node)) {
+                connected.wake.notify_one();
+            }
+        }
+    }
+
+    /// Whether every node with a session has applied a mesh without this task.
     pub(super) fn is_drained(&self, task: &Task) -> bool {
         if !task.uses_ingress() {
             return true;
@@ -142,55 +247,156 @@ impl Hub {
             return false;
         }
         let inner = self.lock();
-        let Some((since, limit)) = inner.left.get(&task.id) else { return true };
-        *limit <= Instant::now() || inner.sessions.values().all(|connected| connected.applied >= *since)
+        let Some(left) = inner.left.get(&task.id) else { return true };
+        let lowest = inner.applied.keys().next().copied().unwrap_or(u64::MAX);
+        left.limit <= Instant::now() || lowest >= left.since && inner.roll.have_applied(left.since)
     }
 
-    /// Hands a message to a node's session; false when it has none or too many wait.
+    /// Hands a message to a node's session here; false when it has none or too many wait.
     pub(crate) fn send_aside(&self, node: NodeId, message: wire::manager_message::Message) -> bool {
         let inner = self.lock();
         let Some(connected) = inner.sessions.get(&node) else { return false };
         connected.aside.try_send(wire::ManagerMessage { message: Some(message) }).is_ok()
     }
 
+    /// Which manager to ask for a word to a node.
+    pub(crate) fn whereabouts(&self, node: NodeId) -> Whereabouts {
+        let inner = self.lock();
+        if inner.sessions.contains_key(&node) {
+            return Whereabouts::Here;
+        }
+        inner.roll.holder(node).map_or(Whereabouts::Nowhere, Whereabouts::With)
+    }
+
+    /// Some nodes with a session, other than this one, for asking them to probe it: from a place on that
+    /// differs by the node, so that it is not always the same ones that are asked.
+    pub(crate) fn helpers(&self, node: NodeId, n: usize) -> Vec<NodeId> {
+        let inner = self.lock();
+        let here = inner.sessions.range(node..).chain(inner.sessions.range(..node)).map(|(id, _)| *id);
+        here.chain(inner.roll.agents_from(node)).filter(|id| *id != node).take(n).collect()
+    }
+
+    /// Waits until other managers should hear of this one's sessions at once.
+    pub(crate) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// The sessions here, and whom their agents found alive, as other managers are told.
+    pub(crate) fn to_tell(&self) -> wire::Told {
+        let now = Instant::now();
+        let newest = self.mesh.borrow().revision;
+        let mut inner = self.lock();
+        inner.probed.retain(|_, at| *at + PROBED_FOR > now);
+        let age_ms = |at: Instant| u32::try_from((now - at).as_millis()).unwrap_or(u32::MAX);
+        // What has the newest mesh has what is right up to where it was checked.
+        let effective = |applied: u64| if applied >= newest { applied.max(inner.checked) } else { applied };
+        let heard = inner.sessions.iter().map(|(node, connected)| wire::Heard {
+            node_id: node.to_bytes(),
+            age_ms: age_ms(connected.heard),
+            mesh_revision: effective(connected.applied),
+        });
+        let probed = inner.probed.iter().map(|(node, at)| wire::Heard {
+            node_id: node.to_bytes(),
+            age_ms: age_ms(*at),
+            mesh_revision: 0,
+        });
+        wire::Told { heard: heard.collect(), probed: probed.collect() }
+    }
+
+    /// Takes another manager's list. Returns the nodes that lost their only session by it.
+    pub(crate) fn take_told(&self, manager: NodeId, heard: &[Heard]) -> Vec<NodeId> {
+        let mut inner = self.lock();
+        let gone = inner.roll.take(manager, heard, Instant::now());
+        if !inner.left.is_empty() {
+            self.wake_drains(&inner);
+        }
+        gone.into_iter().filter(|node| !inner.is_anywhere(*node)).collect()
+    }
+
+    /// Forgets managers that tell nothing any more. Returns the nodes that lost their only session by it.
+    pub(crate) fn forget_silent(&self) -> Vec<NodeId> {
+        let mut inner = self.lock();
+        let silent = inner.roll.forget_silent(Instant::now());
+        if silent.is_empty() {
+            return Vec::new();
+        }
+        self.wake_drains(&inner);
+        for (manager, agents) in &silent {
+            tracing::warn!(node.id = %manager, agents = agents.len(), "a manager is not heard any more");
+        }
+        let agents = silent.into_iter().flat_map(|(_, agents)| agents);
+        agents.filter(|node| !inner.is_anywhere(*node)).collect()
+    }
+
+    /// Whether another manager has told of itself within the last two seconds.
+    #[cfg_attr(not(test), expect(dead_code, reason = "asked once there are several managers"))]
+    pub(crate) fn heard_lately(&self, manager: NodeId) -> bool {
+        self.lock().roll.has(manager)
+    }
+
     /// When the next drain stops waiting.
     fn next_drain_limit(&self) -> Option<Instant> {
         let now = Instant::now();
-        self.lock().left.values().map(|(_, limit)| *limit).filter(|limit| *limit > now).min()
+        self.lock().left.values().map(|left| left.limit).filter(|limit| *limit > now).min()
     }
 
-    /// Computes the mesh anew whenever what it depends on changed. Runs while the manager does.
-    pub(crate) async fn keep_mesh(&self, view: impl Fn() -> View) {
+    /// Computes the mesh and the terms of sessions anew whenever what they depend on changed. Runs while the
+    /// manager does; `view` is asked once, at the start.
+    pub(crate) async fn keep_mesh(&self, view: impl FnOnce() -> View) {
+        let first = view();
+        self.refresh(&first);
         loop {
-            let view = view();
-            let mesh = Mesh::of(&view);
-            if mesh != self.mesh.borrow().mesh {
-                let revision = view.revision();
-                let mut inner = self.lock();
-                let old = self.mesh.borrow().clone();
-                for id in old.mesh.members.difference(&mesh.members) {
-                    inner.left.insert(*id, (revision, Instant::now() + DRAIN_MAX));
-                }
-                inner.left.retain(|id, _| {
-                    !mesh.members.contains(id) && view.task(*id).is_some_and(|task| task.is_live())
-                });
-                drop(inner);
-                self.mesh.send_replace(Arc::new(Versioned { revision, mesh }));
-                self.wake_all();
-            }
             let limit = self.next_drain_limit();
             tokio::select! {
                 () = self.mesh_stale.notified() => {}
-                () = sleep_until(limit) => self.wake_all(),
+                () = sleep_until(limit) => self.wake_drains(&self.lock()),
+            }
+            let stale = self.lock().stale.take();
+            if let Some(view) = stale.filter(|view| view.revision() >= first.revision()) {
+                self.refresh(&view);
             }
         }
+    }
+
+    fn refresh(&self, view: &View) {
+        let terms = Terms::of(view);
+        self.terms.send_if_modified(|known| {
+            let is_new = **known != terms;
+            if is_new {
+                *known = Arc::new(terms);
+            }
+            is_new
+        });
+        let (mesh, revision) = (Mesh::of(view), view.revision());
+        let mut inner = self.lock();
+        inner.checked = revision;
+        let old = self.mesh.borrow().clone();
+        if mesh == old.mesh {
+            if !inner.left.is_empty() {
+                // Other managers' drains may wait to hear that nothing changed here.
+                self.news.notify_one();
+            }
+            return;
+        }
+        let limit = Instant::now() + DRAIN_MAX;
+        for id in old.mesh.members.difference(&mesh.members) {
+            let node = view.task(*id).and_then(|task| task.node_id);
+            inner.left.insert(*id, Left { node, since: revision, limit });
+        }
+        inner
+            .left
+            .retain(|id, _| !mesh.members.contains(id) && view.task(*id).is_some_and(|task| task.is_live()));
+        self.wake_drains(&inner);
+        drop(inner);
+        // Sessions follow it by themselves.
+        self.mesh.send_replace(Arc::new(Versioned { revision, mesh }));
     }
 }
 
 impl Listener for Hub {
     fn applied(&self, view: &View, changed: &[ObjectRef]) {
         let mut mesh_stale = false;
-        let inner = self.lock();
+        let mut inner = self.lock();
         for object in changed {
             match object {
                 ObjectRef::Task(id, _, node) => {
@@ -200,7 +406,7 @@ impl Listener for Hub {
                     mesh_stale |= view.task(*id).is_none_or(|task| task.uses_ingress());
                 }
                 ObjectRef::Node(id) => {
-                    // Its role may be another one, or it is removed.
+                    // Its role may be another one, or it is given up or removed.
                     if let Some(connected) = inner.sessions.get(id) {
                         connected.wake.notify_one();
                     }
@@ -210,9 +416,13 @@ impl Listener for Hub {
                 ObjectRef::Network(_) => {}
             }
         }
-        drop(inner);
         if mesh_stale {
+            inner.stale = Some(view.clone());
             self.mesh_stale.notify_one();
         }
     }
 }
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;

@@ -5,22 +5,22 @@ use std::{pin::Pin, sync::Arc};
 use skep_api::{
     NodeId, Timestamp,
     object::{NodeState, NodeStatus},
-    wire::{self, agent_message::Message as In, manager_message::Message as Out},
+    wire::{self, agent_message::Message as In, manager_message::Message as Out, stopping_request::Reason},
 };
 use skep_link::{Peer, peer, remote_addr, stubs::dispatcher_server::Dispatcher};
 use skep_raft::Raft;
 use skep_store::{Change, Proposal};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Hub,
     hub::ASIDE_MAX,
-    session::{LEFT, Session, describe, receive_all},
+    session::{Introduced, LEFT, Session, describe, receive_all},
 };
 use crate::{
-    liveness::{BEAT, Liveness},
+    liveness::{Liveness, RESTARTING, SHUTTING_DOWN},
     logs::LogBroker,
     machine::Machine,
     peers::Peers,
@@ -36,7 +36,6 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) logs: Arc<LogBroker>,
-    #[expect(dead_code, reason = "read once there are several managers")]
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: fn() -> i64,
 }
@@ -80,43 +79,34 @@ impl Dispatcher for DispatcherService {
         if hello.revision > shared.machine.view().revision() {
             return Err(Status::unavailable("this manager's state is older than the node's; try another"));
         }
-        let data_path_addr = (!hello.data_path_addr.is_empty()).then_some(hello.data_path_addr);
-        describe(
-            shared,
-            node,
-            hello.description.unwrap_or_default().into(),
-            data_path_addr,
-            Some(addr.clone()),
-        )
-        .await?;
-        shared.liveness.beat(node);
+        let introduced = Introduced {
+            data_path_addr: hello.data_path_addr,
+            probe_addr: reachable(hello.probe_addr, &addr),
+            addr: addr.clone(),
+        };
+        describe(shared, node, hello.description.unwrap_or_default().into(), Some(introduced)).await?;
+        shared.liveness.alive([(node, Instant::now())]);
 
         let (aside_tx, aside) = mpsc::channel(ASIDE_MAX);
         let (out, out_rx) = mpsc::channel(OUT_MAX);
-        let (session, wake, mesh) = shared.hub.connect(node, aside_tx);
+        let mut ties = shared.hub.connect(node, aside_tx);
+        let session = ties.session;
         tracing::info!(node.id = %node, session.id = session, "session opened");
-        let managers = shared
-            .machine
-            .view()
-            .nodes()
-            .map(|n| n.advertise_addr.clone())
-            .filter(|a| !a.is_empty())
-            .collect();
-        let beat_ms = u32::try_from(BEAT.as_millis()).unwrap_or(1_000);
-        let welcome = Out::Welcome(wire::Welcome { node_id: node.to_bytes(), beat_ms, managers });
+        let welcome = Out::Welcome(ties.terms.borrow_and_update().welcome(node));
         // No await from connect to spawn: a handler that is dropped there would leave the session behind.
         let first = Ok(wire::ManagerMessage { message: Some(welcome) });
         out.try_send(first).expect("a fresh queue has room for one");
-        let sender = Session { shared: shared.clone(), node, session, wake, mesh, aside, out: out.clone() };
+        let sender = Session { shared: shared.clone(), node, ties, aside, out: out.clone() };
         let shared = shared.clone();
         // Ends with the stream, or when another session of the node takes over.
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.send_all() => {}
-                () = receive_all(shared.clone(), node, addr, messages, out) => {}
+                () = receive_all(shared.clone(), node, session, addr, messages, out) => {}
             }
             if shared.hub.disconnect(node, session) {
                 shared.logs.node_gone(node);
+                shared.liveness.broken([node]);
             }
             tracing::info!(node.id = %node, session.id = session, "session ended");
         });
@@ -139,11 +129,8 @@ impl Dispatcher for DispatcherService {
         let node = self.node(&request).await?;
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
-        shared.liveness.forget(node);
         let status = NodeStatus { state: NodeState::Down, message: LEFT.to_owned(), addr };
-        let changes = vec![Change::NodeStatus(node, status)];
-        let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
-        shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        store_status(shared, node, status).await?;
         Ok(Response::new(wire::LeaveResponse {}))
     }
 
@@ -151,7 +138,38 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<wire::StoppingRequest>,
     ) -> Result<Response<wire::StoppingResponse>, Status> {
-        self.node(&request).await?;
+        let node = self.node(&request).await?;
+        let shared = &self.0;
+        shared.hub.stopping(node);
+        let view = shared.machine.view();
+        let stored =
+            view.node(node).map(|stored| stored.status.clone()).filter(|now| now.state == NodeState::Ready);
+        if let Some(now) = stored {
+            let status = match request.into_inner().reason() {
+                Reason::Restart => NodeStatus { message: RESTARTING.to_owned(), ..now },
+                Reason::Shutdown => {
+                    NodeStatus { state: NodeState::Down, message: SHUTTING_DOWN.to_owned(), ..now }
+                }
+            };
+            tracing::info!(node.id = %node, "a daemon stops: {}", status.message);
+            store_status(shared, node, status).await?;
+        }
         Ok(Response::new(wire::StoppingResponse {}))
+    }
+}
+
+async fn store_status(shared: &Shared, node: NodeId, status: NodeStatus) -> Result<(), Status> {
+    let changes = vec![Change::NodeStatus(node, status)];
+    let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
+    let answer = shared.raft.propose(proposal.encode()).await;
+    answer.map(|_| ()).map_err(|e| Status::unavailable(e.to_string()))
+}
+
+/// Where a node is probed: `addr` as it says, at the host from where it calls if it names none.
+fn reachable(addr: String, host: &str) -> String {
+    match addr.rsplit_once(':') {
+        Some(("" | "0.0.0.0" | "[::]", port)) if host.contains(':') => format!("[{host}]:{port}"),
+        Some(("" | "0.0.0.0" | "[::]", port)) => format!("{host}:{port}"),
+        Some(_) | None => addr,
     }
 }

@@ -9,13 +9,11 @@ use skep_api::{
     wire::{self, agent_message::Message as In, manager_message::Message as Out},
 };
 use skep_store::{CHANGES_MAX, Change, Guard, GuardKind, Proposal, View, decode_result};
-use tokio::{
-    sync::{Notify, mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tonic::{Status, Streaming};
 
-use super::{assignments::Sent, hub::Versioned, service::Shared};
+use super::{assignments::Sent, hub::Ties, service::Shared};
+use crate::liveness::RESTARTING;
 
 /// The status message of a node that said that it leaves.
 pub(super) const LEFT: &str = "node left the swarm";
@@ -27,9 +25,7 @@ const STORING_MAX: usize = 4;
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) node: NodeId,
-    pub(super) session: u64,
-    pub(super) wake: Arc<Notify>,
-    pub(super) mesh: watch::Receiver<Arc<Versioned>>,
+    pub(super) ties: Ties,
     pub(super) aside: mpsc::Receiver<wire::ManagerMessage>,
     pub(super) out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
 }
@@ -41,7 +37,7 @@ impl Session {
         let mut mesh_sent = None;
         let mut role_sent = None;
         loop {
-            if !self.shared.hub.is_current(self.node, self.session) {
+            if !self.shared.hub.is_current(self.node, self.ties.session) {
                 return;
             }
             let view = self.shared.machine.view();
@@ -51,6 +47,11 @@ impl Session {
                 self.out.send(Err(gone)).await.unwrap_or_default();
                 return;
             };
+            if node.status.state == NodeState::Down {
+                // It was given up, or leaves. A session begins with a node that counts as there: an agent that
+                // lives dials again.
+                return;
+            }
             let role = wire::NodeRole { manager: node.spec.role == Role::Manager, raft_id: node.raft_id };
             if role_sent != Some(role) {
                 role_sent = Some(role);
@@ -59,7 +60,7 @@ impl Session {
                 }
             }
             // The mesh goes first: what starts should find its neighbours there.
-            let mesh = self.mesh.borrow_and_update().clone();
+            let mesh = self.ties.mesh.borrow_and_update().clone();
             if mesh_sent != Some(mesh.revision) {
                 let state = mesh.mesh.for_node(self.node, mesh.revision);
                 mesh_sent = Some(mesh.revision);
@@ -73,8 +74,14 @@ impl Session {
                 return;
             }
             tokio::select! {
-                () = self.wake.notified() => {}
-                changed = self.mesh.changed() => if changed.is_err() { return },
+                () = self.ties.wake.notified() => {}
+                changed = self.ties.mesh.changed() => if changed.is_err() { return },
+                changed = self.ties.terms.changed() => {
+                    let welcome = self.ties.terms.borrow_and_update().welcome(self.node);
+                    if changed.is_err() || !self.send(Out::Welcome(welcome)).await {
+                        return;
+                    }
+                }
                 message = self.aside.recv() => match message {
                     Some(message) => if self.out.send(Ok(message)).await.is_err() { return },
                     None => return,
@@ -93,6 +100,7 @@ impl Session {
 pub(super) async fn receive_all(
     shared: Arc<Shared>,
     node: NodeId,
+    session: u64,
     addr: String,
     mut messages: Streaming<wire::AgentMessage>,
     out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
@@ -111,8 +119,8 @@ pub(super) async fn receive_all(
         let Ok(Some(message)) = message else { return };
         match message.message {
             Some(In::Beat(beat)) => {
-                shared.liveness.beat(node);
-                shared.hub.mesh_applied(node, beat.mesh_revision);
+                shared.liveness.alive([(node, Instant::now())]);
+                shared.hub.heard(node, session, beat.mesh_revision);
                 revive(&shared, node, &addr).await;
             }
             Some(In::Statuses(batch)) => {
@@ -130,21 +138,37 @@ pub(super) async fn receive_all(
                 });
             }
             Some(In::Description(description)) => {
-                if let Err(error) = describe(&shared, node, description.into(), None, None).await {
+                if let Err(error) = describe(&shared, node, description.into(), None).await {
                     tracing::warn!(node.id = %node, err = %error, "could not store a node's description");
                 }
             }
-            Some(In::ProbeAnswer(_)) => {}
+            Some(In::ProbeAnswer(answer)) => {
+                if let Some(probed) = NodeId::from_bytes(&answer.node_id).filter(|_| answer.answered) {
+                    shared.liveness.alive([(probed, Instant::now())]);
+                    shared.hub.probed(probed);
+                }
+            }
             Some(In::Hello(_)) | None => return,
         }
     }
 }
 
-/// A node that was given up while its session lived (a frozen machine) is there again with its next beat.
+/// A node that beats is there, whatever was thought of it before: it was held, or its word that it restarts
+/// came late.
 async fn revive(shared: &Shared, node: NodeId, addr: &str) {
     let view = shared.machine.view();
     let Some(stored) = view.node(node) else { return };
-    if stored.status.state == NodeState::Ready || stored.status.message == LEFT {
+    let is_as_thought = match stored.status.state {
+        NodeState::Ready => match stored.status.message.as_str() {
+            "" => true,
+            RESTARTING => shared.hub.is_stopping(node),
+            _ => false,
+        },
+        // Its session ends, and another one begins; see `send_all`.
+        NodeState::Down => true,
+        NodeState::Unknown => false,
+    };
+    if is_as_thought {
         return;
     }
     let status = NodeStatus { state: NodeState::Ready, message: String::new(), addr: addr.to_owned() };
@@ -197,22 +221,37 @@ pub(crate) fn check_data_path(addr: &str) -> Result<(), Status> {
         .map_err(|_| Status::invalid_argument(format!("DataPathAddr: '{addr}' is no IPv4 address")))
 }
 
-/// Stores what a node says of itself, and that it is there.
+/// Where a node is, as it says at the start of a session.
+pub(super) struct Introduced {
+    /// Empty: as before.
+    pub(super) data_path_addr: String,
+    pub(super) probe_addr: String,
+    /// From where it speaks.
+    pub(super) addr: String,
+}
+
+/// Stores what a node says of itself; at the start of a session also that it is there.
 pub(super) async fn describe(
     shared: &Shared,
     node: NodeId,
     description: NodeDescription,
-    data_path_addr: Option<String>,
-    addr: Option<String>,
+    introduced: Option<Introduced>,
 ) -> Result<(), Status> {
     let view = shared.machine.view();
     let stored =
         view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
-    let data_path_addr = data_path_addr.unwrap_or_else(|| stored.data_path_addr.clone());
-    check_data_path(&data_path_addr)?;
+    let mut new = Node { description, ..(**stored).clone() };
+    let mut addr = None;
+    if let Some(introduced) = introduced {
+        if !introduced.data_path_addr.is_empty() {
+            new.data_path_addr = introduced.data_path_addr;
+        }
+        new.probe_addr = introduced.probe_addr;
+        addr = Some(introduced.addr);
+    }
+    check_data_path(&new.data_path_addr)?;
     let mut proposal = Proposal { now: Timestamp((shared.clock)()), ..Proposal::default() };
-    if stored.description != description || stored.data_path_addr != data_path_addr {
-        let new = Node { description, data_path_addr, ..(**stored).clone() };
+    if new != **stored {
         proposal.guards.push(Guard { kind: GuardKind::Node, id: node.0, version: stored.meta.version });
         proposal.changes.push(Change::PutNode(Arc::new(new)));
     }

@@ -1,0 +1,131 @@
+//! Two managers' hubs on the same entries: whose mesh is how far, and who waits for whom.
+
+use skep_api::{
+    Id, ServiceId, TaskState, Timestamp,
+    object::{Node, NodeState, Service, TaskStatus},
+    spec::{PortConfig, ServiceSpec},
+};
+use skep_store::{Change, Draft};
+
+use super::*;
+
+const A: NodeId = NodeId(Id(1));
+const B: NodeId = NodeId(Id(2));
+
+fn push(view: &View, changes: Vec<Change>) -> View {
+    let mut draft = Draft::new(view.clone(), Timestamp(1));
+    for change in changes {
+        draft.push(change).expect("the test's changes are sound");
+    }
+    View::clone(&draft)
+}
+
+/// Two nodes, and a task on the first one behind a published port, running.
+fn running() -> (View, Task) {
+    let node = |id| {
+        let mut node = Node { id, ..Node::default() };
+        node.status.state = NodeState::Ready;
+        Change::PutNode(Arc::new(node))
+    };
+    let port = PortConfig {
+        target_port: 80,
+        published_port: 8080,
+        publish_mode: "ingress".to_owned(),
+        ..PortConfig::default()
+    };
+    let service = Service { id: ServiceId(Id(5)), ports: vec![port], ..Service::default() };
+    let view = push(&View::default(), vec![node(A), node(B), Change::PutService(Arc::new(service))]);
+    let mut task = Task::new(TaskId(Id(6)), view.service(ServiceId(Id(5))).expect("just put"), 1);
+    task.node_id = Some(A);
+    task.ingress_addr = Some("10.255.0.2".parse().expect("an address"));
+    let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+    let view =
+        push(&view, vec![Change::PutTask(Arc::new(task.clone())), Change::TaskStatus(task.id, status)]);
+    (view, task)
+}
+
+fn read(told: &wire::Told) -> Vec<Heard> {
+    let read = |heard: &wire::Heard| Heard {
+        node: NodeId::from_bytes(&heard.node_id).expect("an id"),
+        at: Instant::now(),
+        applied: heard.mesh_revision,
+    };
+    told.heard.iter().map(read).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_agents_of_all_managers_whatever_each_of_them_skipped() {
+    let (view, task) = running();
+    let (here, there) = (Hub::new(), Hub::new());
+    let (aside, _keep) = mpsc::channel(1);
+    let a = here.connect(A, aside.clone());
+    let b = there.connect(B, aside);
+    for hub in [&here, &there] {
+        hub.refresh(&view);
+    }
+    here.heard(A, a.session, view.revision());
+    there.heard(B, b.session, view.revision());
+    assert!(!here.is_drained(&task), "it takes connections");
+
+    let stopping = Task { desired_state: TaskState::Shutdown, ..task.clone() };
+    let left = push(&view, vec![Change::PutTask(Arc::new(stopping.clone()))]);
+    let other = Service {
+        id: ServiceId(Id(9)),
+        spec: Arc::new(ServiceSpec { name: "other".to_owned(), ..ServiceSpec::default() }),
+        ..Service::default()
+    };
+    let after = push(&left, vec![Change::PutService(Arc::new(other))]);
+    // One looks when both have happened, the other in between too.
+    here.refresh(&after);
+    there.refresh(&left);
+    let newest = a.mesh.borrow().revision;
+    here.heard(A, a.session, newest);
+    here.take_told(B, &read(&there.to_tell()));
+    assert!(!here.is_drained(&stopping), "the other manager's agent sends connections yet");
+    there.heard(B, b.session, b.mesh.borrow().revision);
+    here.take_told(B, &read(&there.to_tell()));
+    assert!(!here.is_drained(&stopping), "it has not looked at the second entry yet");
+    there.refresh(&after);
+    assert!(b.mesh.borrow().revision < newest, "nothing changed for its agents");
+    here.take_told(B, &read(&there.to_tell()));
+    assert!(here.is_drained(&stopping));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_a_second_at_most_and_not_for_the_forgotten() {
+    let (view, task) = running();
+    let hub = Hub::new();
+    hub.refresh(&view);
+    let stale = Heard { node: B, at: Instant::now(), applied: view.revision() };
+    hub.take_told(B, &[stale]);
+    let stopping = Task { desired_state: TaskState::Shutdown, ..task };
+    hub.refresh(&push(&view, vec![Change::PutTask(Arc::new(stopping.clone()))]));
+    assert!(!hub.is_drained(&stopping));
+    tokio::time::advance(DRAIN_MAX).await;
+    assert!(hub.is_drained(&stopping));
+    assert!(hub.heard_lately(B));
+    tokio::time::advance(DRAIN_MAX).await;
+    assert_eq!(hub.forget_silent(), [B]);
+    assert!(!hub.heard_lately(B));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_where_its_newest_session_is() {
+    let hub = Hub::new();
+    let (aside, _keep) = mpsc::channel(1);
+    let first = hub.connect(A, aside.clone());
+    let told = |node| [Heard { node, at: Instant::now(), applied: 0 }];
+    hub.take_told(B, &told(NodeId(Id(7))));
+    assert_eq!(hub.whereabouts(A), Whereabouts::Here);
+    assert_eq!(hub.whereabouts(NodeId(Id(7))), Whereabouts::With(B));
+    assert_eq!(hub.helpers(A, 3), [NodeId(Id(7))]);
+
+    let second = hub.connect(A, aside);
+    assert!(!hub.is_current(A, first.session) && hub.is_current(A, second.session));
+    assert!(!hub.disconnect(A, first.session), "it has another one");
+    assert_eq!(hub.take_told(B, &told(A)), [NodeId(Id(7))], "its only one");
+    assert!(!hub.disconnect(A, second.session), "it has one there");
+    assert_eq!(hub.whereabouts(A), Whereabouts::With(B));
+    assert_eq!(hub.take_told(B, &[]), [A]);
+    assert_eq!(hub.whereabouts(A), Whereabouts::Nowhere);
+}
