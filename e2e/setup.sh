@@ -2,14 +2,14 @@
 # Installs what the end-to-end tests need beside Rust and root. Safe to run again.
 #   busybox-static  the image that most stories run
 #   nftables, iproute2  to look at what the mesh has made (the product itself needs neither)
-#   docker.io  its CLI alone, where no docker is on PATH; no daemon is started
+#   docker.io  its CLI where no docker is on PATH, and dockerd for the stories on Docker, which start their own
 set -euo pipefail
 
 missing=()
 [ -x /bin/busybox ] || missing+=(busybox-static)
 command -v nft >/dev/null || missing+=(nftables)
 command -v ip >/dev/null || missing+=(iproute2)
-command -v docker >/dev/null || missing+=(docker.io)
+command -v docker >/dev/null && command -v dockerd >/dev/null || missing+=(docker.io)
 
 if [ "${#missing[@]}" -eq 0 ]; then
     echo "setup: all that the tests need is here"

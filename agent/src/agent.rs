@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     assignment::Position,
     board::Board,
+    docker::DockerEngine,
     embedded::Embedded,
     engine::{Container, Engine, chain},
     logs::LogStreams,
@@ -82,6 +83,15 @@ pub enum AgentError {
     Network(String),
 }
 
+/// What runs the tasks of a node.
+#[derive(Debug, Clone)]
+pub enum TaskEngine {
+    /// The runtime crate.
+    Embedded(Arc<skep_runtime::Engine>),
+    /// The Docker Engine of this machine.
+    Docker(DockerEngine),
+}
+
 /// A node's agent. Cheap to clone; ends when the last clone is dropped, its tasks stay.
 #[derive(Debug, Clone)]
 pub struct Agent(Arc<Inner>);
@@ -109,9 +119,17 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError`] if the local record, the engine or the network cannot be used.
-    pub async fn start(config: Config, engine: Arc<skep_runtime::Engine>) -> Result<Self, AgentError> {
+    pub async fn start(config: Config, engine: TaskEngine) -> Result<Self, AgentError> {
         let network = MeshNetwork::start(&config).await.map_err(|e| AgentError::Network(chain(&e)))?;
-        let parts = Parts { engine: Arc::new(Embedded::new(engine)), network: Arc::new(network) };
+        let engine: Arc<dyn Engine> = match engine {
+            TaskEngine::Embedded(engine) => Arc::new(Embedded::new(engine)),
+            TaskEngine::Docker(engine) => {
+                let swept = engine.sweep(&config.identity.node_id()).await;
+                swept.map_err(|e| AgentError::Engine(chain(&e)))?;
+                Arc::new(engine)
+            }
+        };
+        let parts = Parts { engine, network: Arc::new(network) };
         Self::start_with(config, parts).await
     }
 

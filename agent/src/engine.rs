@@ -1,4 +1,4 @@
-//! The seam to what runs containers: `embedded` is the runtime crate; the local Docker Engine comes beside it.
+//! The seam to what runs containers: `embedded` is the runtime crate, `docker` the local Docker Engine.
 //!
 //! An engine names containers by the ids that the agent gives them, finds them again after a restart of
 //! the daemon, and tells the end of one as an event: nobody asks it again and again.
@@ -17,6 +17,15 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
     /// Gets an image from its registry, by name, tag or digest, with the credentials of an
     /// `X-Registry-Auth` header, empty for none. Dropped, it stops. Calls for the same image share one pull.
     async fn pull(&self, image: &str, auth: &Secret) -> Result<(), EngineError>;
+    /// Where an engine makes the network namespaces of tasks itself: makes the one of this task, or finds it
+    /// again. A process in it, for the network to wire; `None`: the namespace is the network's to make.
+    async fn sandbox(&self, _sandbox: NewSandbox) -> Result<Option<u32>, EngineError> {
+        Ok(None)
+    }
+    /// Takes away what [`Engine::sandbox`] made for the container. One that is not there is no error.
+    async fn remove_sandbox(&self, _id: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Makes a container; nothing of it runs.
     async fn create(&self, container: NewContainer) -> Result<(), EngineError>;
     /// Starts a container that was made; its main process's id.
@@ -31,6 +40,10 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
     async fn list(&self) -> Result<Vec<Container>, EngineError>;
     /// A container's output; ends with the log, or with the container when followed.
     async fn logs(&self, id: &str, window: LogWindow) -> Result<BoxStream<'static, LogLine>, EngineError>;
+    /// Under which id the engine's own clients see a container that was made.
+    fn shown_id(&self, id: &str) -> String {
+        id.to_owned()
+    }
 }
 
 /// Why an engine did not do it. Its words are shown in the task's status.
@@ -60,6 +73,15 @@ pub(crate) struct Exit {
     pub(crate) oom_killed: bool,
     /// What the engine says beyond that, as when its end was not seen.
     pub(crate) error: Option<String>,
+}
+
+/// A network namespace to be made by the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NewSandbox {
+    /// Of the container that will join it.
+    pub(crate) id: String,
+    pub(crate) hostname: String,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// A container to be made.

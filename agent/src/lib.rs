@@ -8,6 +8,7 @@
 mod agent;
 mod assignment;
 mod board;
+mod docker;
 mod embedded;
 mod engine;
 mod logs;
@@ -23,7 +24,8 @@ mod session;
 mod task;
 mod worker;
 
-pub use agent::{Agent, AgentError, Config, StopReason};
+pub use agent::{Agent, AgentError, Config, StopReason, TaskEngine};
+pub use docker::{About as DockerAbout, DockerEngine, DockerError, OtherSwarm};
 pub use prober::AgentProber;
 pub use records::RecordsError;
 pub use session::NodeRole;

@@ -3,6 +3,8 @@
 //! Stopping it never stops tasks; a new start on the same state directory takes them up again.
 
 mod address;
+mod choice;
+mod clash;
 mod config;
 mod engine;
 mod machine;
@@ -22,6 +24,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+pub(crate) use choice::EngineFlag;
 use node::Node;
 
 /// A daemon that was killed has closed its socket by then; one that still answers is alive.
@@ -66,6 +69,12 @@ pub(crate) struct DaemonArgs {
     /// Least milliseconds without one after which a manager stands for election; the most are twice as many
     #[arg(long, default_value_t = 250, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(crate) raft_election: u64,
+    /// What runs the tasks
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineFlag,
+    /// Where the Docker Engine of this machine listens
+    #[arg(long, default_value = "/var/run/docker.sock", value_name = "PATH")]
+    pub(crate) docker_socket: PathBuf,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,

@@ -5,6 +5,7 @@
 //! next start after a crash), nothing of it is left on the machine.
 
 mod api;
+mod dockerd;
 mod down;
 mod fault;
 mod image;
@@ -67,6 +68,9 @@ pub(crate) struct UpArgs {
     /// Start the daemons alone: you form the swarm by `docker swarm init` and `join`
     #[arg(long, conflicts_with_all = ["publish", "replicas"])]
     no_swarm: bool,
+    /// What runs the tasks
+    #[arg(long, value_enum, default_value_t)]
+    engine: dockerd::Engine,
     /// How much the daemons log
     #[arg(long, default_value = "info")]
     log_level: String,

@@ -10,8 +10,10 @@ mod filter;
 mod images;
 mod logs;
 mod lookup;
+mod merge;
 mod networks;
 mod nodes;
+mod proxy;
 mod render;
 mod rest;
 mod services;
@@ -37,8 +39,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 pub(crate) use backend::{
-    Backend, BodyReader, Container, ContainerState, ControlPlane, Facts, Image, Loaded, LocalEngine,
-    RemovedImage, SwarmState,
+    Backend, BodyReader, Container, ContainerState, ControlPlane, DockerSocket, Facts, Image, Loaded,
+    LocalEngine, RemovedImage, SwarmState,
 };
 
 pub(crate) use system::VERSION;
@@ -132,24 +134,32 @@ fn router(api: Api) -> Router {
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "page not found") })
         .method_not_allowed_fallback(|| async { failure(StatusCode::NOT_FOUND, "page not found") })
         .layer(DefaultBodyLimit::disable())
-        .with_state(api);
-    Router::new().fallback(move |request: Request| enter(inner.clone(), request))
+        .with_state(api.clone());
+    Router::new().fallback(move |request: Request| enter(inner.clone(), api.backend.docker(), request))
 }
 
 /// Takes the version off the path and goes on to the route.
-async fn enter(inner: Router, mut request: Request) -> Response {
+async fn enter(inner: Router, docker: Option<DockerSocket>, mut request: Request) -> Response {
     match version::strip(request.uri()) {
         Err(error) => Failure(error).into_response(),
         Ok((uri, version)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(ApiVersion(version));
-            let mut response = match whole(request).await {
-                Ok(request) => inner.oneshot(request).await.unwrap_or_else(|never| match never {}),
-                Err(error) => Failure(error).into_response(),
+            let mut response = match docker {
+                Some(docker) => Box::pin(merge::answer(inner, docker, version, request)).await,
+                None => ours(inner, request).await,
             };
             system::put_headers(response.headers_mut());
             response
         }
+    }
+}
+
+/// Our own answer.
+async fn ours(inner: Router, request: Request) -> Response {
+    match whole(request).await {
+        Ok(request) => inner.oneshot(request).await.unwrap_or_else(|never| match never {}),
+        Err(error) => Failure(error).into_response(),
     }
 }
 

@@ -12,7 +12,7 @@ use skep_api::{
 use super::files;
 use crate::{
     assignment::Assignment,
-    engine::{Limits, LogLimits, Mount, MountKind, NewContainer},
+    engine::{Limits, LogLimits, Mount, MountKind, NewContainer, NewSandbox},
     network::Attached,
 };
 
@@ -20,6 +20,9 @@ use crate::{
 pub(crate) const TASK_ID_LABEL: &str = "com.docker.swarm.task.id";
 /// Label that names the node: one engine may have served another node before.
 pub(crate) const NODE_ID_LABEL: &str = "com.docker.swarm.node.id";
+
+/// Label with the task's name, as Docker makes it.
+pub(crate) const TASK_NAME_LABEL: &str = "com.docker.swarm.task.name";
 
 /// Docker shows and uses this much of a container's id as its default host name.
 const SHORT_ID_CHARS: usize = 12;
@@ -68,10 +71,7 @@ pub(crate) fn new_container(
     let spec = task.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
     let id = container_id(assignment.task);
     let facts = facts(assignment, node);
-    let hostname = match spec.hostname.as_deref() {
-        None | Some("") => id[..SHORT_ID_CHARS].to_owned(),
-        Some(name) => expand(name, &facts)?,
-    };
+    let hostname = hostname(spec, &id, &facts)?;
     let env = spec.env.iter().flatten().map(|variable| expand(variable, &facts)).collect::<Result<_, _>>()?;
     let hosts = files::hosts(&hostname, network.bridge_addr, spec.hosts.as_deref().unwrap_or_default());
     Ok(NewContainer {
@@ -98,6 +98,23 @@ pub(crate) fn new_container(
     })
 }
 
+/// What an engine that makes network namespaces itself is to make first.
+pub(crate) fn new_sandbox(assignment: &Assignment, node: Whereabouts<'_>) -> Result<NewSandbox, SpecError> {
+    let task = assignment.spec.as_ref().map_err(|e| SpecError::Unreadable(e.clone()))?;
+    let spec = task.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
+    let id = container_id(assignment.task);
+    let hostname = hostname(spec, &id, &facts(assignment, node))?;
+    let labels = [(NODE_ID_LABEL.to_owned(), node.id.to_owned())].into();
+    Ok(NewSandbox { id, hostname, labels })
+}
+
+fn hostname(spec: &spec::ContainerSpec, id: &str, facts: &TaskFacts) -> Result<String, TemplateError> {
+    match spec.hostname.as_deref() {
+        None | Some("") => Ok(id[..SHORT_ID_CHARS].to_owned()),
+        Some(name) => expand(name, facts),
+    }
+}
+
 fn facts(assignment: &Assignment, node: Whereabouts<'_>) -> TaskFacts {
     TaskFacts {
         service_id: assignment.service.to_string(),
@@ -116,7 +133,7 @@ fn labels(assignment: &Assignment, spec: &spec::ContainerSpec, node: &str) -> BT
     labels.extend([
         ("com.docker.swarm.task".to_owned(), String::new()),
         (TASK_ID_LABEL.to_owned(), assignment.task.to_string()),
-        ("com.docker.swarm.task.name".to_owned(), assignment.name()),
+        (TASK_NAME_LABEL.to_owned(), assignment.name()),
         (NODE_ID_LABEL.to_owned(), node.to_owned()),
         ("com.docker.swarm.service.id".to_owned(), assignment.service.to_string()),
         ("com.docker.swarm.service.name".to_owned(), assignment.service_name.clone()),

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    container::{SpecError, Whereabouts, container_id, new_container},
+    container::{SpecError, Whereabouts, container_id, new_container, new_sandbox},
     files, signal,
     step::{Container, End, Facts, Step, Stopping, Wanted, step},
 };
@@ -193,9 +193,10 @@ impl Runner {
             tracing::error!(task.id = %self.task, err = chain(&e),
                 "the network of a running task cannot be taken up again");
         }
+        let shown = self.host.engine.shown_id(&container_id(self.task));
         self.status.send_modify(|status| {
             status.pid = pid;
-            status.container_id = container_id(self.task);
+            status.container_id = shown;
         });
     }
 
@@ -295,16 +296,18 @@ impl Runner {
     /// The task's network and container.
     async fn make(&mut self, assignment: &Assignment) -> Result<(), StepError> {
         self.facts.is_attached = true;
-        let attach = Attach { ingress: assignment.ingress, host_ports: assignment.host_ports(), pid: None };
+        let node = Whereabouts { id: &self.host.node_id, name: &self.host.node_name };
+        let pid = self.host.engine.sandbox(new_sandbox(assignment, node)?).await?;
+        let attach = Attach { ingress: assignment.ingress, host_ports: assignment.host_ports(), pid };
         let network = self.host.network.attach(self.task, attach).await?;
         let resolv_conf = files::host_resolv_conf().await;
-        let node = Whereabouts { id: &self.host.node_id, name: &self.host.node_name };
         let container = new_container(assignment, node, &network, resolv_conf)?;
         self.host.engine.create(container).await?;
         self.facts.container = Container::Created;
         let host_ports = convert::ports_out(&network.host_ports);
+        let shown = self.host.engine.shown_id(&container_id(self.task));
         self.status.send_modify(|status| {
-            status.container_id = container_id(self.task);
+            status.container_id = shown;
             status.host_ports = host_ports;
         });
         Ok(())
@@ -403,7 +406,10 @@ impl Runner {
         let (host, task) = (Arc::clone(&self.host), self.task);
         clean(task, move || {
             let host = Arc::clone(&host);
-            async move { host.network.detach(task).await.map_err(|e| chain(&e)) }
+            async move {
+                host.network.detach(task).await.map_err(|e| chain(&e))?;
+                host.engine.remove_sandbox(&container_id(task)).await.map_err(|e| chain(&e))
+            }
         })
         .await;
         self.facts.is_attached = false;

@@ -2,12 +2,27 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use serde_json::json;
 use skep_agent::runtime::{self, ContainerState as State, ImageConfigChanges, ImageError, ImageInfo};
 use skep_api::{ApiError, ErrorKind, Timestamp};
 
+use super::settings::Settings;
 use crate::http::{BodyReader, Container, ContainerState, Image, Loaded, LocalEngine, RemovedImage};
+
+/// Opens the embedded engine; before the node has an id it runs no containers.
+pub(super) async fn open_engine(
+    settings: &Settings,
+    node_id: Option<&str>,
+) -> anyhow::Result<runtime::Engine> {
+    let config = runtime::Config {
+        state_dir: settings.state_dir.join("engine"),
+        shim: settings.shim.clone(),
+        cgroup_prefix: format!("skep/{}", node_id.unwrap_or("none")),
+    };
+    runtime::Engine::open(config).await.context("cannot open the embedded engine")
+}
 
 /// The images and containers of this node.
 pub(super) struct Local(pub(super) Arc<runtime::Engine>);

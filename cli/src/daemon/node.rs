@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use skep_agent::{Agent, runtime};
+use skep_agent::{Agent, DockerEngine, TaskEngine, runtime};
 use skep_api::{
     ApiError, ErrorKind, NodeId, Timestamp,
     object::ingress::DATA_PATH_PORT,
@@ -23,13 +23,15 @@ use tokio::sync::Mutex;
 
 use super::{
     address::{self, CONTROL_PORT},
-    engine::Local,
+    choice::{self, Kind},
+    clash,
+    engine::{Local, open_engine},
     machine,
     member::Member,
     settings::Settings,
     stopping,
 };
-use crate::http::{Backend, Facts, LocalEngine, SwarmState};
+use crate::http::{Backend, DockerSocket, Facts, LocalEngine, SwarmState};
 
 /// Docker's limit of a join (`MB:daemon/cluster/swarm.go`).
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -62,6 +64,8 @@ pub(super) struct Node(Arc<Inner>);
 struct Inner {
     settings: Settings,
     engine: ArcSwap<runtime::Engine>,
+    /// Runs the tasks in place of the embedded engine.
+    docker: Option<DockerEngine>,
     place: RwLock<Place>,
     /// Held while the node changes its place, with the manager that it runs.
     manager: Mutex<Option<Manager>>,
@@ -103,8 +107,10 @@ impl Inner {
         let member = Member::load(&settings.state_dir)?;
         let node_id = identity.as_ref().map(Identity::node_id);
         let engine = open_engine(&settings, node_id.as_deref()).await?;
+        let docker = choice::engine(&settings, node_id.as_deref(), &engine).await?;
         let node = Self {
             settings,
+            docker,
             engine: ArcSwap::from_pointee(engine),
             place: RwLock::new(Place::Nowhere),
             manager: Mutex::new(None),
@@ -176,7 +182,11 @@ impl Inner {
     }
 
     async fn start_agent(&self, identity: &Identity, member: &Member) -> anyhow::Result<Agent> {
-        let engine = self.engine_for(&identity.node_id()).await?;
+        let (kind, engine) = match &self.docker {
+            Some(docker) => (Kind::Docker, TaskEngine::Docker(docker.clone())),
+            None => (Kind::Embedded, TaskEngine::Embedded(self.engine_for(&identity.node_id()).await?)),
+        };
+        choice::remember(&self.settings.state_dir, kind)?;
         let config = skep_agent::Config {
             state_dir: self.settings.state_dir.clone(),
             identity: identity.clone(),
@@ -217,7 +227,7 @@ impl Inner {
     /// Removes what a membership left on disk.
     fn wipe(&self) {
         let dir = &self.settings.state_dir;
-        let mut results = vec![Member::forget(dir)];
+        let mut results = vec![Member::forget(dir), choice::forget(dir)];
         for sub in ["identity", "manager", "agent"] {
             results.push(match std::fs::remove_dir_all(dir.join(sub)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -235,6 +245,9 @@ impl Inner {
         let listen_addr = address::listen(&request.listen_addr)?;
         let data_path_addr = self.data_path(&request.data_path_addr, addr)?;
         let advertise_addr = format!("{addr}:{}", port.unwrap_or(listen_addr.port()));
+        let data_path_port =
+            if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port };
+        clash::check(self.docker.as_ref(), listen_addr.port(), data_path_port).await?;
         let params = InitParams {
             advertise_addr: advertise_addr.clone(),
             data_path_addr: data_path_addr.to_string(),
@@ -246,8 +259,6 @@ impl Inner {
         };
         let (manager, identity) =
             Manager::init(self.manager_config(listen_addr), params).await.map_err(|e| internal(&e.into()))?;
-        let data_path_port =
-            if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port };
         let member = Member {
             format: 1,
             listen_addr,
@@ -283,6 +294,7 @@ impl Inner {
         let (addr, port) = self.advertised("AdvertiseAddr", &body.advertise_addr)?;
         let listen_addr = address::listen(&body.listen_addr)?;
         let data_path_addr = self.data_path(&body.data_path_addr, addr)?;
+        clash::check(self.docker.as_ref(), listen_addr.port(), DATA_PATH_PORT).await?;
         let params = JoinParams {
             description: (&machine::description(&self.settings)).into(),
             data_path_addr: data_path_addr.to_string(),
@@ -353,7 +365,10 @@ impl Inner {
                 }
                 membership.agent.leave().await;
             }
-            None => self.end_tasks_without_an_agent().await,
+            None => {
+                choice::remove_tasks(self.docker.as_ref(), &self.engine.load_full(), &self.settings.state_dir)
+                    .await
+            }
         }
         if let Some(manager) = slot.take() {
             manager.stop().await;
@@ -361,18 +376,6 @@ impl Inner {
         self.set(Place::Nowhere);
         self.wipe();
         Ok(())
-    }
-
-    /// A node that could not come back as a member still has the containers of its tasks.
-    async fn end_tasks_without_an_agent(&self) {
-        let engine = self.engine.load_full();
-        for container in
-            engine.list().into_iter().filter(|c| c.labels.contains_key("com.docker.swarm.task.id"))
-        {
-            if let Err(error) = engine.remove(&container.id).await {
-                tracing::error!(err = %error, "could not remove the container of a task");
-            }
-        }
     }
 }
 
@@ -391,15 +394,6 @@ async fn say_goodbye(membership: &Membership) {
     if tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err() {
         tracing::warn!("no manager answered that this node leaves; it will show as down");
     }
-}
-
-async fn open_engine(settings: &Settings, node_id: Option<&str>) -> anyhow::Result<runtime::Engine> {
-    let config = runtime::Config {
-        state_dir: settings.state_dir.join("engine"),
-        shim: settings.shim.clone(),
-        cgroup_prefix: format!("skep/{}", node_id.unwrap_or("none")),
-    };
-    runtime::Engine::open(config).await.context("cannot open the embedded engine")
 }
 
 fn make_private(dir: &PathBuf) -> std::io::Result<()> {
@@ -461,6 +455,10 @@ impl Backend for Node {
 
     fn engine(&self) -> Arc<dyn LocalEngine> {
         Arc::new(Local(self.0.engine.load_full()))
+    }
+
+    fn docker(&self) -> Option<DockerSocket> {
+        self.0.docker.as_ref().map(|docker| DockerSocket::of(docker.socket(), docker.about()))
     }
 
     fn facts(&self) -> Facts {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 use anyhow::{Context as _, bail};
 use skep_api::validate::size;
 
-use super::{DaemonArgs, address, machine};
+use super::{DaemonArgs, EngineFlag, address, machine};
 
 /// What the daemon runs with.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Settings {
     pub(super) raft_heartbeat: Duration,
     /// Least and most time without one before an election.
     pub(super) raft_election: (Duration, Duration),
+    pub(super) engine: EngineFlag,
+    pub(super) docker_socket: PathBuf,
 }
 
 impl Settings {
@@ -62,6 +64,8 @@ impl Settings {
             shim,
             raft_heartbeat: Duration::from_millis(args.raft_heartbeat),
             raft_election: election(args.raft_heartbeat, args.raft_election)?,
+            engine: args.engine,
+            docker_socket: args.docker_socket.clone(),
         })
     }
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::process::{self, Marks, ProcessId};
 use super::record::{Lock, Node, RUN_ROOT, Record, Role, STATE_ROOT, SwarmName};
-use super::{api, namespaces, network, node};
+use super::{api, dockerd, namespaces, network, node};
 
 /// The longest that leaving may take: a node that others are cut off from or that has no leader is killed.
 const LEAVE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -99,6 +99,7 @@ async fn remove_traces(
     cgroups.extend(process::cgroups(&process::find(&marks)));
     let ids = record.iter().flat_map(|r| &r.nodes).filter_map(|n| n.node_id.as_ref());
     cgroups.extend(ids.map(|id| format!("skep/{id}")));
+    cgroups.insert(dockerd::cgroup(name));
     let marks = marks.cgroups(&cgroups);
     let (_, all_ended) = process::kill_all(&marks, KILL_WAIT_MAX).await;
     if !all_ended {

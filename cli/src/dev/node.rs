@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::dockerd::Engine;
 use super::process::ProcessId;
 use super::record::{Node, Record};
-use super::{api, namespaces};
+use super::{api, dockerd, namespaces};
 
 /// The longest that a daemon may take from its start to its first answer.
 const START_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -39,14 +40,18 @@ pub(crate) struct NodeExecArgs {
     /// Host name in a UTS namespace of its own
     #[arg(long)]
     hostname: String,
-    /// Arguments of `skep` that follow
-    #[arg(last = true, required = true)]
+    /// What to run in place of `skep`
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Its arguments
+    #[arg(last = true)]
     command: Vec<String>,
 }
 
 /// Returns only when something failed.
 pub(crate) fn exec(args: &NodeExecArgs) -> anyhow::Result<std::process::ExitCode> {
-    let program = std::env::current_exe().context("find our own program")?;
+    let own = std::env::current_exe().context("find our own program")?;
+    let program = args.program.clone().unwrap_or(own);
     let netns = std::fs::File::open(&args.netns).with_context(|| format!("open {}", args.netns.display()))?;
     // Away from the terminal, whose Ctrl-C is for `skep dev`; it fails only for a leader of its own.
     let _ = rustix::process::setsid();
@@ -67,42 +72,50 @@ pub(crate) fn exec(args: &NodeExecArgs) -> anyhow::Result<std::process::ExitCode
 #[derive(Clone, Debug)]
 pub(crate) struct Flags {
     log_level: String,
+    engine: Engine,
     further: Vec<String>,
 }
 
 impl Flags {
     pub(crate) fn of(record: &Record) -> Self {
-        Self { log_level: record.log_level.clone(), further: record.daemon_args.clone() }
+        let (log_level, further) = (record.log_level.clone(), record.daemon_args.clone());
+        Self { log_level, engine: record.engine, further }
     }
+}
+
+/// A command in the node's namespaces, ready for its arguments: `program`, or `skep` itself.
+pub(crate) fn enter(node: &Node, program: Option<&str>) -> anyhow::Result<tokio::process::Command> {
+    let own = std::env::current_exe().context("find our own program")?;
+    let mut command = tokio::process::Command::new(own);
+    command.args(["dev", "node-exec", "--hostname", &node.name]);
+    command.arg("--netns").arg(&node.netns).arg("--mntns").arg(&node.mntns);
+    command.args(program.map(|program| format!("--program={program}")));
+    command.arg("--");
+    Ok(command)
 }
 
 /// Starts the daemon of `node`; the caller saves the record afterwards.
 pub(crate) fn spawn(node: &mut Node, flags: &Flags) -> anyhow::Result<()> {
-    let program = std::env::current_exe().context("find our own program")?;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&node.log)
         .with_context(|| format!("open {}", node.log.display()))?;
     let address = node.address.to_string();
-    let child = tokio::process::Command::new(&program)
-        .args(["dev", "node-exec", "--hostname", &node.name])
-        .arg("--netns")
-        .arg(&node.netns)
-        .arg("--mntns")
-        .arg(&node.mntns)
+    let child = enter(node, None)?
         // The host's own config is not for these.
-        .args(["--", "daemon", "--config", "/dev/null", "--state-dir"])
+        .args(["daemon", "--config", "/dev/null", "--state-dir"])
         .arg(&node.state_dir)
         .args(["--socket", &format!("unix://{}", node.socket.display())])
         .args(["--advertise-addr", &address, "--data-path-addr", &address])
         .args(["--node-name", &node.name, "--log-level", &flags.log_level])
+        .args(flags.engine.flags(node))
         .args(&flags.further)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
+        .with_context(|| format!("start the daemon of {}", node.name))?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).context("a daemon ended at once")?;
     node.process = ProcessId::of(pid);
     Ok(())
@@ -147,6 +160,7 @@ pub(crate) async fn stop(node: &Node, signal: Signal, limit: Duration) {
 /// Restarts the daemon of `name` (after SIGTERM if it runs) with its recorded state.
 pub(crate) async fn restart(record: &mut Record, name: &str, stop_limit: Duration) -> anyhow::Result<()> {
     record.node(name)?;
+    dockerd::start(record, |n| n == name).await?;
     let flags = Flags::of(record);
     for node in record.nodes.iter_mut().filter(|n| n.name == name) {
         stop(node, Signal::TERM, stop_limit).await;
@@ -158,7 +172,12 @@ pub(crate) async fn restart(record: &mut Record, name: &str, stop_limit: Duratio
 
 /// The last lines of a node's log.
 pub(crate) fn log_tail(node: &Node) -> String {
-    let text = std::fs::read_to_string(&node.log).unwrap_or_default();
+    tail(&node.log)
+}
+
+/// The last lines of a log.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
 }

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::dockerd;
 use super::record::Record;
 
 /// How often a process that was asked to end is looked at.
@@ -105,6 +106,7 @@ impl Marks {
             marks.namespaces.extend([inode(&node.netns), inode(&node.mntns)].into_iter().flatten());
             marks.dirs.push(node.state_dir.clone());
             marks.cgroups.extend(node.node_id.iter().map(|id| format!("/skep/{id}")));
+            marks.cgroups.push(format!("/{}", dockerd::node_cgroup(&record.name, &node.name)));
         }
         marks
     }

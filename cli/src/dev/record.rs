@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::dockerd::Engine;
 use super::process::ProcessId;
 
 pub(crate) const STATE_ROOT: &str = "/var/lib/skep-dev";
@@ -124,6 +125,8 @@ pub(crate) struct Node {
     pub(crate) log: PathBuf,
     /// The daemon, once started.
     pub(crate) process: Option<ProcessId>,
+    /// Its Docker Engine, where it has one and once that is started.
+    pub(crate) dockerd: Option<ProcessId>,
     /// The swarm's id of this node, once joined: its cgroups carry it.
     pub(crate) node_id: Option<String>,
     /// The nodes that it is cut off from; each of them names it in turn.
@@ -137,6 +140,8 @@ pub(crate) struct Record {
     /// The first three bytes of the /24.
     pub(crate) subnet: [u8; 3],
     pub(crate) log_level: String,
+    /// What runs the tasks.
+    pub(crate) engine: Engine,
     /// Further arguments of every daemon.
     pub(crate) daemon_args: Vec<String>,
     /// The `skep dev` that stays in the foreground, if one does.
@@ -161,13 +166,15 @@ impl Record {
                 state_dir: name.state_dir().join(&node),
                 log: name.state_dir().join(format!("{node}.log")),
                 process: None,
+                dockerd: None,
                 node_id: None,
                 cut_from: BTreeSet::new(),
                 name: node,
             })
             .collect();
         let (log_level, daemon_args) = ("info".to_owned(), Vec::new());
-        Self { name: name.clone(), subnet, log_level, daemon_args, owner: None, nodes }
+        let engine = Engine::default();
+        Self { name: name.clone(), subnet, log_level, engine, daemon_args, owner: None, nodes }
     }
 
     /// The caller's address on the swarm's bridge.

@@ -13,9 +13,10 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::dockerd::Engine;
 use super::process::ProcessId;
 use super::record::{Lock, Node, Record, Role, SwarmName};
-use super::{UpArgs, api, down, image, namespaces, network, node};
+use super::{UpArgs, api, dockerd, down, image, namespaces, network, node};
 
 /// The port that managers listen on for joins.
 const SWARM_PORT: u16 = 2377;
@@ -29,6 +30,9 @@ const POLL: Duration = Duration::from_millis(20);
 /// Takes the name and a subnet, and writes the record; cleans up first what a crash left.
 pub(crate) async fn reserve(args: &UpArgs) -> anyhow::Result<Record> {
     let name = &args.name;
+    if args.engine == Engine::Docker {
+        dockerd::check()?;
+    }
     match Record::load(name) {
         Ok(Some(record)) if record.is_running() => {
             bail!(
@@ -49,6 +53,7 @@ pub(crate) async fn reserve(args: &UpArgs) -> anyhow::Result<Record> {
     let subnet = network::pick_subnet(name, &Record::subnets_in_use())?;
     let mut record = Record::plan(name, subnet, args.managers, args.workers);
     record.log_level.clone_from(&args.log_level);
+    record.engine = args.engine;
     record.daemon_args.clone_from(&args.daemon_args);
     record.owner = i32::try_from(std::process::id()).ok().and_then(ProcessId::of);
     record.save()?;
@@ -60,6 +65,10 @@ pub(crate) async fn bring_up(record: &mut Record, args: &UpArgs) -> anyhow::Resu
     make_places(record)?;
     let n_nodes = record.nodes.len();
     say(&format!("Network     {n_nodes} namespaces on {}/24", record.gateway()));
+    if record.engine == Engine::Docker {
+        dockerd::start(record, |_| true).await?;
+        say(&format!("Docker      {n_nodes} engines started"));
+    }
     let flags = node::Flags::of(record);
     for node in &mut record.nodes {
         node::spawn(node, &flags)?;

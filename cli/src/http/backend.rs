@@ -3,9 +3,14 @@
 //! Traits stand for the control plane and the engine, so that the server is tested against a state
 //! made by hand, with the real docker CLI and no daemon.
 
-use std::{path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
+use skep_agent::DockerAbout;
 use skep_api::{
     ApiError, NetworkId, NodeId, ServiceId, TaskId, Timestamp,
     object::Node,
@@ -136,7 +141,25 @@ pub(crate) trait Backend: Send + Sync + 'static {
     async fn join(&self, request: JoinBody) -> Result<(), ApiError>;
     async fn leave(&self, force: bool) -> Result<(), ApiError>;
     fn engine(&self) -> Arc<dyn LocalEngine>;
+    /// The Docker Engine that runs this node's tasks, if one does: it answers for all that is no swarm's.
+    fn docker(&self) -> Option<DockerSocket> {
+        None
+    }
     fn facts(&self) -> Facts;
+}
+
+/// Where a Docker Engine of this machine is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DockerSocket {
+    pub(crate) path: PathBuf,
+    /// The newest API that it speaks.
+    pub(crate) api: (u32, u32),
+}
+
+impl DockerSocket {
+    pub(crate) fn of(path: &Path, about: &DockerAbout) -> Self {
+        Self { path: path.to_owned(), api: about.api }
+    }
 }
 
 /// What is known of this node without asking anybody.

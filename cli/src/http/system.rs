@@ -175,6 +175,7 @@ fn engine_facts(facts: &Facts) -> Map<String, Value> {
         "ExperimentalBuild": false,
         "ServerVersion": VERSION,
         "Warnings": null,
+        "Skep": { "Engine": "embedded", "Version": VERSION },
     });
     [able, about].into_iter().flat_map(render::object).collect()
 }

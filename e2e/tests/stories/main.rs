@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod container;
+mod docker_engine;
 mod failing;
 mod loss;
 mod nodes;

@@ -1,0 +1,169 @@
+//! What a task's container is in Docker's words.
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountTmpfsOptions, MountType,
+};
+
+use super::{ID_LABEL, sandbox};
+use crate::{
+    engine::{LogLimits, Mount, MountKind, NewContainer},
+    task::container::TASK_NAME_LABEL,
+};
+
+/// The container's name and its configuration. Its network, host name, `/etc/hosts` and `/etc/resolv.conf`
+/// are its sandbox's.
+pub(super) fn container(container: NewContainer) -> (String, ContainerCreateBody) {
+    let name = container.labels.get(TASK_NAME_LABEL).unwrap_or(&container.id).clone();
+    let amount = |value: u64| (value != 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
+    let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
+    let mut labels = container.labels;
+    labels.insert(ID_LABEL.to_owned(), container.id.clone());
+    let host_config = HostConfig {
+        network_mode: Some(format!("container:{}", sandbox::name(&container.id))),
+        mounts: Some(container.mounts.into_iter().map(mount).collect()),
+        readonly_rootfs: Some(container.read_only_root),
+        memory: amount(container.limits.memory_bytes),
+        nano_cpus: amount(container.limits.nano_cpus),
+        pids_limit: amount(container.limits.pids),
+        group_add: some(container.groups),
+        cap_add: some(container.cap_add),
+        cap_drop: some(container.cap_drop),
+        log_config: log_config(container.log),
+        ..HostConfig::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(container.image),
+        entrypoint: container.entrypoint,
+        cmd: container.args,
+        env: some(container.env),
+        working_dir: container.workdir,
+        user: container.user,
+        stop_signal: container.stop_signal,
+        labels: Some(labels.into_iter().collect()),
+        host_config: Some(host_config),
+        ..ContainerCreateBody::default()
+    };
+    (name, body)
+}
+
+/// Nothing asked for is the Docker Engine's own default.
+fn log_config(log: LogLimits) -> Option<HostConfigLogConfig> {
+    let options = [
+        ("max-size", log.max_size.map(|bytes| bytes.to_string())),
+        ("max-file", log.max_file.map(|files| files.to_string())),
+    ];
+    let given: Vec<_> =
+        options.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    (!given.is_empty()).then(|| HostConfigLogConfig {
+        typ: Some("json-file".to_owned()),
+        config: Some(given.into_iter().collect()),
+    })
+}
+
+fn mount(mount: Mount) -> DockerMount {
+    let (typ, source, tmpfs_options) = match mount.kind {
+        MountKind::Bind { source } => (MountType::BIND, Some(source), None),
+        MountKind::Volume { name } => (MountType::VOLUME, name, None),
+        MountKind::Tmpfs { size_bytes, mode } => {
+            let size_bytes = i64::try_from(size_bytes).ok().filter(|size| *size != 0);
+            let options = MountTmpfsOptions { size_bytes, mode: mode.map(i64::from), ..Default::default() };
+            (MountType::TMPFS, None, Some(options))
+        }
+    };
+    DockerMount {
+        typ: Some(typ),
+        source,
+        target: Some(mount.target),
+        read_only: Some(mount.read_only),
+        tmpfs_options,
+        ..DockerMount::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::Limits;
+
+    #[test]
+    fn what_asks_for_nothing_leaves_all_to_docker() {
+        let (name, body) =
+            container(NewContainer { id: "a".repeat(64), image: "i:1".into(), ..Default::default() });
+        assert_eq!(name, "a".repeat(64));
+        let expect = json!({
+            "Image": "i:1",
+            "Labels": { "skep.id": "a".repeat(64) },
+            "HostConfig": {
+                "NetworkMode": format!("container:{}", sandbox::name(&"a".repeat(64))),
+                "Mounts": [],
+                "ReadonlyRootfs": false,
+            },
+        });
+        assert_eq!(serde_json::to_value(body).unwrap(), expect);
+    }
+
+    #[test]
+    fn all_that_a_spec_asks_for_is_passed_on() {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let mount = |kind, target: &str, read_only| Mount { kind, target: target.into(), read_only };
+        let (name, body) = container(NewContainer {
+            id: "b".repeat(64),
+            image: "i:1".into(),
+            entrypoint: Some(words(&["/x"])),
+            args: Some(words(&["y"])),
+            env: words(&["A=b"]),
+            workdir: Some("/w".into()),
+            user: Some("1:2".into()),
+            groups: words(&["5"]),
+            mounts: vec![
+                mount(MountKind::Bind { source: "/s".into() }, "/t", true),
+                mount(MountKind::Volume { name: Some("v".into()) }, "/v", false),
+                mount(MountKind::Volume { name: None }, "/own", false),
+                mount(MountKind::Tmpfs { size_bytes: 4096, mode: Some(0o777) }, "/m", false),
+                mount(MountKind::Tmpfs { size_bytes: 0, mode: None }, "/n", false),
+            ],
+            read_only_root: true,
+            limits: Limits { memory_bytes: 1 << 20, nano_cpus: 5, pids: 10 },
+            cap_add: words(&["NET_ADMIN"]),
+            cap_drop: words(&["ALL"]),
+            stop_signal: Some("SIGQUIT".into()),
+            labels: [(TASK_NAME_LABEL.to_owned(), "web.1.t".to_owned())].into(),
+            log: LogLimits { max_size: Some(10), max_file: Some(3) },
+            ..Default::default()
+        });
+        assert_eq!(name, "web.1.t");
+        let made = serde_json::to_value(body).unwrap();
+        for (path, expect) in [
+            ("/Entrypoint", json!(["/x"])),
+            ("/Cmd", json!(["y"])),
+            ("/Env", json!(["A=b"])),
+            ("/WorkingDir", json!("/w")),
+            ("/User", json!("1:2")),
+            ("/StopSignal", json!("SIGQUIT")),
+            ("/HostConfig/GroupAdd", json!(["5"])),
+            ("/HostConfig/ReadonlyRootfs", json!(true)),
+            ("/HostConfig/Memory", json!(1 << 20)),
+            ("/HostConfig/NanoCpus", json!(5)),
+            ("/HostConfig/PidsLimit", json!(10)),
+            ("/HostConfig/CapAdd", json!(["NET_ADMIN"])),
+            ("/HostConfig/CapDrop", json!(["ALL"])),
+            ("/HostConfig/LogConfig/Type", json!("json-file")),
+            ("/HostConfig/LogConfig/Config", json!({ "max-size": "10", "max-file": "3" })),
+            (
+                "/HostConfig/Mounts/0",
+                json!({ "Type": "bind", "Source": "/s", "Target": "/t", "ReadOnly": true }),
+            ),
+            (
+                "/HostConfig/Mounts/1",
+                json!({ "Type": "volume", "Source": "v", "Target": "/v", "ReadOnly": false }),
+            ),
+            ("/HostConfig/Mounts/2", json!({ "Type": "volume", "Target": "/own", "ReadOnly": false })),
+            ("/HostConfig/Mounts/3/TmpfsOptions", json!({ "SizeBytes": 4096, "Mode": 511 })),
+            ("/HostConfig/Mounts/4/TmpfsOptions", json!({})),
+        ] {
+            assert_eq!(made.pointer(path), Some(&expect), "{path}");
+        }
+    }
+}
