@@ -7,11 +7,14 @@ mod choice;
 mod clash;
 mod config;
 mod engine;
+mod listener;
 mod machine;
 mod member;
 mod node;
+mod role;
 mod settings;
 mod stopping;
+mod swarm;
 
 use std::{
     ffi::OsString, io::Write as _, net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,

@@ -12,22 +12,14 @@ pub use cluster::Rotation;
 
 use std::{sync::Arc, time::Duration};
 
-use skep_api::{
-    ApiError, ErrorKind, NodeId, RequestId, Timestamp,
-    id::IdSource,
-    object::Node,
-    spec::{Role, ServiceSpec},
-};
-use skep_raft::ProposeError;
-use skep_store::{Change, Guard, Proposal, ProposalError, RefusalKind, View, decode_result};
+use skep_api::{ApiError, ErrorKind, NodeId, object::Node, spec::ServiceSpec};
+use skep_store::{Change, Guard, Refusal, RefusalKind, View};
 use tokio::sync::mpsc;
 
 pub use networks::{CreatedNetwork, network_note};
 
-use crate::{LogItem, LogQuery, SystemIds, dispatcher::Shared, logs::LogReader};
+use crate::{LogItem, LogQuery, dispatcher::Shared, logs::LogReader, write::WriteError};
 
-/// How often a write whose outcome is unknown is asked again, with the same request id.
-const WRITE_TRIES_MAX: u32 = 3;
 /// A read or write that cannot be served fails within this time.
 const NO_LEADER_AFTER: Duration = Duration::from_secs(1);
 /// Swarm's words without a leader (`SK:manager/state/raft/raft.go`).
@@ -91,14 +83,18 @@ impl Control {
         self.shared.machine.view()
     }
 
-    /// What a manager's peers say of it; `None` for a worker.
+    /// What the other managers say of a member of theirs; `None` for what is none (yet, or any more).
     #[must_use]
     pub fn manager_status(&self, node: &Node) -> Option<ManagerStatus> {
-        if node.spec.role != Role::Manager {
+        let raft = self.shared.raft.status().borrow().clone();
+        if !raft.voters.contains(&node.raft_id) {
             return None;
         }
-        let own = node.id == self.node_id;
-        Some(ManagerStatus { leader: own, reachable: own, addr: node.advertise_addr.clone() })
+        Some(ManagerStatus {
+            leader: raft.leader == Some(node.raft_id),
+            reachable: self.shared.is_reachable(&raft, node),
+            addr: node.advertise_addr.clone(),
+        })
     }
 
     /// Lines of these tasks from the nodes that have them.
@@ -136,37 +132,18 @@ impl Control {
 
     /// Proposes and waits until it is applied here.
     async fn write(&self, guards: Vec<Guard>, changes: Vec<Change>) -> Result<(), ApiError> {
-        let proposal = Proposal {
-            request: Some(RequestId(SystemIds::default().next_id())),
-            guards,
-            changes,
-            now: Timestamp((self.shared.clock)()),
-        };
-        let entry = proposal.encode();
-        for _ in 0..WRITE_TRIES_MAX {
-            match self.shared.raft.propose(entry.clone()).await {
-                Ok(answer) => return decode_result(&answer).map(|_| ()).map_err(refused),
-                Err(ProposeError::Lost) => {}
-                Err(error @ ProposeError::TooLarge { .. }) => {
-                    return Err(ApiError::invalid(error.to_string()));
-                }
-                Err(ProposeError::NoLeader | ProposeError::Stopped) => {
-                    return Err(ApiError::new(ErrorKind::Unavailable, NO_LEADER));
-                }
-            }
-        }
-        Err(ApiError::new(
-            ErrorKind::Unavailable,
-            "the outcome of the write is unknown; look before asking again",
-        ))
+        self.shared.write(guards, changes).await.map_err(|error| match error {
+            WriteError::Stale => out_of_sequence(),
+            WriteError::Refused(refusal) => refused(refusal),
+            WriteError::NoLeader => ApiError::new(ErrorKind::Unavailable, NO_LEADER),
+            WriteError::TooLarge(words) => ApiError::invalid(words),
+            WriteError::Unknown => ApiError::new(ErrorKind::Unavailable, error.to_string()),
+            WriteError::Answer(words) => ApiError::new(ErrorKind::Internal, words),
+        })
     }
 }
 
-fn refused(error: ProposalError) -> ApiError {
-    let refusal = match error {
-        ProposalError::Refused(refusal) => refusal,
-        ProposalError::Answer(words) => return ApiError::new(ErrorKind::Internal, words),
-    };
+fn refused(refusal: Refusal) -> ApiError {
     match refusal.kind {
         RefusalKind::Stale => out_of_sequence(),
         RefusalKind::NameTaken => ApiError::new(ErrorKind::AlreadyExists, refusal.message),

@@ -16,4 +16,4 @@ pub(crate) use hub::{Hub, Whereabouts};
 pub(crate) use leaderless::mind_leader;
 pub(crate) use roll::Heard;
 pub(crate) use service::{DispatcherService, Shared};
-pub(crate) use session::check_data_path;
+pub(crate) use session::{LEFT, check_data_path};

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use skep_api::{
-    NodeId, Timestamp,
+    NodeId,
     id::IdSource,
     object::{Node, NodeState, NodeStatus},
     spec::{Availability, NodeSpec, Role},
     wire,
 };
 use skep_link::{Authority, JoinToken, remote_addr, stubs::join_server::Join};
-use skep_store::{Change, Guard, GuardKind, Proposal, decode_result};
+use skep_store::{Change, Guard, GuardKind, View};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -33,17 +33,18 @@ impl Join for JoinService {
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         let request = request.into_inner();
+        // A token that was rotated is no token any more, whichever manager is asked.
+        shared.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
         let view = shared.machine.view();
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
         let token = JoinToken::parse(&request.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if token.has_secret(&cluster.manager_token_secret) {
-            return Err(Status::unimplemented(
-                "joining as a manager is not supported yet; use the token of `swarm join-token worker`",
-            ));
-        }
-        if !token.has_secret(&cluster.worker_token_secret) {
+        let role = if token.has_secret(&cluster.manager_token_secret) {
+            Role::Manager
+        } else if token.has_secret(&cluster.worker_token_secret) {
+            Role::Worker
+        } else {
             return Err(Status::permission_denied(BAD_TOKEN));
-        }
+        };
         let availability = match request.availability.as_str() {
             "" => Availability::Active,
             word => Availability::parse(word)
@@ -58,7 +59,7 @@ impl Join for JoinService {
             .sign_node(
                 &request.csr_pem,
                 &id.to_string(),
-                skep_link::Role::Worker,
+                certified(role),
                 &cluster.id.to_string(),
                 now / 1_000_000_000,
             )
@@ -68,29 +69,37 @@ impl Join for JoinService {
         check_data_path(&data_path_addr)?;
         let node = Node {
             id,
-            spec: NodeSpec { role: Role::Worker, availability, ..NodeSpec::default() },
+            spec: NodeSpec { role, availability, ..NodeSpec::default() },
             description: request.description.unwrap_or_default().into(),
             // Ready once its session is there.
             status: NodeStatus { state: NodeState::Unknown, message: String::new(), addr },
             data_path_addr,
             ..Node::default()
         };
-        let proposal = Proposal {
-            request: None,
-            guards: vec![Guard { kind: GuardKind::Node, id: id.0, version: 0 }],
-            changes: vec![Change::PutNode(Arc::new(node))],
-            now: Timestamp(now),
-        };
-        let answer =
-            shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        decode_result(&answer).map_err(|e| Status::aborted(e.to_string()))?;
-        tracing::info!(node.id = %id, "node joined");
+        let guard = Guard { kind: GuardKind::Node, id: id.0, version: 0 };
+        shared.write(vec![guard], vec![Change::PutNode(Arc::new(node))]).await?;
+        tracing::info!(node.id = %id, role = role.as_str(), "node joined");
         Ok(Response::new(wire::JoinResponse {
             node_id: id.to_bytes(),
             certificate_pem,
             ca_cert_pem: cluster.ca_cert_pem.clone(),
             cluster_id: cluster.id.to_bytes(),
-            ..wire::JoinResponse::default()
+            manager: role == Role::Manager,
+            managers: managers(&view),
         }))
     }
+}
+
+/// A role as certificates say it.
+pub(crate) fn certified(role: Role) -> skep_link::Role {
+    match role {
+        Role::Manager => skep_link::Role::Manager,
+        Role::Worker => skep_link::Role::Worker,
+    }
+}
+
+/// `host:port` of every manager.
+fn managers(view: &View) -> Vec<String> {
+    let members = view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
+    members.map(|node| node.advertise_addr.clone()).collect()
 }

@@ -3,6 +3,7 @@
 //!
 //! Boundary: knows nothing of agents' insides nor of HTTP.
 
+mod auth;
 mod control;
 mod dispatcher;
 mod ids;
@@ -11,14 +12,18 @@ mod leader;
 mod liveness;
 mod logs;
 mod machine;
+mod members;
 mod names;
 pub mod pass;
 mod peers;
+mod roles;
 mod server;
 mod tell;
+mod write;
 
 pub use control::{Control, CreatedNetwork, CreatedService, ManagerStatus, Rotation, network_note};
 pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
+pub use members::{EnterError, Entrance, depart};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
 pub use skep_store::View;

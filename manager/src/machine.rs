@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use skep_raft::StateMachine;
 use skep_store::{Dirty, ObjectRef, Store, View};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Who is told of each applied entry, in order, on raft's thread: must not block.
 pub(crate) trait Listener: Send + Sync {
@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     view: ArcSwap<View>,
     dirty: Mutex<Dirty>,
     wake: Notify,
+    /// The revision at which a node or the swarm's settings last changed.
+    nodes: watch::Sender<u64>,
     listener: ArcSwap<Option<Arc<dyn Listener>>>,
 }
 
@@ -36,6 +38,7 @@ impl Machine {
             view: ArcSwap::default(),
             dirty: Mutex::new(Dirty::everything()),
             wake: Notify::new(),
+            nodes: watch::Sender::new(0),
             listener: ArcSwap::from_pointee(None),
         })
     }
@@ -48,6 +51,11 @@ impl Machine {
     /// Tells `listener` of each entry from now on.
     pub(crate) fn listen(&self, listener: Arc<dyn Listener>) {
         self.listener.store(Arc::new(Some(listener)));
+    }
+
+    /// Follows changes of nodes and of the swarm's settings, by revision.
+    pub(crate) fn nodes_changed(&self) -> watch::Receiver<u64> {
+        self.nodes.subscribe()
     }
 
     /// Waits until something changed since the last [`Machine::take_dirty`].
@@ -81,6 +89,9 @@ impl StateMachine for Machine {
         let mut dirty = Dirty::default();
         for object in &applied.changed {
             dirty.mark(*object);
+        }
+        if applied.changed.iter().any(|object| matches!(object, ObjectRef::Node(_) | ObjectRef::Cluster)) {
+            self.nodes.send_replace(view.revision());
         }
         if let Some(listener) = &**self.listener.load() {
             listener.applied(&view, &applied.changed);

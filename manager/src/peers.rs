@@ -61,7 +61,6 @@ impl Peers {
         Ok(channel)
     }
 
-    #[expect(dead_code, reason = "called once managers come and go")]
     /// Lets go of connections to addresses that no manager has any more.
     pub(crate) fn prune(&self) {
         let addrs: Vec<String> = self.others().into_iter().map(|(_, addr)| addr).collect();

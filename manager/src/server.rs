@@ -1,6 +1,10 @@
 //! A manager as a whole: opened from its directory or made by `init`, served, shut down.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use skep_api::{
     ClusterId, NodeId, Timestamp,
@@ -10,33 +14,42 @@ use skep_api::{
 };
 use skep_link::{
     Authority, Identity, JoinToken, MESSAGE_MAX_BYTES, new_csr,
-    stubs::{dispatcher_server::DispatcherServer, join_server::JoinServer},
+    stubs::{
+        dispatcher_server::DispatcherServer, join_server::JoinServer, members_server::MembersServer,
+        node_ca_server::NodeCaServer,
+    },
 };
-use skep_raft::{Alone, Config, Leadership, Raft};
+use skep_raft::{Config, Leadership, Raft};
 use skep_store::{Change, Proposal, decode_result};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
+use tonic::service::Routes;
 
 use crate::{
-    Control, SystemIds,
+    Control, Entrance, SystemIds,
     dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
     leader::Leader,
     liveness,
     machine::Machine,
+    members::{Book, Links, MembersService, NodeCaService},
     peers::Peers,
-    tell,
+    roles, tell,
 };
 
 /// A fresh member of one leads after this long at most.
 const FIRST_LEADER_AFTER: Duration = Duration::from_secs(10);
 
-/// Where a manager lives and how it is reached.
+/// The file with a member's raft id; without it a directory holds no manager.
+const RAFT_ID_FILE: &str = "raft-id";
+
+/// Between attempts to learn whether the state here is whole, when there is no leader.
+const WHOLE_RETRY: Duration = Duration::from_millis(200);
+
+/// Where a manager lives.
 #[derive(Clone, Debug)]
 pub struct ManagerConfig {
-    /// Its own directory: the log and its key.
+    /// Its own directory: the log and its key, its raft id, the managers' addresses.
     pub dir: PathBuf,
-    /// Where it listens for nodes.
-    pub listen_addr: SocketAddr,
     /// Wall time in Unix nanoseconds.
     pub clock: fn() -> i64,
     /// Between the leader's heartbeats.
@@ -87,11 +100,11 @@ pub enum ManagerError {
     /// The identity on disk.
     #[error("cannot keep this node's identity")]
     Identity(#[from] skep_link::IdentityError),
-    /// The port is taken, or not ours to listen on.
-    #[error("cannot listen on {addr} for other nodes; stop what uses it, or choose another --listen-addr")]
-    Listen {
-        /// Where.
-        addr: SocketAddr,
+    /// Its directory cannot be written.
+    #[error("cannot keep the state of this manager in {}", path.display())]
+    Dir {
+        /// The directory or file.
+        path: PathBuf,
         /// Why not.
         #[source]
         source: std::io::Error,
@@ -101,12 +114,10 @@ pub enum ManagerError {
     First(String),
 }
 
-/// A running manager.
+/// A running manager. What it serves to nodes, [`Manager::routes`], is for the daemon to put on its listener.
 #[derive(Debug)]
 pub struct Manager {
     control: Control,
-    raft: Raft,
-    stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
@@ -116,7 +127,6 @@ impl Manager {
     /// # Errors
     /// [`ManagerError`]; the caller wipes the directory, as Swarm does after a failed init.
     pub async fn init(config: ManagerConfig, params: InitParams) -> Result<(Self, Identity), ManagerError> {
-        let listener = listen(config.listen_addr).await?;
         let now = (config.clock)();
         let mut ids = SystemIds::default();
         let (node_id, cluster_id) = (NodeId(ids.next_id()), ClusterId(ids.next_id()));
@@ -131,59 +141,71 @@ impl Manager {
             now / 1_000_000_000,
         )?;
         let identity = Identity::new(certificate, key, authority.cert_pem())?;
-        let raft_id = u64::try_from(ids.next_id().0 >> 65).expect("63 bits are left").max(1);
-        tokio::fs::create_dir_all(&config.dir).await.map_err(|e| ManagerError::First(e.to_string()))?;
-        tokio::fs::write(config.dir.join("raft-id"), raft_id.to_string())
-            .await
-            .map_err(|e| ManagerError::First(e.to_string()))?;
-        let machine = Machine::new();
-        let raft = Raft::open(config.raft(raft_id), machine.clone(), Arc::new(Alone)).await?;
-        raft.bootstrap().await?;
-        wait_for_leader(&raft).await?;
-        let changes = first_state(&params, node_id, cluster_id, &authority);
+        let raft_id = fresh_raft_id();
+        write_raft_id(&config.dir, raft_id)?;
+        let opened = Opened::open(&config, raft_id, &identity).await?;
+        opened.raft.bootstrap().await?;
+        wait_for_leader(&opened.raft).await?;
+        let changes = first_state(&params, node_id, raft_id, cluster_id, &authority);
         let proposal = Proposal { changes, now: Timestamp(now), ..Proposal::default() };
-        let answer = raft.propose(proposal.encode()).await.map_err(|e| ManagerError::First(e.to_string()))?;
+        let answer =
+            opened.raft.propose(proposal.encode()).await.map_err(|e| ManagerError::First(e.to_string()))?;
         decode_result(&answer).map_err(|e| ManagerError::First(e.to_string()))?;
         identity.save(&params.identity_dir)?;
-        Ok((Self::serve(config, raft, machine, identity.clone(), listener, node_id), identity))
+        Ok((Self::run(&config, opened, identity.clone(), node_id), identity))
     }
 
-    /// Opens the state of an earlier start.
+    /// Opens the state of an earlier start. Needs no leader, nor anybody else.
     ///
     /// # Errors
     /// [`ManagerError`]: nothing was changed.
     pub async fn open(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
-        let listener = listen(config.listen_addr).await?;
-        let id_file = config.dir.join("raft-id");
-        let raft_id =
-            tokio::fs::read_to_string(&id_file).await.ok().and_then(|text| text.trim().parse().ok());
+        let file = config.dir.join(RAFT_ID_FILE);
+        let raft_id = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
         let raft_id = raft_id.ok_or_else(|| {
-            ManagerError::First(format!(
-                "{} is missing or damaged; restore it from a backup",
-                id_file.display()
-            ))
+            ManagerError::First(format!("{} is missing or damaged; restore it from a backup", file.display()))
         })?;
-        let node_id =
-            identity.node_id().parse().map_err(|e| ManagerError::First(format!("node certificate: {e}")))?;
-        let machine = Machine::new();
-        let raft = Raft::open(config.raft(raft_id), machine.clone(), Arc::new(Alone)).await?;
-        Ok(Self::serve(config, raft, machine, identity, listener, node_id))
+        let opened = Opened::open(&config, raft_id, &identity).await?;
+        let node_id = node_id_of(&identity)?;
+        Ok(Self::run(&config, opened, identity, node_id))
+    }
+
+    /// A manager without a state, under a fresh raft id: it comes in by [`Manager::entrance`]. What an
+    /// earlier one left is removed.
+    ///
+    /// # Errors
+    /// [`ManagerError`].
+    pub async fn fresh(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
+        Self::wipe(&config)?;
+        let raft_id = fresh_raft_id();
+        write_raft_id(&config.dir, raft_id)?;
+        let opened = Opened::open(&config, raft_id, &identity).await?;
+        let node_id = node_id_of(&identity)?;
+        Ok(Self::run(&config, opened, identity, node_id))
     }
 
     /// Whether a directory holds a manager's state.
     #[must_use]
     pub fn exists(config: &ManagerConfig) -> bool {
-        config.dir.join("raft-id").exists()
+        config.dir.join(RAFT_ID_FILE).exists()
     }
 
-    fn serve(
-        config: ManagerConfig,
-        raft: Raft,
-        machine: Arc<Machine>,
-        identity: Identity,
-        listener: TcpListener,
-        node_id: NodeId,
-    ) -> Self {
+    /// Removes a stopped manager's directory. Cut off anywhere, it holds no manager any more.
+    ///
+    /// # Errors
+    /// [`ManagerError::Dir`].
+    pub fn wipe(config: &ManagerConfig) -> Result<(), ManagerError> {
+        let gone = |result: std::io::Result<()>| match result {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        gone(std::fs::remove_file(config.dir.join(RAFT_ID_FILE)))
+            .and_then(|()| gone(std::fs::remove_dir_all(&config.dir)))
+            .map_err(|source| ManagerError::Dir { path: config.dir.clone(), source })
+    }
+
+    fn run(config: &ManagerConfig, opened: Opened, identity: Identity, node_id: NodeId) -> Self {
+        let Opened { raft, machine, book } = opened;
         let hub = Hub::new();
         machine.listen(hub.clone());
         let shared = Arc::new(Shared {
@@ -193,25 +215,35 @@ impl Manager {
             liveness: Arc::default(),
             logs: Arc::default(),
             peers: Peers::new(node_id, identity.clone(), machine.clone()),
+            identity,
+            book,
             clock: config.clock,
         });
-        let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let routes = tonic::service::Routes::new(JoinServer::new(JoinService(shared.clone()))).add_service(
-            DispatcherServer::new(DispatcherService(shared.clone()))
-                .max_decoding_message_size(MESSAGE_MAX_BYTES),
-        );
-        let until = until_stopped(stopped);
-        tasks.spawn(async move {
-            if let Err(error) = skep_link::serve(listener, identity, routes, until).await {
-                tracing::error!(err = %error, "the listener for nodes ended; restart the daemon");
-            }
-        });
         tasks.spawn(async move { hub.keep_mesh(move || machine.view()).await });
         tasks.spawn(lead(shared.clone()));
         tasks.spawn(tell::keep_telling(shared.clone()));
         tasks.spawn(mind_leader(shared.clone()));
-        Self { control: Control { shared, node_id }, raft, stop, tasks }
+        tasks.spawn(keep_book(shared.clone()));
+        tasks.spawn(heed_removal(shared.clone()));
+        Self { control: Control { shared, node_id }, tasks }
+    }
+
+    /// What it serves to nodes.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        let shared = &self.control.shared;
+        Routes::new(JoinServer::new(JoinService(shared.clone())))
+            .add_service(NodeCaServer::new(NodeCaService(shared.clone())))
+            .add_service(
+                DispatcherServer::new(DispatcherService(shared.clone()))
+                    .max_decoding_message_size(MESSAGE_MAX_BYTES),
+            )
+            .add_service(
+                MembersServer::new(MembersService(shared.clone()))
+                    .max_decoding_message_size(MESSAGE_MAX_BYTES)
+                    .max_encoding_message_size(MESSAGE_MAX_BYTES),
+            )
     }
 
     /// A handle for users' calls.
@@ -220,22 +252,94 @@ impl Manager {
         self.control.clone()
     }
 
-    /// Ends serving; what is acknowledged is on disk.
+    /// The way to become a member.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        Entrance(self.control.shared.clone())
+    }
+
+    /// Ends: moves its lead away first, closes its sessions. What is acknowledged is on disk.
     pub async fn stop(mut self) {
-        self.stop.send_replace(true);
-        self.raft.shutdown().await;
+        let shared = &self.control.shared;
+        shared.raft.step_down().await;
+        shared.hub.end_all();
+        shared.raft.shutdown().await;
         self.tasks.shutdown().await;
     }
 }
 
-/// Waits out the listener's own grace, then for the word to stop.
-async fn until_stopped(mut stopped: watch::Receiver<bool>) {
-    // An error means that the manager is gone: stop as well.
-    stopped.wait_for(|stop| *stop).await.map(|_| ()).unwrap_or_default();
+/// A raft member on its directory.
+struct Opened {
+    raft: Raft,
+    machine: Arc<Machine>,
+    book: Arc<Book>,
 }
 
-async fn listen(addr: SocketAddr) -> Result<TcpListener, ManagerError> {
-    TcpListener::bind(addr).await.map_err(|source| ManagerError::Listen { addr, source })
+impl Opened {
+    async fn open(config: &ManagerConfig, raft_id: u64, identity: &Identity) -> Result<Self, ManagerError> {
+        let machine = Machine::new();
+        let book = Book::open(&config.dir);
+        let links = Links::new(identity.clone(), book.clone());
+        let raft = Raft::open(config.raft(raft_id), machine.clone(), links).await?;
+        Ok(Self { raft, machine, book })
+    }
+}
+
+/// Random, so that no member of the swarm has ever had it.
+fn fresh_raft_id() -> u64 {
+    u64::try_from(SystemIds::default().next_id().0 >> 65).expect("63 bits are left").max(1)
+}
+
+fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
+    let path = dir.join(RAFT_ID_FILE);
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&path, raft_id.to_string()))
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .map_err(|source| ManagerError::Dir { path, source })
+}
+
+fn node_id_of(identity: &Identity) -> Result<NodeId, ManagerError> {
+    identity.node_id().parse().map_err(|e| ManagerError::First(format!("node certificate: {e}")))
+}
+
+/// Keeps the managers' addresses for raft and for the next start.
+async fn keep_book(shared: Arc<Shared>) {
+    let mut changed = shared.machine.nodes_changed();
+    let follow = |caught_up| {
+        shared.book.follow(&shared.machine.view(), caught_up);
+        shared.peers.prune();
+    };
+    follow(false);
+    let whole = async {
+        while shared.raft.read_barrier().await.is_err() {
+            if shared.raft.status().has_changed().is_err() {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(WHOLE_RETRY).await;
+        }
+    };
+    tokio::pin!(whole);
+    loop {
+        tokio::select! {
+            () = &mut whole => break,
+            done = changed.changed() => if done.is_err() { return },
+        }
+        changed.borrow_and_update();
+        follow(false);
+    }
+    follow(true);
+    while changed.changed().await.is_ok() {
+        follow(true);
+    }
+}
+
+/// A manager that is none any more sends its agents to others.
+async fn heed_removal(shared: Arc<Shared>) {
+    let mut status = shared.raft.status();
+    if status.wait_for(|status| status.removed).await.is_ok() {
+        tracing::info!("the other managers have let this one go");
+        shared.hub.end_all();
+    }
 }
 
 async fn wait_for_leader(raft: &Raft) -> Result<(), ManagerError> {
@@ -256,7 +360,8 @@ async fn lead(shared: Arc<Shared>) {
         let Ok(term) = leads else { return };
         let leader =
             Leader { raft: shared.raft.clone(), machine: shared.machine.clone(), clock: shared.clock };
-        let leading = async { tokio::join!(leader.run(), liveness::watch(shared.clone())) };
+        let leading =
+            async { tokio::join!(leader.run(), liveness::watch(shared.clone()), roles::converge(&shared)) };
         tokio::select! {
             _ = leading => {}
             ended = leadership.wait_for(|state| *state != term) => if ended.is_err() { return },
@@ -268,6 +373,7 @@ async fn lead(shared: Arc<Shared>) {
 fn first_state(
     params: &InitParams,
     node_id: NodeId,
+    raft_id: u64,
     cluster_id: ClusterId,
     authority: &Authority,
 ) -> Vec<Change> {
@@ -291,6 +397,7 @@ fn first_state(
         description: params.description.clone(),
         advertise_addr: params.advertise_addr.clone(),
         data_path_addr: params.data_path_addr.clone(),
+        raft_id,
         ..Node::default()
     };
     vec![Change::PutCluster(Arc::new(cluster)), Change::PutNode(Arc::new(node))]

@@ -87,7 +87,6 @@ async fn tell_one(shared: &Shared, manager: NodeId, addr: &str, told: &wire::Tol
 }
 
 /// Another manager tells of its agents.
-#[expect(dead_code, reason = "served once managers take each other's calls")]
 pub(crate) fn take(shared: &Shared, from: NodeId, told: &wire::Told) {
     let now = Instant::now();
     let read = |heard: &wire::Heard| {
@@ -106,7 +105,6 @@ pub(crate) fn take(shared: &Shared, from: NodeId, told: &wire::Told) {
 }
 
 /// Another manager has a word for an agent here.
-#[expect(dead_code, reason = "served once managers take each other's calls")]
 pub(crate) fn relay(shared: &Shared, request: wire::RelayRequest) -> wire::RelayResponse {
     let node = NodeId::from_bytes(&request.node_id);
     let message = request.message.and_then(|message| message.message);

@@ -1,10 +1,9 @@
 //! This node: in no swarm, a worker or a manager, and how it moves between these.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
 };
 
 use anyhow::Context as _;
@@ -14,61 +13,65 @@ use skep_agent::{Agent, DockerEngine, TaskEngine, runtime};
 use skep_api::{
     ApiError, ErrorKind, NodeId, Timestamp,
     object::ingress::DATA_PATH_PORT,
-    spec::{Availability, InitRequest, JoinBody},
-    validate,
+    spec::{InitRequest, JoinBody},
 };
-use skep_link::{Identity, JoinError, JoinParams, JoinToken};
-use skep_manager::{InitParams, Manager, ManagerConfig, ManagerError};
-use tokio::sync::Mutex;
+use skep_link::Identity;
+use skep_manager::{Manager, ManagerConfig, ManagerError};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 
 use super::{
-    address::{self, CONTROL_PORT},
+    address,
     choice::{self, Kind},
     clash,
     engine::{Local, open_engine},
+    listener::{self, Listener},
     machine,
     member::Member,
+    role,
     settings::Settings,
     stopping,
 };
 use crate::http::{Backend, DockerSocket, Facts, LocalEngine, SwarmState};
 
-/// Docker's limit of a join (`MB:daemon/cluster/swarm.go`).
-const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the manager may take to note that we leave.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Docker's words (`MB:daemon/cluster/swarm.go`).
-const LEAVE_WARNING: &str = "You are attempting to leave the swarm on a node that is participating as a manager. \
-     Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
-
 /// What this node is.
 #[derive(Clone)]
-enum Place {
+pub(super) enum Place {
     Nowhere,
     /// Became a member and could not come back; the words say why.
     Broken(String),
+    /// Joined as a manager, and is not one of them yet.
+    Joining(Membership),
+    /// The managers do not take it in; the words say why.
+    Refused(Membership, String),
     Worker(Membership),
     Manager(Membership, skep_manager::Control),
 }
 
 #[derive(Clone)]
-struct Membership {
-    agent: Agent,
-    identity: Identity,
-    member: Member,
+pub(super) struct Membership {
+    pub(super) agent: Agent,
+    pub(super) identity: Identity,
+    pub(super) member: Member,
+    /// A worker whose port is taken goes on without.
+    pub(super) listener: Option<Listener>,
 }
 
 /// The daemon's node.
 pub(super) struct Node(Arc<Inner>);
 
-struct Inner {
-    settings: Settings,
+pub(super) struct Inner {
+    pub(super) settings: Settings,
     engine: ArcSwap<runtime::Engine>,
     /// Runs the tasks in place of the embedded engine.
-    docker: Option<DockerEngine>,
-    place: RwLock<Place>,
+    pub(super) docker: Option<DockerEngine>,
+    place: watch::Sender<Place>,
     /// Held while the node changes its place, with the manager that it runs.
-    manager: Mutex<Option<Manager>>,
+    pub(super) manager: Mutex<Option<Manager>>,
+    /// Follows what the store wants of this node.
+    role: StdMutex<Option<JoinHandle<()>>>,
 }
 
 impl Node {
@@ -77,16 +80,22 @@ impl Node {
     /// # Errors
     /// What this node cannot serve without; a damaged log, by its file.
     pub(super) async fn start(settings: Settings) -> anyhow::Result<Self> {
-        Ok(Self(Arc::new(Inner::start(settings).await?)))
+        Ok(Self(Inner::start(settings).await?))
     }
 
     /// The daemon stops: tasks stay.
     pub(super) async fn stop(&self) {
-        if let Some(membership) = self.0.membership() {
+        let mut slot = self.0.manager.lock().await;
+        self.0.keep_role(None);
+        let membership = self.0.membership();
+        if let Some(membership) = &membership {
             membership.agent.stop(stopping::reason().await).await;
         }
-        if let Some(manager) = self.0.manager.lock().await.take() {
+        if let Some(manager) = slot.take() {
             manager.stop().await;
+        }
+        if let Some(listener) = membership.and_then(|membership| membership.listener) {
+            listener.stop().await;
         }
     }
 }
@@ -99,7 +108,7 @@ async fn to_its_end<T: Send + 'static>(
 }
 
 impl Inner {
-    async fn start(settings: Settings) -> anyhow::Result<Self> {
+    async fn start(settings: Settings) -> anyhow::Result<Arc<Self>> {
         make_private(&settings.state_dir)
             .with_context(|| format!("--state-dir: cannot make {}", settings.state_dir.display()))?;
         let identity =
@@ -108,13 +117,14 @@ impl Inner {
         let node_id = identity.as_ref().map(Identity::node_id);
         let engine = open_engine(&settings, node_id.as_deref()).await?;
         let docker = choice::engine(&settings, node_id.as_deref(), &engine).await?;
-        let node = Self {
+        let node = Arc::new(Self {
             settings,
             docker,
             engine: ArcSwap::from_pointee(engine),
-            place: RwLock::new(Place::Nowhere),
+            place: watch::Sender::new(Place::Nowhere),
             manager: Mutex::new(None),
-        };
+            role: StdMutex::default(),
+        });
         if let Some((identity, member)) = identity.zip(member)
             && let Err(error) = node.resume(identity, member).await
         {
@@ -130,58 +140,136 @@ impl Inner {
         Ok(node)
     }
 
-    async fn resume(&self, identity: Identity, member: Member) -> anyhow::Result<()> {
-        let config = self.manager_config(member.listen_addr);
+    async fn resume(self: &Arc<Self>, identity: Identity, member: Member) -> anyhow::Result<()> {
+        let config = self.manager_config();
         if !Manager::exists(&config) {
-            let agent = self.start_agent(&identity, &member).await?;
-            self.set(Place::Worker(Membership { agent, identity, member }));
+            let bound = listener::bind(member.listen_addr).await;
+            let membership = self.become_member(identity, member, bound.ok()).await?;
+            self.set(Place::Worker(membership.clone()));
+            self.keep_role(Some(tokio::spawn(role::follow(self.clone(), membership, None))));
             return Ok(());
         }
         let mut slot = self.manager.lock().await;
+        let bound = listener::bind(member.listen_addr).await?;
         let manager = Manager::open(config, identity.clone()).await?;
-        let control = manager.control();
-        let agent = self.start_agent(&identity, &member).await?;
+        let listener = Listener::serve(bound, identity.clone(), manager.routes());
+        let agent = self.start_agent(&identity, &member, true).await?;
+        let membership = Membership { agent, identity, member, listener: Some(listener.clone()) };
+        listener.set(role::routes_of_manager(&manager, &membership));
+        // One that was cut off while it came in has no state: it goes on with that.
+        let place = if manager.entrance().has_state() {
+            Place::Manager(membership.clone(), manager.control())
+        } else {
+            Place::Joining(membership.clone())
+        };
         *slot = Some(manager);
-        self.set(Place::Manager(Membership { agent, identity, member }, control));
+        self.set(place);
+        self.keep_role(Some(tokio::spawn(role::follow(self.clone(), membership, None))));
         Ok(())
     }
 
-    fn place(&self) -> Place {
-        self.place.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A member that is no manager (yet): its port if it has one, and its agent.
+    pub(super) async fn become_member(
+        &self,
+        identity: Identity,
+        member: Member,
+        bound: Option<tokio::net::TcpListener>,
+    ) -> anyhow::Result<Membership> {
+        if bound.is_none() {
+            let addr = member.listen_addr;
+            tracing::warn!(%addr, "the port is taken: other nodes cannot probe this one, nor can it be promoted");
+        }
+        let agent = self.start_agent(&identity, &member, bound.is_some()).await?;
+        let mut membership = Membership { agent, identity, member, listener: None };
+        let routes = role::routes_of_worker(&membership);
+        let identity = membership.identity.clone();
+        membership.listener = bound.map(|bound| Listener::serve(bound, identity, routes));
+        Ok(membership)
     }
 
-    fn set(&self, place: Place) {
-        *self.place.write().unwrap_or_else(PoisonError::into_inner) = place;
+    /// Lets `task` follow the role of this node, in the place of an earlier one.
+    pub(super) fn keep_role(&self, task: Option<JoinHandle<()>>) {
+        let mut role = self.role.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(earlier) = std::mem::replace(&mut *role, task) {
+            earlier.abort();
+        }
     }
 
-    fn membership(&self) -> Option<Membership> {
+    pub(super) fn place(&self) -> Place {
+        self.place.borrow().clone()
+    }
+
+    pub(super) fn places(&self) -> watch::Receiver<Place> {
+        self.place.subscribe()
+    }
+
+    pub(super) fn set(&self, place: Place) {
+        self.place.send_replace(place);
+    }
+
+    /// The membership as it is now, else as it was.
+    pub(super) fn current(&self, was: &Membership) -> Membership {
+        self.membership().unwrap_or_else(|| was.clone())
+    }
+
+    /// Changes the membership, wherever this node stands with it.
+    pub(super) fn amend(&self, change: impl FnOnce(&mut Membership)) {
+        self.place.send_modify(|place| match place {
+            Place::Nowhere | Place::Broken(_) => {}
+            Place::Joining(membership)
+            | Place::Refused(membership, _)
+            | Place::Worker(membership)
+            | Place::Manager(membership, _) => change(membership),
+        });
+    }
+
+    /// The managers refuse this one: a join failed, a promotion waits.
+    pub(super) async fn refused(&self, words: &str) {
+        let _changing = self.manager.lock().await;
+        if let Place::Joining(membership) = self.place() {
+            self.set(Place::Refused(membership, words.to_owned()));
+        }
+    }
+
+    pub(super) fn membership(&self) -> Option<Membership> {
         match self.place() {
-            Place::Worker(membership) | Place::Manager(membership, _) => Some(membership),
+            Place::Joining(membership)
+            | Place::Refused(membership, _)
+            | Place::Worker(membership)
+            | Place::Manager(membership, _) => Some(membership),
             Place::Nowhere | Place::Broken(_) => None,
         }
     }
 
-    fn refuse_a_second_swarm(&self) -> Result<(), ApiError> {
+    pub(super) fn refuse_a_second_swarm(&self) -> Result<(), ApiError> {
         match self.place() {
             Place::Nowhere => Ok(()),
-            Place::Broken(_) | Place::Worker(_) | Place::Manager(..) => Err(ApiError::new(
+            Place::Broken(_)
+            | Place::Joining(_)
+            | Place::Refused(..)
+            | Place::Worker(_)
+            | Place::Manager(..) => Err(ApiError::new(
                 ErrorKind::Unavailable,
                 "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
             )),
         }
     }
 
-    fn manager_config(&self, listen_addr: SocketAddr) -> ManagerConfig {
+    pub(super) fn manager_config(&self) -> ManagerConfig {
         ManagerConfig {
             dir: self.settings.state_dir.join("manager"),
-            listen_addr,
             clock: machine::clock,
             raft_heartbeat: self.settings.raft_heartbeat,
             raft_election: self.settings.raft_election,
         }
     }
 
-    async fn start_agent(&self, identity: &Identity, member: &Member) -> anyhow::Result<Agent> {
+    pub(super) async fn start_agent(
+        &self,
+        identity: &Identity,
+        member: &Member,
+        is_listening: bool,
+    ) -> anyhow::Result<Agent> {
         let (kind, engine) = match &self.docker {
             Some(docker) => (Kind::Docker, TaskEngine::Docker(docker.clone())),
             None => (Kind::Embedded, TaskEngine::Embedded(self.engine_for(&identity.node_id()).await?)),
@@ -193,7 +281,7 @@ impl Inner {
             managers: member.managers.clone(),
             description: (&machine::description(&self.settings)).into(),
             data_path_addr: member.data_path_addr,
-            probe_addr: String::new(),
+            probe_addr: if is_listening { member.advertise_addr.clone() } else { String::new() },
             node_name: self.settings.node_name.clone(),
             shim: self.settings.shim.clone(),
             clock: machine::clock,
@@ -209,7 +297,7 @@ impl Inner {
         Ok(self.engine.load_full())
     }
 
-    fn advertised(&self, field: &str, text: &str) -> Result<(Ipv4Addr, Option<u16>), ApiError> {
+    pub(super) fn advertised(&self, field: &str, text: &str) -> Result<(Ipv4Addr, Option<u16>), ApiError> {
         let found =
             address::parse(field, text)?.or_else(|| self.settings.advertise_addr.map(|addr| (addr, None)));
         found.ok_or_else(|| {
@@ -219,13 +307,13 @@ impl Inner {
         })
     }
 
-    fn data_path(&self, text: &str, advertised: Ipv4Addr) -> Result<Ipv4Addr, ApiError> {
+    pub(super) fn data_path(&self, text: &str, advertised: Ipv4Addr) -> Result<Ipv4Addr, ApiError> {
         let asked = address::parse("DataPathAddr", text)?.map(|(addr, _)| addr);
         Ok(asked.or(self.settings.data_path_addr).unwrap_or(advertised))
     }
 
     /// Removes what a membership left on disk.
-    fn wipe(&self) {
+    pub(super) fn wipe(&self) {
         let dir = &self.settings.state_dir;
         let mut results = vec![Member::forget(dir), choice::forget(dir)];
         for sub in ["identity", "manager", "agent"] {
@@ -239,160 +327,14 @@ impl Inner {
         }
     }
 
-    async fn make_swarm(&self, slot: &mut Option<Manager>, request: InitRequest) -> Result<String, ApiError> {
-        validate::init(&request)?;
-        let (addr, port) = self.advertised("AdvertiseAddr", &request.advertise_addr)?;
-        let listen_addr = address::listen(&request.listen_addr)?;
-        let data_path_addr = self.data_path(&request.data_path_addr, addr)?;
-        let advertise_addr = format!("{addr}:{}", port.unwrap_or(listen_addr.port()));
-        let data_path_port =
-            if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port };
-        clash::check(self.docker.as_ref(), listen_addr.port(), data_path_port).await?;
-        let params = InitParams {
-            advertise_addr: advertise_addr.clone(),
-            data_path_addr: data_path_addr.to_string(),
-            data_path_port: request.data_path_port,
-            description: machine::description(&self.settings),
-            availability: Availability::parse(&request.availability).unwrap_or_default(),
-            spec: request.spec,
-            identity_dir: self.settings.state_dir.join("identity"),
-        };
-        let (manager, identity) =
-            Manager::init(self.manager_config(listen_addr), params).await.map_err(|e| internal(&e.into()))?;
-        let member = Member {
-            format: 1,
-            listen_addr,
-            advertise_addr: advertise_addr.clone(),
-            data_path_addr,
-            managers: vec![advertise_addr],
-            data_path_port,
-        };
-        let node_id = identity.node_id();
-        let agent = async {
-            member.save(&self.settings.state_dir)?;
-            self.start_agent(&identity, &member).await
-        }
-        .await;
-        let agent = match agent {
-            Ok(agent) => agent,
-            Err(error) => {
-                manager.stop().await;
-                return Err(internal(&error));
-            }
-        };
-        let control = manager.control();
-        *slot = Some(manager);
-        self.set(Place::Manager(Membership { agent, identity, member }, control));
-        Ok(node_id)
+    /// A node that could not come back as a member still has the containers of its tasks.
+    pub(super) async fn end_tasks_without_an_agent(&self) {
+        choice::remove_tasks(self.docker.as_ref(), &self.engine.load_full(), &self.settings.state_dir).await;
     }
 
-    async fn join_swarm(&self, body: JoinBody) -> Result<(), ApiError> {
-        let token = JoinToken::parse(&body.join_token).map_err(|e| ApiError::invalid(e.to_string()))?;
-        if body.remote_addrs.is_empty() {
-            return Err(ApiError::invalid("RemoteAddrs: at least 1 RemoteAddr is required to join"));
-        }
-        let (addr, port) = self.advertised("AdvertiseAddr", &body.advertise_addr)?;
-        let listen_addr = address::listen(&body.listen_addr)?;
-        let data_path_addr = self.data_path(&body.data_path_addr, addr)?;
-        clash::check(self.docker.as_ref(), listen_addr.port(), DATA_PATH_PORT).await?;
-        let params = JoinParams {
-            description: (&machine::description(&self.settings)).into(),
-            data_path_addr: data_path_addr.to_string(),
-            availability: body.availability,
-        };
-        let mut failure = None;
-        for remote in &body.remote_addrs {
-            match Box::pin(skep_link::join(remote, &token, params.clone(), JOIN_TIMEOUT)).await {
-                Ok(skep_link::Joined { identity, .. }) => {
-                    let member = Member {
-                        format: 1,
-                        listen_addr,
-                        advertise_addr: format!("{addr}:{}", port.unwrap_or(CONTROL_PORT)),
-                        data_path_addr,
-                        managers: body.remote_addrs.clone(),
-                        data_path_port: DATA_PATH_PORT,
-                    };
-                    return self.become_worker(identity, member).await.map_err(|e| internal(&e));
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.map_or_else(|| ApiError::invalid("RemoteAddrs: none"), |error| join_failure(&error)))
-    }
-
-    async fn become_worker(&self, identity: Identity, member: Member) -> anyhow::Result<()> {
-        identity.save(&self.settings.state_dir.join("identity"))?;
-        member.save(&self.settings.state_dir)?;
-        let agent = self.start_agent(&identity, &member).await?;
-        self.set(Place::Worker(Membership { agent, identity, member }));
-        Ok(())
-    }
-
-    async fn init(&self, request: InitRequest) -> Result<String, ApiError> {
-        let mut slot = self.manager.lock().await;
-        self.refuse_a_second_swarm()?;
-        let made = Box::pin(self.make_swarm(&mut slot, request)).await;
-        if made.is_err() {
-            // As Swarm does: a failed first init leaves nothing behind.
-            self.wipe();
-        }
-        made
-    }
-
-    async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
-        let _changing = self.manager.lock().await;
-        self.refuse_a_second_swarm()?;
-        let joined = Box::pin(self.join_swarm(request)).await;
-        if joined.is_err() {
-            self.wipe();
-        }
-        joined
-    }
-
-    async fn leave(&self, force: bool) -> Result<(), ApiError> {
-        let mut slot = self.manager.lock().await;
-        let place = self.place();
-        if matches!(place, Place::Nowhere) {
-            return Err(ApiError::new(ErrorKind::Unavailable, "This node is not part of a swarm"));
-        }
-        if matches!(place, Place::Manager(..)) && !force {
-            return Err(ApiError::new(ErrorKind::Unavailable, LEAVE_WARNING));
-        }
-        match self.membership() {
-            Some(membership) => {
-                if slot.is_none() {
-                    say_goodbye(&membership).await;
-                }
-                membership.agent.leave().await;
-            }
-            None => {
-                choice::remove_tasks(self.docker.as_ref(), &self.engine.load_full(), &self.settings.state_dir)
-                    .await
-            }
-        }
-        if let Some(manager) = slot.take() {
-            manager.stop().await;
-        }
-        self.set(Place::Nowhere);
-        self.wipe();
-        Ok(())
-    }
-}
-
-/// Tells the managers that this node leaves; they find out by themselves if it does not reach them.
-async fn say_goodbye(membership: &Membership) {
-    let said = async {
-        for manager in membership.agent.managers() {
-            let Ok(channel) = skep_link::connect(&manager, &membership.identity).await else { continue };
-            let request = skep_link::unary(skep_api::wire::LeaveRequest {});
-            if skep_link::dispatcher(channel).leave(request).await.is_ok() {
-                return;
-            }
-        }
-        tracing::warn!("no manager heard that this node leaves; it will show as down");
-    };
-    if tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err() {
-        tracing::warn!("no manager answered that this node leaves; it will show as down");
+    /// A Docker Engine that is in a swarm of its own has ports that this one would need.
+    pub(super) async fn check_ports(&self, control: u16, data_path: u32) -> Result<(), ApiError> {
+        clash::check(self.docker.as_ref(), control, data_path).await
     }
 }
 
@@ -402,35 +344,13 @@ fn make_private(dir: &PathBuf) -> std::io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
-/// The whole chain of causes, for the person who called.
-fn internal(error: &anyhow::Error) -> ApiError {
-    ApiError::new(ErrorKind::Internal, format!("{error:#}"))
-}
-
-fn join_failure(error: &JoinError) -> ApiError {
-    let mut words = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_words = cause.to_string();
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        source = cause.source();
-    }
-    let kind = match error {
-        JoinError::Digest { .. } | JoinError::Refused { .. } => ErrorKind::InvalidArgument,
-        JoinError::Dial(_) | JoinError::Timeout { .. } => ErrorKind::Unavailable,
-        JoinError::Answer { .. } | JoinError::Identity(_) | JoinError::Csr(_) => ErrorKind::Internal,
-    };
-    ApiError::new(kind, words)
-}
-
 #[async_trait]
 impl Backend for Node {
     fn swarm(&self) -> SwarmState {
         match self.0.place() {
             Place::Nowhere => SwarmState::Inactive,
-            Place::Broken(words) => SwarmState::Error(words),
+            Place::Broken(words) | Place::Refused(_, words) => SwarmState::Error(words),
+            Place::Joining(_) => SwarmState::Pending,
             Place::Worker(membership) => {
                 SwarmState::Worker { node_id: membership.identity.node_id().parse().unwrap_or_default() }
             }
@@ -450,7 +370,7 @@ impl Backend for Node {
 
     async fn leave(&self, force: bool) -> Result<(), ApiError> {
         let node = Arc::clone(&self.0);
-        to_its_end(async move { node.leave(force).await }).await
+        to_its_end(async move { Box::pin(node.leave(force)).await }).await
     }
 
     fn engine(&self) -> Arc<dyn LocalEngine> {
@@ -472,7 +392,7 @@ impl Backend for Node {
                 managers.map(|node| (node.id, node.advertise_addr.clone())).collect()
             }
             // A worker knows where managers are, not which ids they have.
-            Place::Worker(m) => {
+            Place::Worker(m) | Place::Joining(m) | Place::Refused(m, _) => {
                 m.agent.managers().into_iter().map(|addr| (NodeId::default(), addr)).collect()
             }
             Place::Nowhere | Place::Broken(_) => Vec::new(),

@@ -25,10 +25,6 @@ pub(crate) enum SwarmState {
     /// In none.
     Inactive,
     /// Joining, or restarting as a member.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "a join is answered when it is done; none goes on behind it yet")
-    )]
     Pending,
     /// Could not become a member again; why.
     Error(String),

@@ -1,4 +1,4 @@
-//! Writes on nodes.
+//! Writes on nodes: what users want of them, roles among it, and their removal.
 
 use std::sync::Arc;
 
@@ -8,15 +8,18 @@ use skep_api::{
     spec::{NodeSpec, Role},
     validate,
 };
-use skep_store::{Change, Guard, GuardKind};
+use skep_store::{Change, Guard, GuardKind, View};
 
 use super::{Control, out_of_sequence};
+use crate::roles::LOSS_OF_QUORUM;
 
 impl Control {
-    /// Updates what the user wants of a node, from the version that the caller has seen.
+    /// Updates what the user wants of a node, from the version that the caller has seen. A new role is
+    /// brought about behind this call.
     ///
     /// # Errors
-    /// No such node; a stale version; a change of role, which is not served yet; no leader.
+    /// No such node; a stale version; a demotion of the last manager, or one that would lose the quorum,
+    /// in Swarm's words; no leader.
     pub async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError> {
         validate::node(&spec)?;
         let view = self.view().await?;
@@ -24,17 +27,30 @@ impl Control {
         if old.meta.version != version {
             return Err(out_of_sequence());
         }
-        if old.spec.role != spec.role {
-            let words = format!(
-                "Role: {} cannot become {} yet: promote and demote are not supported yet",
-                old.spec.role.as_str(),
-                spec.role.as_str()
-            );
-            return Err(ApiError::new(ErrorKind::Unimplemented, words));
+        let mut guards = vec![Guard { kind: GuardKind::Node, id: id.0, version }];
+        if old.spec.role == Role::Manager && spec.role == Role::Worker {
+            guards.extend(self.check_demotion(&view, old)?);
         }
         let new = Node { spec, ..(**old).clone() };
-        let guard = Guard { kind: GuardKind::Node, id: id.0, version };
-        self.write(vec![guard], vec![Change::PutNode(Arc::new(new))]).await
+        self.write(guards, vec![Change::PutNode(Arc::new(new))]).await
+    }
+
+    /// Swarm's checks. What they rest on must still hold when it is written: two managers demoted at a
+    /// time by two callers would each leave the other.
+    fn check_demotion(&self, view: &View, node: &Node) -> Result<Vec<Guard>, ApiError> {
+        let others: Vec<&Arc<Node>> = view
+            .nodes()
+            .filter(|other| other.id != node.id && other.spec.role == Role::Manager && other.raft_id != 0)
+            .collect();
+        if node.raft_id != 0 && others.is_empty() {
+            return Err(refuse("attempting to demote the last manager of the swarm"));
+        }
+        if !self.shared.may_remove(view, node) {
+            return Err(refuse(LOSS_OF_QUORUM));
+        }
+        let guard =
+            |other: &Arc<Node>| Guard { kind: GuardKind::Node, id: other.id.0, version: other.meta.version };
+        Ok(others.into_iter().map(guard).collect())
     }
 
     /// Removes a node. Unless forced it must be down. Its tasks are given up.
@@ -44,19 +60,55 @@ impl Control {
     pub async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
         let view = self.view().await?;
         let node = view.node(id).ok_or_else(|| ApiError::not_found(format!("node {id} not found")))?;
-        let refuse = |words: String| {
-            let words = format!("rpc error: code = FailedPrecondition desc = {words}");
-            Err(ApiError::new(ErrorKind::FailedPrecondition, words))
-        };
-        if node.spec.role == Role::Manager {
-            return refuse(format!(
+        // One that is being demoted is one until it is out.
+        let is_member = node.raft_id != 0;
+        if is_member {
+            return Err(refuse(&format!(
                 "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
-            ));
+            )));
         }
         if !force && node.status.state == NodeState::Ready {
-            return refuse(format!("node {id} is not down and can't be removed"));
+            return Err(refuse(&format!("node {id} is not down and can't be removed")));
         }
-        self.write(Vec::new(), vec![Change::DeleteNode(id)]).await?;
+        // It may come in as a member meanwhile.
+        let guard = Guard { kind: GuardKind::Node, id: id.0, version: node.meta.version };
+        self.write(vec![guard], vec![Change::DeleteNode(id)]).await?;
         Ok(())
     }
+
+    /// What to say to a manager that is to leave the swarm without force: Docker's words
+    /// (`MB:daemon/cluster/swarm.go`).
+    pub async fn leave_warning(&self) -> String {
+        let mut words = LEAVING.to_owned();
+        // Without a leader there is nothing to count.
+        if let Ok(view) = self.view().await {
+            let managers: Vec<_> = view.nodes().filter_map(|node| self.manager_status(node)).collect();
+            let n_reachable = managers.iter().filter(|manager| manager.reachable).count();
+            let n_unreachable = managers.len() - n_reachable;
+            if (n_reachable, n_unreachable) == (1, 0) {
+                words.push_str(LEAVING_LAST);
+                return words;
+            }
+            // `removingManagerCausesLossOfQuorum`
+            if n_reachable < n_unreachable + 2 {
+                words.push_str(&format!(
+                    "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
+                    n_reachable - 1,
+                    managers.len()
+                ));
+            }
+        }
+        words.push_str(LEAVING_FORCE);
+        words
+    }
+}
+
+const LEAVING: &str = "You are attempting to leave the swarm on a node that is participating as a manager. ";
+const LEAVING_LAST: &str =
+    "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
+const LEAVING_FORCE: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.";
+
+fn refuse(words: &str) -> ApiError {
+    let words = format!("rpc error: code = FailedPrecondition desc = {words}");
+    ApiError::new(ErrorKind::FailedPrecondition, words)
 }

@@ -7,7 +7,7 @@ use skep_api::{
     object::{NodeState, NodeStatus},
     wire::{self, agent_message::Message as In, manager_message::Message as Out, stopping_request::Reason},
 };
-use skep_link::{Peer, peer, remote_addr, stubs::dispatcher_server::Dispatcher};
+use skep_link::{Identity, peer, remote_addr, stubs::dispatcher_server::Dispatcher};
 use skep_raft::Raft;
 use skep_store::{Change, Proposal};
 use tokio::{sync::mpsc, time::Instant};
@@ -20,9 +20,11 @@ use super::{
     session::{Introduced, LEFT, Session, describe, receive_all},
 };
 use crate::{
+    auth::Need,
     liveness::{Liveness, RESTARTING, SHUTTING_DOWN},
     logs::LogBroker,
     machine::Machine,
+    members::Book,
     peers::Peers,
 };
 
@@ -31,7 +33,10 @@ const OUT_MAX: usize = 16;
 
 /// What the RPCs work on.
 pub(crate) struct Shared {
+    /// This node's certificate.
+    pub(crate) identity: Identity,
     pub(crate) raft: Raft,
+    pub(crate) book: Arc<Book>,
     pub(crate) machine: Arc<Machine>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) liveness: Arc<Liveness>,
@@ -45,19 +50,10 @@ pub(crate) struct DispatcherService(pub(crate) Arc<Shared>);
 
 impl DispatcherService {
     /// The calling node, if the store has it.
-    async fn node<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        let peer = peer(request).ok_or_else(|| Status::unauthenticated("a node certificate is needed"))?;
-        self.node_of(peer).await
-    }
-
-    async fn node_of(&self, peer: Peer) -> Result<NodeId, Status> {
-        // An agent that is refused ends its tasks: never say so from a state that is not whole yet.
-        self.0.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let view = self.0.machine.view();
-        let of_this_cluster = view.cluster().is_some_and(|cluster| cluster.id.to_string() == peer.cluster_id);
-        let node =
-            peer.node_id.parse::<NodeId>().ok().filter(|id| of_this_cluster && view.node(*id).is_some());
-        node.ok_or_else(|| Status::permission_denied(format!("node {} is not in this swarm", peer.node_id)))
+    fn node<T>(&self, request: &Request<T>) -> impl Future<Output = Result<NodeId, Status>> + use<'_, T> {
+        // Read before the wait: a stream in the request cannot be held through it.
+        let peer = peer(request);
+        async move { Ok(self.0.caller(peer, Need::Node).await?.node) }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{assignments::Sent, hub::Ties, service::Shared};
 use crate::liveness::RESTARTING;
 
 /// The status message of a node that said that it leaves.
-pub(super) const LEFT: &str = "node left the swarm";
+pub(crate) const LEFT: &str = "node left the swarm";
 
 /// Batches of one agent that are being stored; an agent of ours has one under way, resent after 5 s.
 const STORING_MAX: usize = 4;

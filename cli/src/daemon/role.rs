@@ -1,0 +1,211 @@
+//! Follows what the store says this node is to be: a worker that is promoted becomes a manager, a manager
+//! that is demoted goes on as a worker. Its tasks run throughout.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use skep_agent::NodeRole;
+use skep_link::{Role, Whom};
+use skep_manager::{EnterError, Entrance, Manager};
+use tokio::{sync::watch, time::sleep};
+use tonic::service::Routes;
+
+use super::{
+    listener::{self, Listener},
+    node::{Inner, Membership, Place},
+};
+
+/// The first pause before the managers are asked for a certificate again, doubled each time,
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// up to this.
+const RETRY_MAX: Duration = Duration::from_secs(3);
+/// One manager's connection.
+const DIAL_MAX: Duration = Duration::from_secs(2);
+/// A change of role that failed is tried again after this long.
+const CHANGE_RETRY: Duration = Duration::from_secs(3);
+
+/// Why a change of role has not come about.
+enum NotYet {
+    /// Something else is wanted by now.
+    Overtaken,
+    /// Asking again will not help: in words for the user.
+    Refused(String),
+    /// It is tried again.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for NotYet {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs as long as the node is a member. `first` is what a join granted; else the agent's session tells.
+pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Option<NodeRole>) {
+    let mut told = membership.agent.role();
+    let mut wanted = *told.borrow_and_update();
+    if wanted.is_none() {
+        wanted = first;
+    }
+    loop {
+        let outcome = match wanted {
+            Some(role) if role.manager => promote(&node, &membership, role, told.clone()).await,
+            // It is demoted once the others have let it go.
+            Some(role) if role.raft_id == 0 => demote(&node, &membership, told.clone()).await,
+            Some(_) | None => Ok(()),
+        };
+        let again = match outcome {
+            Ok(()) | Err(NotYet::Overtaken) => None,
+            Err(NotYet::Refused(words)) => {
+                tracing::error!(err = words, "this node cannot become a manager");
+                node.refused(&words).await;
+                Some(CHANGE_RETRY)
+            }
+            Err(NotYet::Failed(error)) => {
+                tracing::error!(err = format!("{error:#}"), "this node cannot change its role; trying again");
+                Some(CHANGE_RETRY)
+            }
+        };
+        let waiting = async {
+            match again {
+                Some(pause) => sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = told.changed() => if changed.is_err() { return },
+            () = waiting => {}
+        }
+        wanted = told.borrow_and_update().or(wanted);
+    }
+}
+
+/// What a node serves that is no manager.
+pub(super) fn routes_of_worker(membership: &Membership) -> Routes {
+    Routes::new(membership.agent.prober())
+}
+
+/// What a manager serves.
+pub(super) fn routes_of_manager(manager: &Manager, membership: &Membership) -> Routes {
+    manager.routes().add_service(membership.agent.prober())
+}
+
+async fn promote(
+    node: &Inner,
+    membership: &Membership,
+    role: NodeRole,
+    told: watch::Receiver<Option<NodeRole>>,
+) -> Result<(), NotYet> {
+    renew(node, membership, Role::Manager, told.clone()).await?;
+    let entrance = open(node, membership, role).await?;
+    let managers = || membership.agent.managers();
+    let mut newer = told;
+    let entering = entrance.enter(&membership.member.advertise_addr, managers);
+    let entered = tokio::select! {
+        entered = entering => entered,
+        _ = newer.wait_for(|role| role.is_some_and(|role| !role.manager)) => return Err(NotYet::Overtaken),
+    };
+    match entered {
+        Ok(()) => {}
+        Err(EnterError::Refused(words)) => return Err(NotYet::Refused(words)),
+        Err(EnterError::Stopped) => return Err(NotYet::Overtaken),
+    }
+    let slot = node.manager.lock().await;
+    if let Some(manager) = slot.as_ref().filter(|manager| manager.entrance().raft_id() == entrance.raft_id())
+        && !matches!(node.place(), Place::Manager(..))
+    {
+        node.set(Place::Manager(node.current(membership), manager.control()));
+        tracing::info!("this node is a manager");
+    }
+    Ok(())
+}
+
+/// The manager that runs, or a fresh one.
+async fn open(node: &Inner, membership: &Membership, role: NodeRole) -> anyhow::Result<Entrance> {
+    let mut slot = node.manager.lock().await;
+    if let Some(manager) = slot.as_ref() {
+        let entrance = manager.entrance();
+        // A member of another id, or of none, that nobody talks to: it was let go while it was away, and
+        // raft ids are never used again.
+        let is_let_go = entrance.has_state() && entrance.raft_id() != role.raft_id && !entrance.is_heard();
+        if !is_let_go {
+            return Ok(entrance);
+        }
+        tracing::warn!("the swarm let this manager go while it was away; it comes in anew");
+    }
+    if let Some(manager) = slot.take() {
+        node.set(Place::Worker(node.current(membership)));
+        manager.stop().await;
+    }
+    let listener = match node.current(membership).listener {
+        Some(listener) => listener,
+        None => {
+            let bound = listener::bind(membership.member.listen_addr).await?;
+            Listener::serve(bound, membership.identity.clone(), routes_of_worker(membership))
+        }
+    };
+    let config = node.manager_config();
+    let manager =
+        Manager::fresh(config, membership.identity.clone()).await.context("cannot open a manager")?;
+    listener.set(routes_of_manager(&manager, membership));
+    node.amend(|current| current.listener = Some(listener));
+    let entrance = manager.entrance();
+    *slot = Some(manager);
+    Ok(entrance)
+}
+
+async fn demote(
+    node: &Inner,
+    membership: &Membership,
+    told: watch::Receiver<Option<NodeRole>>,
+) -> Result<(), NotYet> {
+    let mut slot = node.manager.lock().await;
+    if let Some(manager) = slot.take() {
+        let current = node.current(membership);
+        if let Some(listener) = &current.listener {
+            listener.set(routes_of_worker(membership));
+        }
+        node.set(Place::Worker(current));
+        manager.stop().await;
+        Manager::wipe(&node.manager_config()).context("cannot remove the manager's state")?;
+        tracing::info!("this node is no manager any more; its tasks run on");
+    }
+    drop(slot);
+    renew(node, membership, Role::Worker, told).await
+}
+
+/// Gets a certificate for the role that the store gives this node, from any manager.
+async fn renew(
+    node: &Inner,
+    membership: &Membership,
+    role: Role,
+    mut told: watch::Receiver<Option<NodeRole>>,
+) -> Result<(), NotYet> {
+    let identity = &membership.identity;
+    let mut pause = RETRY_MIN;
+    while identity.role() != role {
+        for addr in membership.agent.managers() {
+            let dialled = skep_link::connect_once(&addr, identity, Whom::Manager, DIAL_MAX).await;
+            let Ok((channel, _)) = dialled else { continue };
+            match skep_link::renew(channel, identity).await {
+                Ok(renewed) if renewed.role() == role => {
+                    identity.replace(&renewed);
+                    identity
+                        .save(&node.settings.state_dir.join("identity"))
+                        .context("cannot keep the certificate")?;
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(addr, err = %error, "no new certificate yet"),
+            }
+        }
+        let is_overtaken =
+            |now: &Option<NodeRole>| now.is_some_and(|now| now.manager != (role == Role::Manager));
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = told.wait_for(is_overtaken) => return Err(NotYet::Overtaken),
+        }
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! Method by method, over a real listener: who is let in, by certificates of every kind.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use skep_api::{
+    Id, NodeId,
+    object::{Node, NodeDescription},
+    spec::{Availability, NodeSpec, Role, SwarmSpec},
+    wire,
+};
+use skep_link::{
+    Authority, new_csr,
+    stubs::{
+        dispatcher_client::DispatcherClient, join_client::JoinClient, members_client::MembersClient,
+        node_ca_client::NodeCaClient,
+    },
+};
+use skep_store::Change;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{InitParams, Manager, ManagerConfig};
+
+const MANAGER: NodeId = NodeId(Id(11));
+const WORKER: NodeId = NodeId(Id(12));
+const DEMOTED: NodeId = NodeId(Id(13));
+const REMOVED: NodeId = NodeId(Id(14));
+
+/// What became of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// The method itself answered, with whatever.
+    In,
+    Denied,
+    Anonymous,
+    /// There was no connection.
+    Out,
+}
+
+fn fate(outcome: Result<(), Status>) -> Fate {
+    let Err(status) = outcome else { return Fate::In };
+    // What the server says has no source; what the connection says has one.
+    if std::error::Error::source(&status).is_some() {
+        return Fate::Out;
+    }
+    match status.code() {
+        Code::PermissionDenied => Fate::Denied,
+        Code::Unauthenticated => Fate::Anonymous,
+        _ => Fate::In,
+    }
+}
+
+fn clock() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap() * 1_000_000_000
+}
+
+struct Swarm {
+    manager: Manager,
+    addr: SocketAddr,
+    root: String,
+    authority: Authority,
+    cluster: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Swarm {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ManagerConfig {
+            dir: dir.path().join("manager"),
+            clock,
+            raft_heartbeat: Duration::from_millis(50),
+            raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
+        };
+        let params = InitParams {
+            advertise_addr: "127.0.0.1:1".to_owned(),
+            data_path_addr: "127.0.0.1".to_owned(),
+            data_path_port: 0,
+            description: NodeDescription::default(),
+            availability: Availability::Active,
+            spec: SwarmSpec::default(),
+            identity_dir: dir.path().join("identity"),
+        };
+        let (manager, identity) = Manager::init(config, params).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let serving = skep_link::serve(listener, identity.clone(), manager.routes(), std::future::pending());
+        tokio::spawn(async move { serving.await.unwrap() });
+        let shared = manager.control().shared;
+        let node = |id, role, raft_id| {
+            let spec = NodeSpec { role, ..NodeSpec::default() };
+            let advertise_addr = if raft_id == 0 { String::new() } else { "127.0.0.1:2".to_owned() };
+            Change::PutNode(Arc::new(Node { id, spec, raft_id, advertise_addr, ..Node::default() }))
+        };
+        let nodes = vec![
+            node(MANAGER, Role::Manager, 77),
+            node(WORKER, Role::Worker, 0),
+            node(DEMOTED, Role::Worker, 0),
+        ];
+        shared.write(Vec::new(), nodes).await.unwrap();
+        let view = shared.machine.view();
+        let cluster = view.cluster().unwrap();
+        let authority = Authority::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem).unwrap();
+        Self {
+            manager,
+            addr,
+            root: cluster.ca_cert_pem.clone(),
+            authority,
+            cluster: cluster.id.to_string(),
+            _dir: dir,
+        }
+    }
+
+    /// A connection with a certificate of this authority, or without one.
+    async fn channel(&self, authority: &Authority, who: Option<(NodeId, skep_link::Role, &str)>) -> Channel {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.root.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match who {
+            None => builder.with_no_client_auth(),
+            Some((node, role, cluster)) => {
+                let (csr, key) = new_csr().unwrap();
+                let now = clock() / 1_000_000_000;
+                let cert = authority.sign_node(&csr, &node.to_string(), role, cluster, now).unwrap();
+                let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![cert], key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (config, addr) = (Arc::new(config), self.addr);
+        let connector = tower::service_fn(move |_| {
+            let config = config.clone();
+            async move {
+                let stream = TcpStream::connect(addr).await?;
+                let name = ServerName::try_from("swarm-manager").unwrap();
+                let tls = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(tls))
+            }
+        });
+        Endpoint::from_static("http://swarm-manager").connect_with_connector_lazy(connector)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Method {
+    Join,
+    Renew,
+    Raft,
+    Enter,
+    Tell,
+    Relay,
+    Session,
+    PublishLogs,
+    Stopping,
+    Leave,
+    Depart,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+async fn call(method: Method, channel: Channel) -> Result<(), Status> {
+    let mut dispatcher = DispatcherClient::new(channel.clone());
+    let mut members = MembersClient::new(channel.clone());
+    match method {
+        Method::Join => JoinClient::new(channel).join(wire::JoinRequest::default()).await.map(drop),
+        Method::Renew => NodeCaClient::new(channel).renew(wire::RenewRequest::default()).await.map(drop),
+        Method::Raft => members.raft(wire::RaftMessage::default()).await.map(drop),
+        Method::Enter => {
+            let advertise_addr = "127.0.0.1:2".to_owned();
+            members.enter(wire::EnterRequest { raft_id: 78, advertise_addr }).await.map(drop)
+        }
+        Method::Tell => members.tell(wire::Told::default()).await.map(drop),
+        Method::Relay => members.relay(wire::RelayRequest::default()).await.map(drop),
+        Method::Session => dispatcher.session(Request::new(tokio_stream::empty())).await.map(drop),
+        Method::PublishLogs => dispatcher.publish_logs(Request::new(tokio_stream::empty())).await.map(drop),
+        Method::Stopping => dispatcher.stopping(wire::StoppingRequest::default()).await.map(drop),
+        Method::Leave => dispatcher.leave(wire::LeaveRequest {}).await.map(drop),
+        Method::Depart => members.depart(wire::DepartRequest {}).await.map(drop),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_method_lets_in_whom_the_store_says() {
+    use Fate::{Anonymous, Denied, In, Out};
+    let swarm = Swarm::start().await;
+    let foreign = Authority::generate(clock() / 1_000_000_000).unwrap();
+    let (manager, worker) = (skep_link::Role::Manager, skep_link::Role::Worker);
+    let ours = swarm.cluster.as_str();
+    let callers = [
+        ("a manager", swarm.channel(&swarm.authority, Some((MANAGER, manager, ours))).await),
+        ("a worker", swarm.channel(&swarm.authority, Some((WORKER, worker, ours))).await),
+        // Their certificates still say manager.
+        ("a demoted manager", swarm.channel(&swarm.authority, Some((DEMOTED, manager, ours))).await),
+        ("a removed manager", swarm.channel(&swarm.authority, Some((REMOVED, manager, ours))).await),
+        ("a removed worker", swarm.channel(&swarm.authority, Some((REMOVED, worker, ours))).await),
+        ("another root", swarm.channel(&foreign, Some((MANAGER, manager, ours))).await),
+        ("another cluster", swarm.channel(&swarm.authority, Some((MANAGER, manager, "other"))).await),
+        ("nobody", swarm.channel(&swarm.authority, None).await),
+    ];
+    let any_node = [In, In, In, Denied, Denied, Out, Out, Anonymous];
+    let managers = [In, Denied, Denied, Denied, Denied, Out, Out, Anonymous];
+    for (method, expected) in [
+        (Method::Join, [In, In, In, In, In, Out, Out, In]),
+        (Method::Renew, any_node),
+        (Method::Raft, managers),
+        (Method::Enter, managers),
+        (Method::Tell, managers),
+        (Method::Relay, managers),
+        (Method::Session, any_node),
+        (Method::PublishLogs, any_node),
+        (Method::Stopping, any_node),
+        (Method::Leave, any_node),
+        (Method::Depart, any_node),
+    ] {
+        for ((who, channel), expected) in callers.iter().zip(expected) {
+            let outcome = call(method, channel.clone()).await;
+            assert_eq!(fate(outcome.clone()), expected, "{method} by {who}: {outcome:?}");
+        }
+    }
+    swarm.manager.stop().await;
+}

@@ -1,0 +1,209 @@
+//! Who the raft members are and where they are reached: from the applied state, and from a file that a
+//! member needs whose state is behind, as after a restart or when it is new.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use skep_api::{NodeId, wire};
+use skep_store::View;
+use tokio::time::Instant;
+
+const FILE: &str = "peers.json";
+const FORMAT: u32 = 1;
+
+/// A raft member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    /// The node that it is.
+    pub(crate) node: NodeId,
+    /// `host:port`.
+    pub(crate) addr: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    format: u32,
+    peers: Vec<FilePeer>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FilePeer {
+    raft_id: u64,
+    node_id: String,
+    addr: String,
+}
+
+/// Members by raft id.
+type Entries = BTreeMap<u64, Entry>;
+
+/// The book.
+#[derive(Debug)]
+pub(crate) struct Book {
+    path: PathBuf,
+    /// What the applied state says.
+    stored: ArcSwap<Entries>,
+    /// What the file or a manager said; of no weight any more once the state has caught up.
+    told: ArcSwap<Entries>,
+    heard: Mutex<BTreeMap<NodeId, Instant>>,
+}
+
+impl Book {
+    /// With what an earlier start left in `dir`. A damaged file is as none: it only speeds up.
+    pub(crate) fn open(dir: &Path) -> Arc<Self> {
+        let path = dir.join(FILE);
+        let told = read(&path).unwrap_or_default();
+        Arc::new(Self {
+            path,
+            stored: ArcSwap::default(),
+            told: ArcSwap::from_pointee(told),
+            heard: Mutex::default(),
+        })
+    }
+
+    /// Where a member is reached.
+    pub(crate) fn addr(&self, raft_id: u64) -> Option<String> {
+        let stored = self.stored.load();
+        if let Some(entry) = stored.get(&raft_id) {
+            return Some(entry.addr.clone());
+        }
+        self.told.load().get(&raft_id).map(|entry| entry.addr.clone())
+    }
+
+    /// Whether a manager, or the file, named this node as a member, and the state here may be older.
+    pub(crate) fn is_introduced(&self, node: NodeId) -> bool {
+        self.told.load().values().any(|entry| entry.node == node)
+    }
+
+    /// What a manager said of the members.
+    pub(crate) fn learn(&self, peers: &[wire::RaftPeer]) {
+        let entry = |peer: &wire::RaftPeer| {
+            let node = NodeId::from_bytes(&peer.node_id)?;
+            Some((peer.raft_id, Entry { node, addr: peer.addr.clone() }))
+        };
+        let entries: Entries = peers.iter().filter_map(entry).collect();
+        write(&self.path, &entries);
+        self.told.store(Arc::new(entries));
+    }
+
+    /// Takes over the applied state. From when it has caught up it alone counts, and is what the file holds.
+    pub(crate) fn follow(&self, view: &View, caught_up: bool) {
+        let stored = members(view);
+        if caught_up && view.cluster().is_some() {
+            if stored != **self.told.load() {
+                write(&self.path, &stored);
+            }
+            // Emptied: nobody is introduced to a member that knows for itself.
+            self.told.store(Arc::default());
+        }
+        if stored != **self.stored.load() {
+            self.stored.store(Arc::new(stored));
+        }
+    }
+
+    /// Where a member was last known to be, by node: for whoever looks for any of them.
+    pub(crate) fn addrs(&self) -> Vec<String> {
+        let (stored, told) = (self.stored.load(), self.told.load());
+        stored.values().chain(told.values()).map(|entry| entry.addr.clone()).collect()
+    }
+
+    /// A member called this one.
+    pub(crate) fn heard(&self, node: NodeId) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, Instant::now());
+    }
+
+    /// When a member last called this one.
+    pub(crate) fn last_heard(&self, node: NodeId) -> Option<Instant> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+    }
+}
+
+/// The members and those about to be, by the applied state.
+pub(crate) fn members(view: &View) -> Entries {
+    let members = view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
+    members.map(|node| (node.raft_id, Entry { node: node.id, addr: node.advertise_addr.clone() })).collect()
+}
+
+fn read(path: &Path) -> Option<Entries> {
+    let file: File = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let entry =
+        |peer: FilePeer| Some((peer.raft_id, Entry { node: peer.node_id.parse().ok()?, addr: peer.addr }));
+    (file.format == FORMAT).then(|| file.peers.into_iter().filter_map(entry).collect())
+}
+
+fn write(path: &Path, entries: &Entries) {
+    let peer = |(raft_id, entry): (&u64, &Entry)| FilePeer {
+        raft_id: *raft_id,
+        node_id: entry.node.to_string(),
+        addr: entry.addr.clone(),
+    };
+    let file = File { format: FORMAT, peers: entries.iter().map(peer).collect() };
+    let new = path.with_extension("json.new");
+    let written = serde_json::to_vec_pretty(&file)
+        .map_err(std::io::Error::other)
+        .and_then(|bytes| std::fs::write(&new, bytes))
+        .and_then(|()| std::fs::rename(&new, path));
+    // It is an aid for the next start, which also asks the managers that the agent knows.
+    if let Err(error) = written {
+        tracing::warn!(err = %error, file = %path.display(), "cannot keep the managers' addresses");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use skep_api::{
+        Id,
+        object::{Cluster, Node},
+    };
+    use skep_store::{Change, Proposal, Store};
+
+    use super::*;
+
+    fn peer(raft_id: u64, node: u128, addr: &str) -> wire::RaftPeer {
+        wire::RaftPeer { raft_id, addr: addr.to_owned(), node_id: NodeId(Id(node)).to_bytes() }
+    }
+
+    fn view(nodes: &[(u128, u64, &str)]) -> View {
+        let mut store = Store::default();
+        let node = |(id, raft_id, addr): &(u128, u64, &str)| {
+            let advertise_addr = (*addr).to_owned();
+            Change::PutNode(Arc::new(Node {
+                id: NodeId(Id(*id)),
+                raft_id: *raft_id,
+                advertise_addr,
+                ..Node::default()
+            }))
+        };
+        let mut changes = vec![Change::PutCluster(Arc::new(Cluster::default()))];
+        changes.extend(nodes.iter().map(node));
+        store.apply(&Proposal { changes, ..Proposal::default() }.encode());
+        store.view()
+    }
+
+    #[test]
+    fn what_was_told_counts_until_the_state_has_caught_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(dir.path());
+        assert_eq!(book.addr(1), None);
+        book.learn(&[peer(1, 1, "a:1"), peer(2, 2, "b:1")]);
+        // The state is older: node 2 is not in it, node 1 was elsewhere.
+        book.follow(&view(&[(1, 1, "old:1"), (9, 0, "")]), false);
+        assert_eq!((book.addr(1).as_deref(), book.addr(2).as_deref()), (Some("old:1"), Some("b:1")));
+        assert!(book.is_introduced(NodeId(Id(2))) && !book.is_introduced(NodeId(Id(9))));
+
+        book.follow(&view(&[(1, 1, "a:1"), (3, 3, "c:1")]), true);
+        assert_eq!((book.addr(2), book.addr(3).as_deref()), (None, Some("c:1")));
+        assert!(!book.is_introduced(NodeId(Id(2))), "it is not in the state, which is whole");
+
+        let again = Book::open(dir.path());
+        assert_eq!((again.addr(1).as_deref(), again.addr(3).as_deref()), (Some("a:1"), Some("c:1")));
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(Book::open(dir.path()).addr(1), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! The way of a new manager into raft, and out of it, from its own side.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use skep_api::wire;
+use skep_link::{DialError, Identity, Whom, stubs::members_client::MembersClient};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+use crate::dispatcher::Shared;
+
+/// The first pause before the managers are asked again, doubled each time,
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// up to this.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// One manager's time to answer: it dials this one back.
+const ENTER_MAX: Duration = Duration::from_secs(6);
+/// Its connection.
+const DIAL_MAX: Duration = Duration::from_secs(2);
+/// After the managers have taken this one in, it should hear of a leader; else they are asked again.
+const VOTER_MAX: Duration = Duration::from_secs(5);
+
+/// Why a manager was not taken in.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EnterError {
+    /// It will not help to ask again: an address that is taken or cannot be reached.
+    #[error("{0}")]
+    Refused(String),
+    /// The manager is stopped.
+    #[error("this manager stops")]
+    Stopped,
+}
+
+/// A handle on a manager that is to become a member. It does not keep the manager alive.
+#[derive(Clone)]
+pub struct Entrance(pub(crate) Arc<Shared>);
+
+impl std::fmt::Debug for Entrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entrance").field("raft_id", &self.0.raft.raft_id()).finish_non_exhaustive()
+    }
+}
+
+impl Entrance {
+    /// Returns once this manager votes and has applied all that was committed by then. Asks the managers
+    /// that the state or its file names, and `managers`, again and again; dropping it ends that.
+    ///
+    /// # Errors
+    /// [`EnterError`].
+    pub async fn enter(
+        &self,
+        advertise_addr: &str,
+        managers: impl Fn() -> Vec<String>,
+    ) -> Result<(), EnterError> {
+        let shared = &self.0;
+        let mut pause = RETRY_MIN;
+        // One that was a member before is heard soon, or its state is too old to know its peers.
+        if self.has_state() {
+            self.heard_within(VOTER_MAX).await;
+        }
+        while !self.is_heard() {
+            if self.is_stopped() {
+                return Err(EnterError::Stopped);
+            }
+            let mut addrs: Vec<String> = managers();
+            addrs.extend(shared.book.addrs());
+            let mut seen = BTreeSet::from([advertise_addr.to_owned()]);
+            addrs.retain(|addr| seen.insert(addr.clone()));
+            for addr in addrs {
+                match self.ask(&addr, advertise_addr).await {
+                    Ok(peers) => {
+                        shared.book.learn(&peers);
+                        if self.heard_within(VOTER_MAX).await {
+                            break;
+                        }
+                        tracing::warn!("the managers know of this one, and none has taken it in yet");
+                    }
+                    Err(Failure::Refused(words)) => return Err(EnterError::Refused(words)),
+                    Err(Failure::Again(words)) => tracing::debug!(addr, err = words, "not taken in yet"),
+                }
+            }
+            if !self.is_heard() {
+                self.heard_within(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+        while shared.raft.read_barrier().await.is_err() {
+            if self.is_stopped() {
+                return Err(EnterError::Stopped);
+            }
+            sleep(RETRY_MIN).await;
+        }
+        Ok(())
+    }
+
+    /// Its raft id.
+    #[must_use]
+    pub fn raft_id(&self) -> u64 {
+        self.0.raft.raft_id()
+    }
+
+    /// Whether it holds a state of the swarm: it was a member once.
+    #[must_use]
+    pub fn has_state(&self) -> bool {
+        self.0.machine.view().cluster().is_some()
+    }
+
+    /// Whether it is a member in good standing: it votes, and hears a leader.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.is_voter() && self.0.raft.status().borrow().leader.is_some()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.raft.status().has_changed().is_err()
+    }
+
+    fn is_voter(&self) -> bool {
+        self.0.raft.status().borrow().voters.contains(&self.0.raft.raft_id())
+    }
+
+    async fn heard_within(&self, limit: Duration) -> bool {
+        let own = self.0.raft.raft_id();
+        let mut status = self.0.raft.status();
+        let heard = status.wait_for(|status| status.voters.contains(&own) && status.leader.is_some());
+        matches!(timeout(limit, heard).await, Ok(Ok(_)))
+    }
+
+    async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
+        let mut client = client(addr, &self.0.identity).await?;
+        let request =
+            wire::EnterRequest { raft_id: self.0.raft.raft_id(), advertise_addr: advertise_addr.to_owned() };
+        let answer = timeout(ENTER_MAX, client.enter(request)).await;
+        let answer = answer.map_err(|_| Failure::Again("no answer".to_owned()))?;
+        Ok(answer.map_err(Failure::from)?.into_inner().peers)
+    }
+}
+
+/// Takes this node out of the managers before it leaves: the first of `managers` that does it is enough.
+///
+/// # Errors
+/// The words of the last one.
+pub async fn depart(identity: &Identity, managers: &[String], limit: Duration) -> Result<(), String> {
+    let mut why = "no other manager is known".to_owned();
+    let departing = async {
+        for addr in managers {
+            let left = async {
+                client(addr, identity).await?.depart(wire::DepartRequest {}).await.map_err(Failure::from)
+            };
+            match left.await {
+                Ok(_) => return Ok(()),
+                Err(Failure::Refused(words) | Failure::Again(words)) => why = format!("{addr}: {words}"),
+            }
+        }
+        Err(why.clone())
+    };
+    timeout(limit, departing).await.unwrap_or_else(|_| Err("the other managers do not answer".to_owned()))
+}
+
+enum Failure {
+    Again(String),
+    Refused(String),
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        Self::Again(error.to_string())
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let words = status.message().to_owned();
+        if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument) {
+            Self::Refused(words)
+        } else {
+            Self::Again(words)
+        }
+    }
+}
+
+async fn client(
+    addr: &str,
+    identity: &Identity,
+) -> Result<MembersClient<tonic::transport::Channel>, Failure> {
+    let (channel, _) = skep_link::connect_once(addr, identity, Whom::Manager, DIAL_MAX).await?;
+    Ok(MembersClient::new(channel))
+}

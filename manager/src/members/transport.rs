@@ -1,0 +1,213 @@
+//! Carries raft's words to other members: one connection each for small and for large messages.
+//!
+//! Everything here lives on raft's own runtime. A connection is made when it is first needed, by a task of
+//! its own that several calls wait for; a dead peer costs its own calls their limits and others nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use skep_api::wire;
+use skep_link::{Identity, MESSAGE_MAX_BYTES, Whom, stubs::members_client::MembersClient};
+use skep_raft::{Transport, TransportError};
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Status, transport::Channel};
+
+use super::Book;
+
+/// TCP and TLS with a peer on a busy machine; beyond, it is tried anew, as the first packets may be lost.
+const DIAL_MAX: Duration = Duration::from_secs(1);
+/// After a failed dial, calls fail at once for this long: a daemon that restarts is found soon after.
+const DIAL_PAUSE: Duration = Duration::from_millis(50);
+/// A connection on which nothing was answered for this long is given up: a new one is heard sooner after
+/// a cut than one whose packets wait for their next retransmission.
+const SILENT_MAX: Duration = Duration::from_secs(1);
+/// Larger messages go over a connection of their own, so that heartbeats do not queue behind them.
+const SMALL_MAX_BYTES: usize = 64 << 10;
+
+type Client = MembersClient<Channel>;
+type Dial = Shared<BoxFuture<'static, Result<Client, String>>>;
+
+/// The connections of one member to the others.
+#[derive(Debug)]
+pub(crate) struct Links {
+    identity: Identity,
+    book: Arc<Book>,
+    lines: Arc<Mutex<BTreeMap<Key, Line>>>,
+}
+
+/// Raft id, and whether it is the line for large messages.
+type Key = (u64, bool);
+
+struct Line {
+    /// Tells a line from the one before.
+    number: u64,
+    addr: String,
+    dial: Dial,
+    /// When it was made, or last answered.
+    heard: Instant,
+    /// When its dial failed.
+    failed: Option<Instant>,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("addr", &self.addr).field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    pub(crate) fn new(identity: Identity, book: Arc<Book>) -> Arc<Self> {
+        Arc::new(Self { identity, book, lines: Arc::default() })
+    }
+
+    /// The line to a member, made if need be. Must be called on raft's runtime.
+    fn line(&self, key: Key) -> Result<(u64, Dial), TransportError> {
+        let unknown = || TransportError::Unreachable(format!("no address of raft member {} is known", key.0));
+        let addr = self.book.addr(key.0).ok_or_else(unknown)?;
+        let mut lines = lock(&self.lines);
+        let now = Instant::now();
+        let last = lines.get(&key);
+        if let Some(line) = last.filter(|line| line.addr == addr) {
+            let is_resting = line.failed.is_some_and(|at| now < at + DIAL_PAUSE);
+            if line.failed.is_none() || is_resting {
+                return Ok((line.number, line.dial.clone()));
+            }
+        }
+        let number = last.map_or(0, |line| line.number + 1);
+        let (identity, to) = (self.identity.clone(), addr.clone());
+        let dialling = tokio::spawn(async move { dial(&to, &identity).await });
+        let dial = dialling.map(|done| done.unwrap_or_else(|e| Err(e.to_string()))).boxed().shared();
+        lines.insert(key, Line { number, addr, dial: dial.clone(), heard: now, failed: None });
+        Ok((number, dial))
+    }
+}
+
+async fn dial(addr: &str, identity: &Identity) -> Result<Client, String> {
+    let (channel, _) = skep_link::connect_once(addr, identity, Whom::Manager, DIAL_MAX)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(MembersClient::new(channel)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES))
+}
+
+impl Transport for Links {
+    fn call(
+        &self,
+        to: u64,
+        body: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let key = (to, body.len() > SMALL_MAX_BYTES);
+        let (number, dial) = match self.line(key) {
+            Ok(line) => line,
+            Err(error) => return std::future::ready(Err(error)).boxed(),
+        };
+        let tally = Tally { lines: self.lines.clone(), key, number };
+        let deadline = Instant::now() + limit;
+        async move {
+            let client = match timeout(limit, dial).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(why)) => {
+                    tally.failed();
+                    return Err(TransportError::Unreachable(why));
+                }
+                Err(_) => return Err(TransportError::Unreachable("not connected yet".to_owned())),
+            };
+            let message = wire::RaftMessage { to, body: body.into() };
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(left, carry(client, message)).await {
+                Ok(Ok(answer)) => {
+                    tally.heard();
+                    Ok(answer.body.into())
+                }
+                Ok(Err(status)) => Err(tally.refused(&status)),
+                Err(_) => {
+                    tally.silent();
+                    Err(TransportError::NoAnswer(format!("nothing within {limit:?}")))
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+async fn carry(mut client: Client, message: wire::RaftMessage) -> Result<wire::RaftMessage, Status> {
+    Ok(client.raft(message).await?.into_inner())
+}
+
+/// How a line does; ignored once another has taken its place.
+struct Tally {
+    lines: Arc<Mutex<BTreeMap<Key, Line>>>,
+    key: Key,
+    number: u64,
+}
+
+impl Tally {
+    fn with(&self, change: impl FnOnce(&mut Line)) {
+        if let Some(line) = lock(&self.lines).get_mut(&self.key).filter(|line| line.number == self.number) {
+            change(line);
+        }
+    }
+
+    fn failed(&self) {
+        self.with(|line| line.failed = line.failed.or_else(|| Some(Instant::now())));
+    }
+
+    fn heard(&self) {
+        self.with(|line| line.heard = Instant::now());
+    }
+
+    fn silent(&self) {
+        let now = Instant::now();
+        // Dialled anew by the next call.
+        self.with(|line| {
+            if line.heard + SILENT_MAX <= now {
+                line.failed = Some(now.checked_sub(DIAL_PAUSE).unwrap_or(now));
+            }
+        });
+    }
+
+    /// A status of the other end says that it did nothing; any other one, that the line is broken.
+    fn refused(&self, status: &Status) -> TransportError {
+        let words = status.message().to_owned();
+        match status.code() {
+            Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::Unimplemented => {
+                self.heard();
+                TransportError::Unreachable(words)
+            }
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::InvalidArgument
+            | Code::DeadlineExceeded
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss => {
+                let now = Instant::now();
+                self.with(|line| line.failed = Some(now.checked_sub(DIAL_PAUSE).unwrap_or(now)));
+                TransportError::NoAnswer(words)
+            }
+        }
+    }
+}
+
+fn lock(lines: &Mutex<BTreeMap<Key, Line>>) -> MutexGuard<'_, BTreeMap<Key, Line>> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
