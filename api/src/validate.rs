@@ -118,7 +118,7 @@ fn task(spec: &TaskSpec) -> Result<(), ApiError> {
     }
     restart(spec)?;
     if let Some(placement) = &spec.placement {
-        unhonoured(&placement.extra, "TaskTemplate.Placement", &["Preferences", "MaxReplicas", "Platforms"])?;
+        unhonoured(&placement.extra, "TaskTemplate.Placement", &["Preferences", "MaxReplicas"])?;
     }
     Constraint::parse_all(spec.constraints())
         .map_err(|e| ApiError::invalid(format!("TaskTemplate.Placement.Constraints: {e}")))?;

@@ -13,13 +13,16 @@ pub enum Filter {
     Resources,
     /// All constraints hold.
     Constraints,
+    /// The image is made for the node's platform.
+    Platform,
     /// The ports that the task opens on its node are free there.
     HostPorts,
 }
 
 impl Filter {
     /// All, in order: the first that fails explains the node.
-    pub const ORDER: [Self; 4] = [Self::Ready, Self::Resources, Self::Constraints, Self::HostPorts];
+    pub const ORDER: [Self; 5] =
+        [Self::Ready, Self::Resources, Self::Constraints, Self::Platform, Self::HostPorts];
 
     /// Whether the node may take a task of the group.
     #[must_use]
@@ -33,6 +36,7 @@ impl Filter {
             Self::Constraints => {
                 group.constraints.iter().all(|(constraint, _)| constraint.matches(&info.node))
             }
+            Self::Platform => runs_on(group, info),
             Self::HostPorts => group.host_ports.iter().all(|port| !info.host_ports.contains(port)),
         }
     }
@@ -45,6 +49,7 @@ impl Filter {
             Self::Ready => format!("{nodes} not available for new tasks"),
             Self::Resources => format!("insufficient resources on {nodes}"),
             Self::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
+            Self::Platform => format!("unsupported platform on {nodes}"),
             Self::HostPorts => format!("host-mode port already in use on {nodes}"),
         }
     }
@@ -69,12 +74,35 @@ impl Filter {
                 let texts: Vec<&str> = broken.map(|(_, text)| text.as_str()).collect();
                 format!("does not satisfy {}", texts.join(", "))
             }
+            Self::Platform => {
+                let (os, arch) = platform(info);
+                format!("the image is not made for {os}/{arch}")
+            }
             Self::HostPorts => {
                 let taken = group.host_ports.iter().filter(|port| info.host_ports.contains(*port));
                 let texts: Vec<String> = taken.map(|(protocol, port)| format!("{port}/{protocol}")).collect();
                 format!("port {} in use", texts.join(", "))
             }
         }
+    }
+}
+
+fn runs_on(group: &TaskGroup, info: &NodeInfo) -> bool {
+    let (os, arch) = platform(info);
+    let fits = |wanted: &str, own: &str| wanted.is_empty() || wanted == own;
+    group.platforms.is_empty() || group.platforms.iter().any(|(o, a)| fits(o, os) && fits(go_arch(a), arch))
+}
+
+fn platform(info: &NodeInfo) -> (&str, &str) {
+    (&info.node.description.os, go_arch(&info.node.description.arch))
+}
+
+/// The kernel's words for architectures in those of images (`SK:manager/scheduler/filter.go`).
+fn go_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) const FAILURES_MAX: u64 = 5;
 pub struct TaskGroup {
     /// All must hold; with their texts, for explanations.
     pub constraints: Vec<(Constraint, String)>,
+    /// Operating system and architecture, empty for any: one must be the node's. None at all: any will do.
+    pub platforms: Vec<(String, String)>,
     /// Reserved by each task: 1e-9 CPUs.
     pub nano_cpus: i64,
     /// Reserved by each task: bytes.

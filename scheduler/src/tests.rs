@@ -24,6 +24,7 @@ fn node(n: u64) -> NodeInfo {
     let mut node = Node { id: id(n), ..Node::default() };
     node.status.state = NodeState::Ready;
     node.description.hostname = format!("n{n}");
+    (node.description.os, node.description.arch) = ("linux".into(), "x86_64".into());
     node.spec.labels.insert("zone".into(), if n.is_multiple_of(2) { "even" } else { "odd" }.into());
     NodeInfo {
         node: Arc::new(node),
@@ -103,8 +104,31 @@ fn what_does_not_fit_is_explained() {
         "no suitable node (3 nodes not available for new tasks; scheduling constraints not satisfied on 3 nodes)",
         &with_away([unmet; 3]),
     );
+    check(
+        TaskGroup { platforms: vec![("linux".into(), "s390x".into())], ..TaskGroup::default() },
+        "no suitable node (3 nodes not available for new tasks; unsupported platform on 3 nodes)",
+        &with_away(["the image is not made for linux/amd64"; 3]),
+    );
     let none = Picture::default().place(&TaskGroup::default(), 1).refusal.unwrap();
     assert_eq!(none.explain(), "no suitable node");
+}
+
+#[test]
+fn an_image_goes_where_it_runs() {
+    let arm = edit(node(1), |node| node.description.arch = "aarch64".into());
+    for (platforms, expect) in [
+        (vec![], vec![1, 2]),
+        (vec![("linux", "amd64")], vec![2, 2]),
+        (vec![("linux", "arm64")], vec![1, 1]),
+        (vec![("linux", "arm64"), ("linux", "x86_64")], vec![1, 2]),
+        (vec![("linux", "")], vec![1, 2]),
+        (vec![("", "aarch64")], vec![1, 1]),
+        (vec![("windows", "amd64")], vec![]),
+    ] {
+        let own = |(os, arch): &(&str, &str)| ((*os).to_owned(), (*arch).to_owned());
+        let group = TaskGroup { platforms: platforms.iter().map(own).collect(), ..TaskGroup::default() };
+        assert_eq!(placed([arm.clone(), node(2)], &group, 2), expect, "{platforms:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::NetworkId;
 
@@ -184,6 +185,17 @@ impl TaskSpec {
     #[must_use]
     pub fn constraints(&self) -> &[String] {
         self.placement.as_ref().and_then(|p| p.constraints.as_deref()).unwrap_or(&[])
+    }
+
+    /// The platforms that the image is made for, operating system and architecture, as a client that pinned
+    /// its digest found them; empty text for any, no platform at all for no say.
+    #[must_use]
+    pub fn platforms(&self) -> Vec<(String, String)> {
+        let listed = self.placement.as_ref().and_then(|p| p.extra.get("Platforms"));
+        let text =
+            |platform: &Value, key: &str| platform[key].as_str().unwrap_or_default().to_ascii_lowercase();
+        let read = |platform: &Value| (text(platform, "OS"), text(platform, "Architecture"));
+        listed.and_then(Value::as_array).into_iter().flatten().map(read).collect()
     }
 
     /// What is reserved: (nanoseconds of CPU a second, bytes of memory).

@@ -122,6 +122,7 @@ fn group_of(draft: &Draft, task: &Task) -> Result<TaskGroup, String> {
         constraints,
         nano_cpus,
         memory_bytes,
+        platforms: task.spec.task_template.platforms(),
         host_ports: host_ports(task).collect(),
         ..TaskGroup::default()
     };
