@@ -3,6 +3,7 @@
 #   busybox-static  the image that most stories run
 #   nftables, iproute2  to look at what the mesh has made (the product itself needs neither)
 #   docker.io  its CLI where no docker is on PATH, and dockerd for the stories on Docker, which start their own
+#   docker-registry, apache2-utils  a registry to pull from, and its passwords; started by the tests alone
 set -euo pipefail
 
 missing=()
@@ -10,6 +11,8 @@ missing=()
 command -v nft >/dev/null || missing+=(nftables)
 command -v ip >/dev/null || missing+=(iproute2)
 command -v docker >/dev/null && command -v dockerd >/dev/null || missing+=(docker.io)
+command -v docker-registry >/dev/null || missing+=(docker-registry)
+command -v htpasswd >/dev/null || missing+=(apache2-utils)
 
 if [ "${#missing[@]}" -eq 0 ]; then
     echo "setup: all that the tests need is here"

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use skep_api::Secret;
 use skep_runtime::{
-    ContainerError, ContainerSpec, ContainerState as RunState, ExitStatus, LogConfig, LogOptions, LogStream,
+    ContainerError, ContainerSpec, ContainerState as RunState, Credentials, ExitStatus, LogConfig,
+    LogOptions, LogStream, PullRequest,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::engine::{
     Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, Mount, MountKind,
-    NewContainer,
+    NewContainer, chain,
 };
 
 /// The embedded engine.
@@ -42,9 +43,12 @@ impl Engine for Embedded {
         Ok(found.map(|image| Image { stop_signal: image.config.stop_signal }))
     }
 
-    async fn pull(&self, image: &str, _auth: &Secret) -> Result<(), EngineError> {
-        let reason = "pulling from a registry is not supported by skep yet".to_owned();
-        Err(EngineError::NotPulled { image: image.to_owned(), reason })
+    async fn pull(&self, image: &str, auth: &Secret) -> Result<(), EngineError> {
+        let not_pulled = |reason| EngineError::NotPulled { image: image.to_owned(), reason };
+        let credentials = Credentials::parse(auth.reveal()).map_err(|e| not_pulled(chain(&e)))?;
+        let request = PullRequest { reference: image.to_owned(), credentials, platform: None };
+        let pulled = self.engine.pull(request).done.await;
+        pulled.map(|_| ()).map_err(|e| not_pulled(chain(&e)))
     }
 
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {

@@ -78,6 +78,10 @@ pub(crate) struct DaemonArgs {
     /// Where the Docker Engine of this machine listens
     #[arg(long, default_value = "/var/run/docker.sock", value_name = "PATH")]
     pub(crate) docker_socket: PathBuf,
+    /// Registry whose certificate is not checked and that may speak plain HTTP: HOST, HOST:PORT or a
+    /// network as 10.0.0.0/8; this machine itself always is one (may be given several times)
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,

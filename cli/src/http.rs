@@ -14,6 +14,7 @@ mod merge;
 mod networks;
 mod nodes;
 mod proxy;
+mod registry;
 mod render;
 mod rest;
 mod services;
@@ -40,7 +41,7 @@ use tower::ServiceExt as _;
 
 pub(crate) use backend::{
     Backend, BodyReader, Container, ContainerState, ControlPlane, DockerSocket, Facts, Image, Loaded,
-    LocalEngine, RemovedImage, SwarmState,
+    LocalEngine, PullAsked, PullEvent, RemovedImage, SwarmState,
 };
 
 pub(crate) use system::VERSION;
@@ -128,7 +129,7 @@ fn router(api: Api) -> Router {
         .merge(networks::routes())
         .merge(rest::routes())
         .layer(middleware::from_fn(limit_time));
-    let streams = Router::new().merge(logs::routes()).merge(images::routes());
+    let streams = Router::new().merge(logs::routes()).merge(images::routes()).merge(registry::routes());
     let inner = ordinary
         .merge(streams)
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "page not found") })

@@ -14,11 +14,32 @@ pub const BUSYBOX: &str = "skep/busybox:1";
 /// The example image; loaded by `skep dev` where the example is asked for.
 pub const WHOAMI: &str = "skep/whoami:latest";
 
-/// Packs `/bin/busybox`; `setup.sh` installs it.
+/// Packs `/bin/busybox` as an image; `setup.sh` installs it.
 ///
 /// # Errors
 /// When there is no static busybox on this machine.
 pub fn busybox_archive() -> anyhow::Result<Vec<u8>> {
+    let layer = busybox_layer()?;
+    let config = serde_json::to_vec(&json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+    }))?;
+    let manifest = json!([{"Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["base/layer.tar"]}]);
+    let mut archive = tar::Builder::new(Vec::new());
+    append(&mut archive, "base", tar::EntryType::Directory, &[])?;
+    append(&mut archive, "base/layer.tar", tar::EntryType::Regular, &layer)?;
+    append(&mut archive, "config.json", tar::EntryType::Regular, &config)?;
+    append(&mut archive, "manifest.json", tar::EntryType::Regular, &serde_json::to_vec(&manifest)?)?;
+    Ok(archive.into_inner()?)
+}
+
+/// The root file system of busybox as a tar; `setup.sh` installs it.
+///
+/// # Errors
+/// When there is no static busybox on this machine.
+pub(crate) fn busybox_layer() -> anyhow::Result<Vec<u8>> {
     let program = std::fs::read("/bin/busybox").context("read /bin/busybox (e2e/setup.sh installs it)")?;
     let list = Command::new("/bin/busybox").arg("--list").output().context("run /bin/busybox --list")?;
     let mut layer = tar::Builder::new(Vec::new());
@@ -42,20 +63,7 @@ pub fn busybox_archive() -> anyhow::Result<Vec<u8>> {
         header.set_gid(0);
         layer.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
     }
-    let layer = layer.into_inner()?;
-    let config = serde_json::to_vec(&json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
-    }))?;
-    let manifest = json!([{"Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["base/layer.tar"]}]);
-    let mut archive = tar::Builder::new(Vec::new());
-    append(&mut archive, "base", tar::EntryType::Directory, &[])?;
-    append(&mut archive, "base/layer.tar", tar::EntryType::Regular, &layer)?;
-    append(&mut archive, "config.json", tar::EntryType::Regular, &config)?;
-    append(&mut archive, "manifest.json", tar::EntryType::Regular, &serde_json::to_vec(&manifest)?)?;
-    Ok(archive.into_inner()?)
+    Ok(layer.into_inner()?)
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -9,6 +9,7 @@ mod command;
 mod http;
 mod image;
 mod load;
+mod registry;
 mod task;
 mod wait;
 
@@ -17,5 +18,6 @@ pub use command::{Output, run};
 pub use http::{Answer, get, request, request_within};
 pub use image::{BUSYBOX, WHOAMI, busybox_archive};
 pub use load::Load;
+pub use registry::Registry;
 pub use task::Task;
 pub use wait::{Stopwatch, try_wait_for, wait_for};

@@ -9,6 +9,7 @@ mod nodes;
 mod services;
 
 pub use cluster::Rotation;
+pub use services::RegistryAuth;
 
 use std::{sync::Arc, time::Duration};
 

@@ -21,7 +21,9 @@ mod server;
 mod tell;
 mod write;
 
-pub use control::{Control, CreatedNetwork, CreatedService, ManagerStatus, Rotation, network_note};
+pub use control::{
+    Control, CreatedNetwork, CreatedService, ManagerStatus, RegistryAuth, Rotation, network_note,
+};
 pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};

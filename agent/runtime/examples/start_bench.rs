@@ -9,7 +9,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use skep_runtime::{Config, ContainerSpec, ContainerState, Engine, ImageConfigChanges};
+use skep_runtime::{Config, ContainerSpec, ContainerState, Engine, ImageConfigChanges, Registries};
 use tokio::time::Instant;
 
 const ALONE: usize = 30;
@@ -21,7 +21,12 @@ async fn main() {
     let program = std::env::current_exe().unwrap();
     let shim: PathBuf = program.parent().unwrap().parent().unwrap().join("skep-shim");
     let cgroup_prefix = format!("skep-bench/{}", std::process::id());
-    let config = Config { state_dir: dir.path().join("state"), shim, cgroup_prefix: cgroup_prefix.clone() };
+    let config = Config {
+        state_dir: dir.path().join("state"),
+        shim,
+        cgroup_prefix: cgroup_prefix.clone(),
+        registries: Registries::default(),
+    };
     let engine = Engine::open(config).await.unwrap();
     let since = Instant::now();
     engine.import_rootfs(Cursor::new(busybox()), "busybox", ImageConfigChanges::default()).await.unwrap();

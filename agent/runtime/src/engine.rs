@@ -13,9 +13,11 @@ use tokio::task::JoinSet;
 
 use crate::cgroup::{self, Hierarchy};
 use crate::containers::Container;
+use crate::hosts::Registries;
 use crate::images::{ImageConfigChanges, ImageError, ImageInfo, Images, LoadedImage, info};
 use crate::layers::Layers;
 use crate::load;
+use crate::pull::Pulls;
 use crate::stream;
 
 /// Where the engine keeps its state, and what it needs to run containers.
@@ -27,6 +29,8 @@ pub struct Config {
     pub shim: PathBuf,
     /// Cgroup beneath which all of the engine's are; one for each node on a machine, such as `skep/<node id>`.
     pub cgroup_prefix: String,
+    /// How registries are trusted.
+    pub registries: Registries,
 }
 
 /// Why the engine cannot work here.
@@ -64,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// One change of images at a time, so that none removes the layers that another has just unpacked.
     pub(crate) changing_images: tokio::sync::Mutex<()>,
+    pub(crate) pulls: Pulls,
     /// Watch over running containers; dropped with the engine, they stop watching.
     pub(crate) watchers: Mutex<JoinSet<()>>,
 }
@@ -124,6 +129,7 @@ impl Engine {
             cgroups,
             containers: Mutex::new(containers),
             changing_images: tokio::sync::Mutex::new(()),
+            pulls: Pulls::default(),
             watchers: Mutex::new(JoinSet::new()),
         };
         let engine = Engine { inner: Arc::new(inner) };
@@ -133,6 +139,7 @@ impl Engine {
 
     fn used_layers(&self) -> BTreeSet<String> {
         let mut used = self.inner.images.layers();
+        used.extend(self.inner.pulls.layers());
         used.extend(self.inner.containers().values().flat_map(|c| c.record.layers.iter().cloned()));
         used
     }
@@ -195,6 +202,17 @@ impl Engine {
     /// unique start of an id.
     pub fn find_image(&self, reference: &str) -> Option<ImageInfo> {
         self.inner.images.find(reference).map(|(id, image)| info(&id, &image))
+    }
+
+    /// Gives the image `source` the further name `target`, which another image may have had.
+    ///
+    /// # Errors
+    /// If there is no such image, the name is none, or the disk fails.
+    pub async fn tag_image(&self, source: &str, target: &str) -> Result<(), ImageError> {
+        let _changing = self.inner.changing_images.lock().await;
+        let (inner, source, target) = (Arc::clone(&self.inner), source.to_owned(), target.to_owned());
+        let tagged = tokio::task::spawn_blocking(move || inner.images.tag(&source, &target));
+        tagged.await.map_err(io::Error::other).map_err(ImageError::io("tag the image"))?
     }
 
     /// Takes away a name of an image; with its last name, or by its id, the image and what only it needs.

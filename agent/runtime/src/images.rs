@@ -100,6 +100,8 @@ pub struct ImageInfo {
     pub references: Vec<String>,
     /// `sha256:<hex>` of its manifest, where the archive had one.
     pub digest: Option<String>,
+    /// `name@sha256:<hex>` of each pull, sorted.
+    pub repo_digests: Vec<String>,
     /// RFC 3339, as its builder wrote it; may be empty.
     pub created: String,
     /// Bytes of all files of all layers.
@@ -112,6 +114,8 @@ pub struct ImageInfo {
 pub(crate) struct Image {
     pub(crate) references: BTreeSet<String>,
     pub(crate) digest: Option<String>,
+    #[serde(default)]
+    pub(crate) repo_digests: BTreeSet<String>,
     pub(crate) created: String,
     /// Lowest first, as in the image's configuration.
     pub(crate) layers: Vec<Layer>,
@@ -167,6 +171,7 @@ impl Images {
             match index.images.get_mut(&id) {
                 Some(known) => {
                     known.references.extend(image.references);
+                    known.repo_digests.extend(image.repo_digests);
                     known.digest = image.digest.or_else(|| known.digest.take());
                 }
                 None => drop(index.images.insert(id, image)),
@@ -204,6 +209,27 @@ impl Images {
         self.read().images.iter().map(|(id, image)| info(id, image)).collect()
     }
 
+    /// An image by its id, with its configuration as it came.
+    pub(crate) fn get(&self, id: &str) -> Option<(Image, Vec<u8>)> {
+        let image = self.read().images.get(id)?.clone();
+        Some((image, fs::read(self.dir.join(digest_hex(id)?)).ok()?))
+    }
+
+    /// Gives an image one more name, which another may have had.
+    pub(crate) fn tag(&self, source: &str, target: &str) -> Result<(), ImageError> {
+        let wanted = reference::parse(target).filter(|r| r.digest.is_none());
+        let tagged = wanted.ok_or_else(|| ImageError::Reference(target.to_owned()))?.tagged();
+        let (id, _) = self.find(source).ok_or_else(|| ImageError::NoSuchImage(source.to_owned()))?;
+        let mut index = Index::clone(&self.read());
+        for (other, image) in &mut index.images {
+            image.references.remove(&tagged);
+            if *other == id {
+                image.references.insert(tagged.clone());
+            }
+        }
+        self.replace(index).map_err(ImageError::io("write the image index"))
+    }
+
     /// All layers that images need.
     pub(crate) fn layers(&self) -> BTreeSet<String> {
         self.read().images.values().flat_map(|i| i.layers.iter().map(|l| l.diff_id.clone())).collect()
@@ -215,7 +241,13 @@ impl Images {
         let by_name = |r: &Reference| {
             index.images.iter().find(|(id, image)| match &r.digest {
                 // An archive of `docker save` has no manifest, so that its id has to do.
-                Some(digest) => image.digest.as_ref() == Some(digest) || *id == digest,
+                Some(digest) => {
+                    // Whatever the name: the content is the same.
+                    let pulled = |r: &String| r.split_once('@').is_some_and(|(_, known)| known == digest);
+                    image.digest.as_ref() == Some(digest)
+                        || *id == digest
+                        || image.repo_digests.iter().any(pulled)
+                }
                 None => image.references.contains(&r.tagged()),
             })
         };
@@ -237,6 +269,7 @@ pub(crate) fn info(id: &str, image: &Image) -> ImageInfo {
         id: id.to_owned(),
         references: image.references.iter().cloned().collect(),
         digest: image.digest.clone(),
+        repo_digests: image.repo_digests.iter().cloned().collect(),
         created: image.created.clone(),
         size: image.layers.iter().map(|l| l.size).sum(),
         config: image.config.clone(),

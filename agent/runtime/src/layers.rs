@@ -110,10 +110,10 @@ impl Layers {
         let layer = Layer { diff_id, size: unpacked.size };
         let path = self.path(&layer.diff_id).ok_or_else(|| io::Error::other("bad diff id"))?;
         self.link(&layer.diff_id)?;
-        if path.exists() {
-            fs::remove_dir_all(scratch)?;
-        } else {
-            fs::rename(scratch, &path)?;
+        match fs::rename(scratch, &path) {
+            // Another unpacked the same meanwhile.
+            Err(_) if path.exists() => fs::remove_dir_all(scratch)?,
+            renamed => renamed?,
         }
         Ok(Added { layer, newest_unix_secs: unpacked.newest_unix_secs })
     }

@@ -12,14 +12,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::images::{Image, ImageConfig, ImageConfigChanges, ImageError, LoadedImage};
+use crate::images::{Image, ImageConfigChanges, ImageError, LoadedImage};
 use crate::layers::{LAYERS_MAX, Layers};
+use crate::manifest::{
+    ConfigFile, DOCUMENT_BYTES_MAX, Descriptor, OciIndex, OciManifest, Platform, parse, run_config,
+};
 use crate::reference;
 use crate::stamp;
 use crate::stream::{Hashing, decompress, sha256_hex};
 
-/// Manifests and configurations are some kilobytes; more is not one.
-const DOCUMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Files of one archive.
 const FILES_MAX: usize = 100_000;
 /// Indexes within indexes.
@@ -35,66 +36,6 @@ struct DockerManifest {
     config: String,
     repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct OciIndex {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    platform: Option<Platform>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct OciManifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-/// An image's configuration, as far as it concerns us. Docker writes `null` for what is empty.
-#[derive(Debug, Deserialize)]
-struct ConfigFile {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    created: Option<String>,
-    config: Option<RunConfig>,
-    rootfs: RootFs,
-}
-
-#[derive(Debug, Deserialize)]
-struct RootFs {
-    diff_ids: Option<Vec<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct RunConfig {
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    env: Option<Vec<String>>,
-    user: Option<String>,
-    working_dir: Option<String>,
-    exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
-    volumes: Option<BTreeMap<String, serde_json::Value>>,
-    stop_signal: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
 }
 
 /// A file of the archive, spooled.
@@ -149,7 +90,7 @@ pub(crate) fn import(
     let tagged = parsed.ok_or_else(|| ImageError::Reference(name.to_owned()))?.tagged();
     let mut tar = decompress(from).map_err(ImageError::io("read the root file system"))?;
     let added = layers.add(&mut tar, None).map_err(ImageError::io("unpack the root file system"))?;
-    let (architecture, os) = platform();
+    let Platform { architecture, os, .. } = Platform::host();
     // The newest file's time and not now: the same tar makes the same image on every node.
     let created = stamp::format_rfc3339(added.newest_unix_secs.saturating_mul(1_000_000_000));
     let config = json!({
@@ -170,22 +111,12 @@ pub(crate) fn import(
     let image = Image {
         references: BTreeSet::from([tagged]),
         digest: None,
+        repo_digests: BTreeSet::new(),
         created,
         layers: vec![added.layer],
         config: run_config(parsed),
     };
     Ok((format!("sha256:{}", sha256_hex(&bytes)), image, bytes))
-}
-
-/// This machine in the words of image manifests.
-fn platform() -> (&'static str, &'static str) {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    };
-    (architecture, std::env::consts::OS)
 }
 
 struct Archive {
@@ -296,18 +227,16 @@ impl Archive {
             }
         }
         if found.is_empty() {
-            let (architecture, os) = platform();
-            return Err(ImageError::Platform(format!("{os}/{architecture}")));
+            return Err(ImageError::Platform(Platform::host().to_string()));
         }
         Ok(found)
     }
 
     fn choose(&self, descriptor: &Descriptor, nesting: u32) -> Result<Option<String>, ImageError> {
-        let ours = |p: &Platform| (p.architecture.as_str(), p.os.as_str()) == platform();
-        if descriptor.platform.as_ref().is_some_and(|p| !ours(p)) {
+        if descriptor.platform.as_ref().is_some_and(|p| Platform::host().rank(p).is_none()) {
             return Ok(None);
         }
-        if !descriptor.media_type.contains("index") && !descriptor.media_type.contains("manifest.list") {
+        if !descriptor.is_index() {
             return Ok(Some(descriptor.digest.clone()));
         }
         if nesting == 0 {
@@ -374,34 +303,13 @@ impl Archive {
         let image = Image {
             references: parts.references.clone(),
             digest: parts.digest.clone(),
+            repo_digests: BTreeSet::new(),
             created: config.created.clone().unwrap_or_default(),
             layers: unpacked,
             config: run_config(config),
         };
         Ok((format!("sha256:{hex}"), image, bytes))
     }
-}
-
-fn run_config(file: ConfigFile) -> ImageConfig {
-    let run = file.config.unwrap_or_default();
-    let keys = |m: Option<BTreeMap<String, serde_json::Value>>| m.unwrap_or_default().into_keys().collect();
-    ImageConfig {
-        entrypoint: run.entrypoint.unwrap_or_default(),
-        cmd: run.cmd.unwrap_or_default(),
-        env: run.env.unwrap_or_default(),
-        user: run.user.unwrap_or_default(),
-        workdir: run.working_dir.unwrap_or_default(),
-        exposed_ports: keys(run.exposed_ports),
-        volumes: keys(run.volumes),
-        stop_signal: run.stop_signal.filter(|s| !s.is_empty()),
-        labels: run.labels.unwrap_or_default(),
-        architecture: file.architecture,
-        os: file.os,
-    }
-}
-
-fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ImageError> {
-    serde_json::from_slice(bytes).map_err(|e| ImageError::Invalid(format!("failed to read {name}: {e}")))
 }
 
 /// Where an OCI layout keeps what has this digest.

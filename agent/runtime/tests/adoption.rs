@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use lab::{LIMIT, lab, shell};
 use rustix::process::{Pid, Signal, kill_process};
-use skep_runtime::{Config, ContainerSpec, ContainerState, Engine, LogOptions};
+use skep_runtime::{Config, ContainerSpec, ContainerState, Engine, LogOptions, Registries};
 
 const SCRIPT: &str = "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.05; done";
 const STATE: &str = "SKEP_TEST_STATE";
@@ -52,7 +52,12 @@ async fn a_second_engine_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_daemon() {
     let (Ok(state_dir), Ok(cgroup_prefix)) = (std::env::var(STATE), std::env::var(PREFIX)) else { return };
-    let config = Config { state_dir: state_dir.into(), shim: lab::shim(), cgroup_prefix };
+    let config = Config {
+        state_dir: state_dir.into(),
+        shim: lab::shim(),
+        cgroup_prefix,
+        registries: Registries::default(),
+    };
     let engine = Engine::open(config).await.unwrap();
     engine.create(shell("k", SCRIPT)).await.unwrap();
     let pid = engine.start("k").await.unwrap();

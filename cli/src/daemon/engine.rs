@@ -4,12 +4,23 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use futures::{
+    FutureExt as _, Stream, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use serde_json::json;
-use skep_agent::runtime::{self, ContainerState as State, ImageConfigChanges, ImageError, ImageInfo};
-use skep_api::{ApiError, ErrorKind, Timestamp};
+use skep_agent::runtime::{
+    self, ContainerState as State, Credentials, Distribution, ImageConfigChanges, ImageError, ImageInfo,
+    Platform, PullError, PullRequest,
+};
+use skep_api::{ApiError, ErrorKind, Secret, Timestamp};
+use tokio_stream::wrappers::BroadcastStream;
 
 use super::settings::Settings;
-use crate::http::{BodyReader, Container, ContainerState, Image, Loaded, LocalEngine, RemovedImage};
+use crate::http::{
+    BodyReader, Container, ContainerState, Image, Loaded, LocalEngine, PullAsked, PullEvent, RemovedImage,
+};
 
 /// Opens the embedded engine; before the node has an id it runs no containers.
 pub(super) async fn open_engine(
@@ -20,6 +31,7 @@ pub(super) async fn open_engine(
         state_dir: settings.state_dir.join("engine"),
         shim: settings.shim.clone(),
         cgroup_prefix: format!("skep/{}", node_id.unwrap_or("none")),
+        registries: settings.registries.clone(),
     };
     runtime::Engine::open(config).await.context("cannot open the embedded engine")
 }
@@ -62,9 +74,84 @@ impl LocalEngine for Local {
         Ok(RemovedImage { untagged, deleted })
     }
 
+    fn pull(&self, asked: PullAsked) -> Result<BoxStream<'static, PullEvent>, ApiError> {
+        let platform = match asked.platform.as_str() {
+            "" => None,
+            text => Some(Platform::parse(text).ok_or_else(|| {
+                ApiError::invalid(format!("platform: '{text}': expected OS/ARCHITECTURE[/VARIANT]"))
+            })?),
+        };
+        let credentials = credentials(&asked.auth)?;
+        let pull = self.0.pull(PullRequest { reference: asked.reference, credentials, platform });
+        let news = BroadcastStream::new(pull.news).filter_map(async |news| news.ok().map(PullEvent::News));
+        let done = pull.done.map(|outcome| PullEvent::Done(outcome.map_err(|e| pull_failure(&e))));
+        // The news end when the pull does, which only goes on as it is asked.
+        Ok(with_end(news.boxed(), done.boxed()).boxed())
+    }
+
+    async fn tag_image(&self, source: &str, target: &str) -> Result<(), ApiError> {
+        self.0.tag_image(source, target).await.map_err(|e| failure(&e))
+    }
+
+    async fn distribution(&self, name: &str, auth: &Secret) -> Result<Distribution, ApiError> {
+        self.0.distribution(name, &credentials(auth)?).await.map_err(|e| pull_failure(&e))
+    }
+
+    async fn check_login(&self, address: &str, request: &[u8]) -> Result<(), ApiError> {
+        let credentials = Credentials::parse_json(request).map_err(|e| ApiError::invalid(e.to_string()))?;
+        match self.0.check_login(address, &credentials).await {
+            Err(PullError::Denied { registry, reason, .. }) => {
+                let words = format!("login attempt to https://{registry}/v2/ failed: {reason}");
+                Err(ApiError::new(ErrorKind::PermissionDenied, words))
+            }
+            other => other.map_err(|e| pull_failure(&e)),
+        }
+    }
+
     async fn containers(&self) -> Result<Vec<Container>, ApiError> {
         Ok(self.0.list().into_iter().map(container).collect())
     }
+}
+
+fn credentials(auth: &Secret) -> Result<Credentials, ApiError> {
+    Credentials::parse(auth.reveal()).map_err(|e| ApiError::invalid(e.to_string()))
+}
+
+/// All news that come before the end, then the end.
+fn with_end(
+    news: BoxStream<'static, PullEvent>,
+    done: BoxFuture<'static, PullEvent>,
+) -> impl Stream<Item = PullEvent> + Send {
+    stream::unfold(Some((news, done, None)), |state| async {
+        let (mut news, mut done, mut end) = state?;
+        if end.is_none() {
+            tokio::select! {
+                biased;
+                Some(event) = news.next() => return Some((event, Some((news, done, None)))),
+                event = &mut done => end = Some(event),
+            }
+        }
+        // What was told just before the end.
+        match news.next().now_or_never().flatten() {
+            Some(event) => Some((event, Some((news, done, end)))),
+            None => end.map(|event| (event, None)),
+        }
+    })
+}
+
+/// The codes are Docker's: also what it may not have is "not found" (`MB:distribution/errors.go`).
+fn pull_failure(error: &PullError) -> ApiError {
+    let kind = match error {
+        PullError::Reference(_) | PullError::Credentials(_) => ErrorKind::InvalidArgument,
+        PullError::Denied { .. } | PullError::NotFound { .. } | PullError::Platform { .. } => {
+            ErrorKind::NotFound
+        }
+        PullError::Unreachable { .. } | PullError::Registry { .. } | PullError::Image { .. } => {
+            ErrorKind::Internal
+        }
+    };
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    ApiError::new(kind, format!("{error}{}", cause.unwrap_or_default()))
 }
 
 fn failure(error: &ImageError) -> ApiError {
@@ -103,6 +190,7 @@ fn image(info: ImageInfo) -> Image {
         arch: info.config.architecture,
         id: info.id,
         references: info.references,
+        repo_digests: info.repo_digests,
     }
 }
 

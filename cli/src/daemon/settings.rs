@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
+use skep_agent::runtime::Registries;
 use skep_api::validate::size;
 
 use super::{DaemonArgs, EngineFlag, address, machine};
@@ -26,6 +27,8 @@ pub(super) struct Settings {
     pub(super) raft_election: (Duration, Duration),
     pub(super) engine: EngineFlag,
     pub(super) docker_socket: PathBuf,
+    /// How registries are trusted.
+    pub(super) registries: Registries,
 }
 
 impl Settings {
@@ -66,8 +69,17 @@ impl Settings {
             raft_election: election(args.raft_heartbeat, args.raft_election)?,
             engine: args.engine,
             docker_socket: args.docker_socket.clone(),
+            registries: registries(&args.insecure_registries)?,
         })
     }
+}
+
+fn registries(insecure: &[String]) -> anyhow::Result<Registries> {
+    let mut registries = Registries::default();
+    for text in insecure {
+        registries.add_insecure(text).map_err(|words| anyhow::anyhow!("--insecure-registry: {words}"))?;
+    }
+    Ok(registries)
 }
 
 fn absolute(path: &std::path::Path) -> anyhow::Result<PathBuf> {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use axum::{
     extract::Query,
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use skep_api::{ApiError, ErrorKind};
+use skep_api::{ApiError, ErrorKind, Secret};
 
 /// The largest JSON body: a spec with many configs stays far below; more is an attack or a mistake.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
@@ -72,6 +72,11 @@ pub(crate) fn unserved(what: &str) -> Failure {
 /// Reads a JSON body.
 pub(crate) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     skep_api::json::parse(bytes)
+}
+
+/// The header with the caller's credentials for a registry, as it came; empty without.
+pub(crate) fn registry_auth(headers: &HeaderMap) -> Secret {
+    headers.get("X-Registry-Auth").map_or_else(Secret::default, |value| Secret::new(value.as_bytes()))
 }
 
 /// The parameters of a request's query.

@@ -10,13 +10,17 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
+use skep_agent::runtime::{Distribution, PullNews, Pulled};
 use skep_agent::DockerAbout;
 use skep_api::{
-    ApiError, NetworkId, NodeId, ServiceId, TaskId, Timestamp,
+    ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, Timestamp,
     object::Node,
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
-use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Rotation, View};
+use skep_manager::{
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+};
 use tokio::{io::AsyncRead, sync::mpsc};
 
 /// What this node is in a swarm.
@@ -41,13 +45,14 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     async fn view(&self) -> Result<View, ApiError>;
     /// The cluster as this manager last heard.
     fn stale_view(&self) -> View;
-    async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError>;
+    async fn create_service(&self, spec: ServiceSpec, auth: Secret) -> Result<CreatedService, ApiError>;
     /// `None` goes back to the previous spec. Gives warnings.
     async fn update_service(
         &self,
         id: ServiceId,
         version: u64,
         spec: Option<ServiceSpec>,
+        auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError>;
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError>;
     async fn create_network(&self, spec: NetworkSpec) -> Result<CreatedNetwork, ApiError>;
@@ -73,8 +78,8 @@ impl ControlPlane for skep_manager::Control {
         Self::stale_view(self)
     }
 
-    async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError> {
-        Self::create_service(self, spec).await
+    async fn create_service(&self, spec: ServiceSpec, auth: Secret) -> Result<CreatedService, ApiError> {
+        Self::create_service(self, spec, auth).await
     }
 
     async fn update_service(
@@ -82,8 +87,9 @@ impl ControlPlane for skep_manager::Control {
         id: ServiceId,
         version: u64,
         spec: Option<ServiceSpec>,
+        auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError> {
-        Self::update_service(self, id, version, spec).await
+        Self::update_service(self, id, version, spec, auth).await
     }
 
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError> {
@@ -198,7 +204,31 @@ pub(crate) trait LocalEngine: Send + Sync + 'static {
     /// By name, id or prefix of an id.
     async fn find_image(&self, name: &str) -> Result<Option<Image>, ApiError>;
     async fn remove_image(&self, name: &str, force: bool) -> Result<RemovedImage, ApiError>;
+    /// Begins to pull; dropped, it stops. Ends with `Done`.
+    fn pull(&self, request: PullAsked) -> Result<BoxStream<'static, PullEvent>, ApiError>;
+    async fn tag_image(&self, source: &str, target: &str) -> Result<(), ApiError>;
+    /// What an image's name stands for at its registry.
+    async fn distribution(&self, name: &str, auth: &Secret) -> Result<Distribution, ApiError>;
+    /// Whether the registry at an address knows who sent this `POST /auth`.
+    async fn check_login(&self, address: &str, request: &[u8]) -> Result<(), ApiError>;
     async fn containers(&self) -> Result<Vec<Container>, ApiError>;
+}
+
+/// What is to be pulled.
+#[derive(Debug)]
+pub(crate) struct PullAsked {
+    pub(crate) reference: String,
+    /// `os/architecture`; empty for this machine's.
+    pub(crate) platform: String,
+    /// `X-Registry-Auth`, or empty.
+    pub(crate) auth: Secret,
+}
+
+/// What happens in a pull.
+#[derive(Debug)]
+pub(crate) enum PullEvent {
+    News(PullNews),
+    Done(Result<Pulled, ApiError>),
 }
 
 /// An image that was loaded.
@@ -217,6 +247,8 @@ pub(crate) struct Image {
     pub(crate) id: String,
     /// `name:tag`
     pub(crate) references: Vec<String>,
+    /// `name@sha256:...`
+    pub(crate) repo_digests: Vec<String>,
     pub(crate) created: Timestamp,
     pub(crate) size_bytes: u64,
     /// The `config` object of the image's configuration.

@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Path, State},
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -19,10 +19,10 @@ use tokio_util::io::StreamReader;
 
 use super::{
     Api,
-    answer::{Answer, Failure, Params, ok, unserved},
+    answer::{Answer, Failure, Params, empty, ok, registry_auth, unserved},
     backend::{BodyReader, Image},
     filter::Filters,
-    render,
+    registry, render,
 };
 
 const FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/images/json", get(list))
         .route("/images/load", post(load))
         .route("/images/create", post(create))
-        .route("/images/{*name}", get(inspect).delete(remove).post(push))
+        .route("/images/{*name}", get(inspect).delete(remove).post(change))
 }
 
 /// Pieces of a body that wait for the engine.
@@ -102,10 +102,10 @@ async fn load(State(api): State<Api>, uri: Uri, body: Body) -> Answer {
     Ok(messages(&lines))
 }
 
-async fn create(State(api): State<Api>, uri: Uri, body: Body) -> Answer {
+async fn create(State(api): State<Api>, uri: Uri, headers: HeaderMap, body: Body) -> Answer {
     let params = Params::of(&uri)?;
     if !params.text("fromImage").is_empty() {
-        return Err(unserved("pulling from a registry (use `docker load` or `docker import`)"));
+        return registry::pull(&api, &params, registry_auth(&headers)).await;
     }
     if params.text("fromSrc") != "-" {
         return Err(unserved(
@@ -139,7 +139,7 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let dangling = filters.flag("dangling")?;
     let mut images = api.backend.engine().images().await?;
     images.retain(|image| {
-        dangling.is_none_or(|wanted| wanted == image.references.is_empty())
+        dangling.is_none_or(|wanted| wanted == (image.references.is_empty() && image.repo_digests.is_empty()))
             && filters.any("reference", |pattern| image.references.iter().any(|name| matches(name, pattern)))
             && filters.labels("label", labels(image).as_ref())
     });
@@ -183,11 +183,20 @@ async fn inspect(State(api): State<Api>, Path(path): Path<String>) -> Answer {
     Err(ApiError::not_found("page not found").into())
 }
 
-async fn push(Path(path): Path<String>) -> Answer {
-    match path.rsplit('/').next() {
-        Some("push") => Err(unserved("pushing to a registry")),
-        Some("tag") => Err(unserved("tagging images")),
-        Some("prune") => Err(unserved("pruning images")),
+async fn change(State(api): State<Api>, Path(path): Path<String>, uri: Uri) -> Answer {
+    match path.rsplit_once('/') {
+        Some((_, "push")) => Err(unserved("pushing to a registry")),
+        Some((name, "tag")) => {
+            let params = Params::of(&uri)?;
+            let target = match (params.text("repo"), params.text("tag")) {
+                ("", _) => return Err(ApiError::invalid("invalid reference format: repo is empty").into()),
+                (repo, "") => repo.to_owned(),
+                (repo, tag) => format!("{repo}:{tag}"),
+            };
+            api.backend.engine().tag_image(name, &target).await?;
+            empty(StatusCode::CREATED)
+        }
+        None if path == "prune" => Err(unserved("pruning images")),
         Some(_) | None => Err(ApiError::not_found("page not found").into()),
     }
 }

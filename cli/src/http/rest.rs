@@ -32,7 +32,6 @@ pub(super) fn routes() -> Router<Api> {
         .route("/plugins", get(|| async { ok(&json!([])) }))
         .route("/events", get(|| async { refused("the stream of events") }))
         .route("/system/df", get(|| async { refused("the engine's disk usage") }))
-        .route("/auth", post(|| async { refused("logging in to a registry") }))
         .route("/build", post(|| async { refused("building images") }))
         .route("/session", post(|| async { refused("building images") }))
         .route("/grpc", post(|| async { refused("building images") }))
@@ -40,7 +39,6 @@ pub(super) fn routes() -> Router<Api> {
         .route("/containers/create", post(|| async { refused("containers outside services") }))
         .route("/containers/{id}", any(|| async { refused("changing single containers (their tasks do)") }))
         .route("/containers/{id}/{verb}", any(of_container))
-        .route("/distribution/{*name}", get(distribution))
 }
 
 fn refused(what: &str) -> Answer {
@@ -100,10 +98,4 @@ fn volume_json(dir: &std::path::Path, name: &str) -> serde_json::Value {
         "Options": null,
         "Scope": "local",
     })
-}
-
-/// The docker CLI takes a failure here as a warning: the service is created with the tag as given.
-async fn distribution(Path(name): Path<String>) -> Answer {
-    let name = name.strip_suffix("/json").unwrap_or(&name);
-    Err(ApiError::not_found(format!("{name}: registry lookups are not served by skep yet")).into())
 }

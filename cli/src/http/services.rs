@@ -4,15 +4,16 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Path, State},
-    http::{StatusCode, Uri},
+    http::{HeaderMap, StatusCode, Uri},
     routing::{get, post},
 };
 use serde_json::{Map, Value};
-use skep_api::{ApiError, object::Service, spec::ServiceSpec};
+use skep_api::{ApiError, Secret, object::Service, spec::ServiceSpec};
+use skep_manager::RegistryAuth;
 
 use super::{
     Api,
-    answer::{Answer, Params, body, empty, ok, with_json},
+    answer::{Answer, Params, body, empty, ok, registry_auth, with_json},
     filter::Filters,
     lookup, render,
 };
@@ -57,10 +58,10 @@ fn passes(service: &Service, filters: &Filters) -> bool {
         && filters.any("runtime", |runtime| runtime == "container")
 }
 
-async fn create(State(api): State<Api>, request: Bytes) -> Answer {
+async fn create(State(api): State<Api>, headers: HeaderMap, request: Bytes) -> Answer {
     let control = api.manager()?;
     let spec: ServiceSpec = body(&request)?;
-    let created = control.create_service(spec).await?;
+    let created = control.create_service(spec, registry_auth(&headers)).await?;
     let mut out = Map::new();
     out.insert("ID".into(), created.id.to_string().into());
     if !created.warnings.is_empty() {
@@ -76,11 +77,17 @@ async fn inspect(State(api): State<Api>, Path(word): Path<String>, uri: Uri) -> 
     ok(&render::service(&service, insert_defaults))
 }
 
-async fn update(State(api): State<Api>, Path(word): Path<String>, uri: Uri, request: Bytes) -> Answer {
+async fn update(
+    State(api): State<Api>,
+    Path(word): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    request: Bytes,
+) -> Answer {
     let control = api.manager()?;
     let params = Params::of(&uri)?;
     let version = params.version("service")?;
-    check_source(params.text("registryAuthFrom"))?;
+    let auth = auth_source(params.text("registryAuthFrom"), registry_auth(&headers))?;
     let spec: ServiceSpec = body(&request)?;
     let spec = match params.text("rollback") {
         "" => Some(spec),
@@ -88,15 +95,18 @@ async fn update(State(api): State<Api>, Path(word): Path<String>, uri: Uri, requ
         other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}")).into()),
     };
     let service = lookup::service(&control.view().await?, &word)?;
-    let warnings = control.update_service(service.id, version, spec).await?;
+    let warnings = control.update_service(service.id, version, spec, auth).await?;
     let mut out = Map::new();
     out.insert("Warnings".into(), if warnings.is_empty() { Value::Null } else { warnings.into() });
     ok(&out)
 }
 
-fn check_source(source: &str) -> Result<(), ApiError> {
+/// New credentials win over any that are there (`MB:daemon/cluster/services.go`).
+fn auth_source(source: &str, new: Secret) -> Result<RegistryAuth, ApiError> {
     match source {
-        "" | "spec" | "previous-spec" => Ok(()),
+        "" | "spec" | "previous-spec" if !new.is_empty() => Ok(RegistryAuth::New(new)),
+        "" | "spec" => Ok(RegistryAuth::OfSpec),
+        "previous-spec" => Ok(RegistryAuth::OfPreviousSpec),
         other => Err(ApiError::invalid(format!("unsupported registryAuthFrom {other}"))),
     }
 }

@@ -66,7 +66,7 @@ fn an_image_that_no_node_has_is_rejected_by_name() {
         let ps = cluster.docker(&["service", "ps", "--no-trunc", "ghost"]).ok();
         ps.contains("Rejected").then_some(ps)
     });
-    assert!(ps.contains("\"No such image: nosuch:1\""), "{ps}");
+    assert!(ps.contains("\"No such image: nosuch:1: "), "{ps}");
     // The restart policy follows: any, after 5 s.
     wait_for("it is tried again", SOON, || (cluster.tasks("ghost").len() >= 2).then_some(()));
 }

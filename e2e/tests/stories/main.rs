@@ -11,6 +11,7 @@ mod nodes;
 mod own_cli;
 mod ports;
 mod reach;
+mod registry;
 mod restart;
 mod service_logs;
 mod trace;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skep_api::{
-    ApiError, ErrorKind, ServiceId, Timestamp,
+    ApiError, ErrorKind, Secret, ServiceId, Timestamp,
     id::IdSource,
     object::{Service, UpdateState, UpdateStatus},
     spec::{PortConfig, ServiceSpec},
@@ -23,7 +23,11 @@ impl Control {
     ///
     /// # Errors
     /// The spec is wrong or asks for what is not honoured; the name or a port is taken; no leader.
-    pub async fn create_service(&self, mut spec: ServiceSpec) -> Result<CreatedService, ApiError> {
+    pub async fn create_service(
+        &self,
+        mut spec: ServiceSpec,
+        registry_auth: Secret,
+    ) -> Result<CreatedService, ApiError> {
         if spec.name.is_empty() {
             spec.name = names::invent(SystemIds::default().next_id());
         }
@@ -39,7 +43,7 @@ impl Control {
         resolve(&view, &mut spec)?;
         check_ports(&view, &spec, id)?;
         let warnings = network_note(&view, &spec).into_iter().collect();
-        let service = Service { id, spec: Arc::new(spec), ..Service::default() };
+        let service = Service { id, spec: Arc::new(spec), registry_auth, ..Service::default() };
         let guard = Guard { kind: GuardKind::Service, id: id.0, version: 0 };
         self.write(vec![guard], vec![Change::PutService(Arc::new(service))]).await?;
         Ok(CreatedService { id, warnings })
@@ -54,6 +58,7 @@ impl Control {
         id: ServiceId,
         version: u64,
         spec: Option<ServiceSpec>,
+        registry_auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError> {
         if let Some(spec) = &spec {
             validate::service(spec)?;
@@ -67,7 +72,7 @@ impl Control {
             Some(mut spec) => {
                 spec.fill_in();
                 resolve(&view, &mut spec)?;
-                updated(old, spec)?
+                updated(old, spec, registry_auth)?
             }
             None => rolled_back(old, Timestamp((self.shared.clock)()))?,
         };
@@ -91,7 +96,37 @@ impl Control {
     }
 }
 
-fn updated(old: &Service, spec: ServiceSpec) -> Result<Service, ApiError> {
+/// The credentials for the images of an updated service (`MB:daemon/cluster/services.go`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RegistryAuth {
+    /// These, from now on.
+    New(Secret),
+    /// Those of the present spec.
+    OfSpec,
+    /// Those of the previous spec.
+    OfPreviousSpec,
+}
+
+impl RegistryAuth {
+    fn of(self, old: &Service) -> Result<Secret, ApiError> {
+        match self {
+            Self::New(secret) => Ok(secret),
+            Self::OfSpec => Ok(old.registry_auth.clone()),
+            Self::OfPreviousSpec if old.previous_spec.is_none() => Err(no_previous_spec(old)),
+            Self::OfPreviousSpec => Ok(old.previous_registry_auth.clone()),
+        }
+    }
+}
+
+fn no_previous_spec(service: &Service) -> ApiError {
+    let words = format!("service {} does not have a previous spec", service.spec.name);
+    ApiError::new(
+        ErrorKind::FailedPrecondition,
+        format!("rpc error: code = FailedPrecondition desc = {words}"),
+    )
+}
+
+fn updated(old: &Service, spec: ServiceSpec, auth: RegistryAuth) -> Result<Service, ApiError> {
     if spec.name != old.spec.name {
         return Err(ApiError::new(ErrorKind::Unimplemented, "renaming services is not supported"));
     }
@@ -102,6 +137,8 @@ fn updated(old: &Service, spec: ServiceSpec) -> Result<Service, ApiError> {
         spec: Arc::new(spec),
         previous_spec: Some(Arc::clone(&old.spec)),
         previous_spec_version: old.spec_version,
+        registry_auth: auth.of(old)?,
+        previous_registry_auth: old.registry_auth.clone(),
         update_status: None,
         ..old.clone()
     })
@@ -110,16 +147,14 @@ fn updated(old: &Service, spec: ServiceSpec) -> Result<Service, ApiError> {
 /// Swaps the two specs, so that a second rollback undoes the first (`SK:manager/controlapi/service.go`).
 fn rolled_back(old: &Service, now: Timestamp) -> Result<Service, ApiError> {
     let Some(previous) = &old.previous_spec else {
-        let words = format!("service {} does not have a previous spec", old.spec.name);
-        return Err(ApiError::new(
-            ErrorKind::FailedPrecondition,
-            format!("rpc error: code = FailedPrecondition desc = {words}"),
-        ));
+        return Err(no_previous_spec(old));
     };
     Ok(Service {
         spec: Arc::clone(previous),
         previous_spec: Some(Arc::clone(&old.spec)),
         previous_spec_version: old.spec_version,
+        registry_auth: old.previous_registry_auth.clone(),
+        previous_registry_auth: old.registry_auth.clone(),
         update_status: Some(UpdateStatus {
             state: UpdateState::RollbackStarted,
             started_at: now,

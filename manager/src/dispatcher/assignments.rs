@@ -35,7 +35,7 @@ impl Sent {
             let facts = Facts { desired: task.desired_state, drained: stopping && is_drained(task) };
             now.insert(task.id, facts);
             if before.and_then(|sent| sent.get(&task.id)) != Some(&facts) {
-                put.push(assignment(task, facts.drained));
+                put.push(assignment(view, task, facts.drained));
             }
         }
         let remove: Vec<Vec<u8>> = before
@@ -56,7 +56,8 @@ impl Sent {
     }
 }
 
-fn assignment(task: &Task, drained: bool) -> wire::Assignment {
+fn assignment(view: &View, task: &Task, drained: bool) -> wire::Assignment {
+    let service = view.service(task.service_id);
     wire::Assignment {
         task_id: task.id.to_bytes(),
         service_id: task.service_id.to_bytes(),
@@ -70,6 +71,7 @@ fn assignment(task: &Task, drained: bool) -> wire::Assignment {
         ingress_prefix: u32::from(ingress::PREFIX),
         drained,
         state: task.status.state.number(),
+        registry_auth: service.map(|s| s.registry_auth.reveal().to_vec()).unwrap_or_default(),
         service_labels: task.spec.labels.clone().unwrap_or_default(),
         ..wire::Assignment::default()
     }

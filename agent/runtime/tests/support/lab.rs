@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use skep_runtime::{Config, ContainerSpec, Engine, ImageConfigChanges, LogLine, LogOptions};
+use skep_runtime::{Config, ContainerSpec, Engine, ImageConfigChanges, LogLine, LogOptions, Registries};
 
 /// No container here needs longer; a test that waits this long has failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ pub(crate) fn config(dir: &Path) -> Option<Config> {
     }
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let cgroup_prefix = format!("skep-runtime-test/{}-{n}", std::process::id());
-    Some(Config { state_dir: dir.join("state"), shim, cgroup_prefix })
+    Some(Config { state_dir: dir.join("state"), shim, cgroup_prefix, registries: Registries::default() })
 }
 
 /// Says that a test is skipped. Not by eprintln!, which the test harness captures.

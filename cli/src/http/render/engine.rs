@@ -13,7 +13,7 @@ pub(crate) fn image(image: &Image) -> Value {
         "Id": image.id,
         "ParentId": "",
         "RepoTags": image.references,
-        "RepoDigests": [],
+        "RepoDigests": image.repo_digests,
         "Created": image.created.0 / NANOS_PER_SECOND,
         "Size": image.size_bytes,
         "SharedSize": -1,
@@ -27,7 +27,7 @@ pub(crate) fn image_details(image: &Image) -> Value {
     json!({
         "Id": image.id,
         "RepoTags": image.references,
-        "RepoDigests": [],
+        "RepoDigests": image.repo_digests,
         "Parent": "",
         "Comment": "",
         "Created": image.created.to_string(),

@@ -203,6 +203,11 @@ async fn the_engine_shows_what_it_has() {
     let (code, out, _) = docker(&server, "import - base:1", b"0123").await;
     assert!(code == 0 && out.contains("base:1"), "{out}");
     good(&server, "rmi skep/whoami:latest", &["Untagged: skep/whoami:latest", "Deleted: sha256:"]).await;
-    bad(&server, "pull alpine", "pulling from a registry").await;
+    bad(&server, "pull alpine", "no docker.io/library/alpine:latest").await;
+    let words =
+        ["1: Pulling from library/far", "0123456789ab: Pull complete", "Downloaded newer image for far:1"];
+    good(&server, "pull far:1", &words).await;
+    bad(&server, "pull far:2", "the line broke").await;
+    bad(&server, "push far:1", "pushing to a registry is not supported").await;
     bad(&server, "run alpine", "containers outside services is not supported").await;
 }

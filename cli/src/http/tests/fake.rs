@@ -6,20 +6,24 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
+use skep_agent::runtime::{Distribution, LayerStep, Platform, PullNews, Pulled};
 use skep_api::{
-    ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     id::{IdSource, SeededIds},
     object::{Cluster, Network, Node, NodeState, Service, Task, UpdateState, UpdateStatus},
     spec::{Availability, InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec},
 };
-use skep_manager::{CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Rotation, View};
+use skep_manager::{
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+};
 use skep_store::{Change, Proposal, Store, decode_result};
 use tokio::{io::AsyncReadExt as _, net::UnixListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{
     Backend, BodyReader, Container, ContainerState, ControlPlane, Facts, Image, Loaded, LocalEngine,
-    RemovedImage, SwarmState, serve,
+    PullAsked, PullEvent, RemovedImage, SwarmState, serve,
 };
 
 /// 2026-11-21, an hour before the objects of the tests are looked at.
@@ -147,7 +151,11 @@ impl ControlPlane for FakeControl {
         self.store.lock().unwrap().view()
     }
 
-    async fn create_service(&self, spec: ServiceSpec) -> Result<CreatedService, ApiError> {
+    async fn create_service(
+        &self,
+        spec: ServiceSpec,
+        registry_auth: Secret,
+    ) -> Result<CreatedService, ApiError> {
         let id = ServiceId(self.id());
         let mut ports = spec.ports().to_vec();
         for port in &mut ports {
@@ -159,6 +167,7 @@ impl ControlPlane for FakeControl {
             id,
             ports,
             spec: Arc::new(spec),
+            registry_auth,
             ..Service::default()
         }))])?;
         self.reconcile(id);
@@ -170,6 +179,7 @@ impl ControlPlane for FakeControl {
         id: ServiceId,
         version: u64,
         spec: Option<ServiceSpec>,
+        _auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError> {
         let mut service = Service::clone(self.stale_view().service(id).unwrap());
         if service.meta.version != version {
@@ -370,6 +380,10 @@ impl Backend for FakeBackend {
 /// One image, one container.
 struct FakeEngine;
 
+fn once(event: PullEvent) -> BoxStream<'static, PullEvent> {
+    futures::StreamExt::boxed(futures::stream::iter([event]))
+}
+
 #[async_trait]
 impl LocalEngine for FakeEngine {
     async fn load(&self, mut archive: BodyReader) -> Result<Vec<Loaded>, ApiError> {
@@ -402,6 +416,51 @@ impl LocalEngine for FakeEngine {
         match self.find_image(name).await? {
             Some(image) => Ok(RemovedImage { untagged: image.references, deleted: vec![image.id] }),
             None => Err(ApiError::not_found(format!("No such image: {name}"))),
+        }
+    }
+
+    fn pull(&self, asked: PullAsked) -> Result<BoxStream<'static, PullEvent>, ApiError> {
+        let began = PullNews::Began { repository: "library/far".into(), which: "1".into() };
+        let layer = PullNews::Layer { id: "0123456789ab".into(), step: LayerStep::Complete };
+        let (id, digest) = ("sha256:00".into(), format!("sha256:{}", "ab".repeat(32)));
+        let end = match asked.reference.trim_start_matches("docker.io/library/") {
+            "far:1" => Ok(Pulled { id, digest, is_new: true }),
+            "far:2" => Err(ApiError::new(ErrorKind::Internal, "the line broke")),
+            _ => {
+                let words = format!("no {}", asked.reference);
+                return Ok(once(PullEvent::Done(Err(ApiError::not_found(words)))));
+            }
+        };
+        let events = [PullEvent::News(began), PullEvent::News(layer), PullEvent::Done(end)];
+        Ok(futures::StreamExt::boxed(futures::stream::iter(events)))
+    }
+
+    async fn tag_image(&self, source: &str, target: &str) -> Result<(), ApiError> {
+        match self.find_image(source).await? {
+            Some(_) if !target.contains("..") => Ok(()),
+            Some(_) => Err(ApiError::invalid(format!("invalid reference format: {target:?}"))),
+            None => Err(ApiError::not_found(format!("No such image: {source}"))),
+        }
+    }
+
+    async fn distribution(&self, name: &str, _auth: &Secret) -> Result<Distribution, ApiError> {
+        let platforms = vec![Platform::parse("linux/amd64").unwrap()];
+        let media_type = "application/vnd.oci.image.index.v1+json".to_owned();
+        match name {
+            "far:1" | "far" => Ok(Distribution {
+                media_type,
+                digest: format!("sha256:{}", "ab".repeat(32)),
+                size: 7,
+                platforms,
+            }),
+            _ => Err(ApiError::not_found(format!("manifest for {name} not found: manifest unknown"))),
+        }
+    }
+
+    async fn check_login(&self, address: &str, _request: &[u8]) -> Result<(), ApiError> {
+        match address {
+            "h:5000" => Ok(()),
+            _ => Err(ApiError::new(ErrorKind::PermissionDenied, "login attempt failed")),
         }
     }
 
