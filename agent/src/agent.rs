@@ -54,6 +54,8 @@ pub struct Config {
     pub probe_addr: String,
     /// This node's name, for the log and for placeholders in specs.
     pub node_name: String,
+    /// The daemon's API socket, alone in a directory that stays when the daemon starts anew.
+    pub api_socket: PathBuf,
     /// The shim's program, for engines that need one.
     pub shim: PathBuf,
     /// Unix nanoseconds now.
@@ -122,11 +124,11 @@ impl Agent {
     pub async fn start(config: Config, engine: TaskEngine) -> Result<Self, AgentError> {
         let network = MeshNetwork::start(&config).await.map_err(|e| AgentError::Network(chain(&e)))?;
         let engine: Arc<dyn Engine> = match engine {
-            TaskEngine::Embedded(engine) => Arc::new(Embedded::new(engine)),
+            TaskEngine::Embedded(engine) => Arc::new(Embedded::new(engine, config.api_socket.clone())),
             TaskEngine::Docker(engine) => {
                 let swept = engine.sweep(&config.identity.node_id()).await;
                 swept.map_err(|e| AgentError::Engine(chain(&e)))?;
-                Arc::new(engine)
+                Arc::new(engine.with_api_socket(config.api_socket.clone()))
             }
         };
         let parts = Parts { engine, network: Arc::new(network) };

@@ -59,6 +59,8 @@ const AWAY_RETRY: Duration = Duration::from_millis(500);
 pub struct DockerEngine {
     docker: Docker,
     socket: PathBuf,
+    /// What a task that asks for Docker's socket gets.
+    api_socket: PathBuf,
     about: Arc<About>,
     /// What Docker calls the containers that it made or showed for us, by our id.
     names: Arc<Mutex<BTreeMap<String, String>>>,
@@ -122,7 +124,19 @@ impl DockerEngine {
             version: version.version.unwrap_or_default(),
             api: version.api_version.as_deref().and_then(api_version).unwrap_or((1, 24)),
         };
-        Ok(Self { docker, socket: socket.to_owned(), about: Arc::new(about), names: Arc::default() })
+        Ok(Self {
+            docker,
+            socket: socket.to_owned(),
+            api_socket: PathBuf::new(),
+            about: Arc::new(about),
+            names: Arc::default(),
+        })
+    }
+
+    /// Names the socket that a task gets for Docker's.
+    pub(crate) fn with_api_socket(mut self, api_socket: PathBuf) -> Self {
+        self.api_socket = api_socket;
+        self
     }
 
     /// What it said of itself when it was found.
@@ -342,7 +356,7 @@ impl Engine for DockerEngine {
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {
         let id = container.id.clone();
         self.write_files(&container).await?;
-        let (name, body) = translate::container(container);
+        let (name, body) = translate::container(container, &self.api_socket);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let made = self.docker.create_container(Some(options), body).await.map_err(failed)?;
         self.set_name(&id, Some(made.id));

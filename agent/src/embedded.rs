@@ -1,6 +1,10 @@
 //! The engine that is the runtime crate: translates, decides nothing.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
@@ -13,18 +17,20 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::engine::{
     Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, Mount, MountKind,
-    NewContainer, chain,
+    NewContainer, Ulimit, chain,
 };
 
 /// The embedded engine.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     engine: Arc<skep_runtime::Engine>,
+    /// The node's API socket, in a directory of its own.
+    api_socket: PathBuf,
 }
 
 impl Embedded {
-    pub(crate) fn new(engine: Arc<skep_runtime::Engine>) -> Self {
-        Self { engine }
+    pub(crate) fn new(engine: Arc<skep_runtime::Engine>, api_socket: PathBuf) -> Self {
+        Self { engine, api_socket }
     }
 }
 
@@ -52,7 +58,7 @@ impl Engine for Embedded {
     }
 
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {
-        self.engine.create(spec(container)).await.map_err(failed)
+        self.engine.create(spec(container, &self.api_socket)).await.map_err(failed)
     }
 
     async fn start(&self, id: &str) -> Result<u32, EngineError> {
@@ -105,7 +111,10 @@ impl Engine for Embedded {
     }
 }
 
-fn spec(container: NewContainer) -> ContainerSpec {
+/// Where a container finds the directory of the API socket.
+const API_DIR: &str = "/run/skep-engine";
+
+fn spec(container: NewContainer, api_socket: &Path) -> ContainerSpec {
     let amount = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let default = LogConfig::default();
     ContainerSpec {
@@ -120,7 +129,8 @@ fn spec(container: NewContainer) -> ContainerSpec {
         hostname: container.hostname,
         hosts: container.hosts,
         resolv_conf: container.resolv_conf,
-        mounts: container.mounts.into_iter().map(mount).collect(),
+        links: links(&container.mounts, api_socket),
+        mounts: mounts(container.mounts, api_socket),
         read_only_root: container.read_only_root,
         limits: skep_runtime::Limits {
             memory_bytes: amount(container.limits.memory_bytes),
@@ -136,25 +146,67 @@ fn spec(container: NewContainer) -> ContainerSpec {
             max_size: container.log.max_size.unwrap_or(default.max_size),
             max_file: container.log.max_file.unwrap_or(default.max_file),
         },
+        sysctls: container.sysctls,
+        ulimits: container.ulimits.into_iter().map(ulimit).collect(),
         ..ContainerSpec::default()
     }
 }
 
-fn mount(mount: Mount) -> skep_runtime::Mount {
-    let (kind, source, tmpfs_size, tmpfs_mode) = match mount.kind {
-        MountKind::Bind { source } => (skep_runtime::MountKind::Bind, Some(source), None, None),
-        MountKind::Volume { name } => (skep_runtime::MountKind::Volume, name, None, None),
-        MountKind::Tmpfs { size_bytes, mode } => {
-            let size = i64::try_from(size_bytes).ok().filter(|size| *size > 0);
-            (skep_runtime::MountKind::Tmpfs, None, size, mode)
+fn ulimit(limit: Ulimit) -> skep_runtime::Ulimit {
+    skep_runtime::Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard }
+}
+
+/// A daemon that starts anew makes a new socket, and a mount of the old one would stay on that. So the
+/// directory is mounted, and what was asked for is a link into it.
+fn links(mounts: &[Mount], api_socket: &Path) -> BTreeMap<String, String> {
+    let name = api_socket.file_name().unwrap_or_default().to_string_lossy();
+    let of_socket = mounts.iter().filter(|mount| mount.kind == MountKind::ApiSocket);
+    of_socket.map(|mount| (mount.target.clone(), format!("{API_DIR}/{name}"))).collect()
+}
+
+fn mounts(mounts: Vec<Mount>, api_socket: &Path) -> Vec<skep_runtime::Mount> {
+    let mut made: Vec<skep_runtime::Mount> = Vec::with_capacity(mounts.len());
+    for mount in mounts.into_iter().map(|own| one_mount(own, api_socket)) {
+        // Its directory is mounted once, whatever the number of links into it.
+        if mount.target != API_DIR || !made.iter().any(|other| other.target == API_DIR) {
+            made.push(mount);
         }
-    };
-    skep_runtime::Mount {
-        kind,
-        source,
+    }
+    made
+}
+
+fn one_mount(mount: Mount, api_socket: &Path) -> skep_runtime::Mount {
+    let bare = skep_runtime::Mount {
+        kind: skep_runtime::MountKind::Bind,
+        source: None,
         target: mount.target,
         read_only: mount.read_only,
-        tmpfs_size,
-        tmpfs_mode,
+        tmpfs_size: None,
+        tmpfs_mode: None,
+        no_copy: false,
+        labels: BTreeMap::new(),
+    };
+    match mount.kind {
+        MountKind::Bind { source } => skep_runtime::Mount { source: Some(source), ..bare },
+        MountKind::Volume { name, labels, no_copy } => skep_runtime::Mount {
+            kind: skep_runtime::MountKind::Volume,
+            source: name,
+            labels,
+            no_copy,
+            ..bare
+        },
+        MountKind::Tmpfs { size_bytes, mode } => skep_runtime::Mount {
+            kind: skep_runtime::MountKind::Tmpfs,
+            tmpfs_size: i64::try_from(size_bytes).ok().filter(|size| *size > 0),
+            tmpfs_mode: mode,
+            ..bare
+        },
+        // Nothing is written through a directory that holds a socket alone.
+        MountKind::ApiSocket => skep_runtime::Mount {
+            source: api_socket.parent().map(|dir| dir.to_string_lossy().into_owned()),
+            target: API_DIR.to_owned(),
+            read_only: true,
+            ..bare
+        },
     }
 }

@@ -113,6 +113,8 @@ pub(crate) struct NewContainer {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) netns: PathBuf,
     pub(crate) log: LogLimits,
+    pub(crate) sysctls: BTreeMap<String, String>,
+    pub(crate) ulimits: Vec<Ulimit>,
 }
 
 /// A mount into the container.
@@ -132,11 +134,26 @@ pub(crate) enum MountKind {
     /// Without a name it is the container's own and goes with it.
     Volume {
         name: Option<String>,
+        /// Of one that is made by this.
+        labels: BTreeMap<String, String>,
+        /// It does not take over what the image has at the target.
+        no_copy: bool,
     },
     Tmpfs {
         size_bytes: u64,
         mode: Option<u32>,
     },
+    /// The socket of the node's own Engine API, there also after the daemon was started anew.
+    ApiSocket,
+}
+
+/// A limit of each process; `u64::MAX` is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ulimit {
+    /// nofile, nproc...
+    pub(crate) name: String,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
 }
 
 /// Upper bounds; zero is none.

@@ -205,6 +205,7 @@ impl Stage {
             probe_addr: ":7".into(),
             node_name: "n1".into(),
             shim: "/nowhere".into(),
+            api_socket: "/nowhere/docker.sock".into(),
             clock,
         };
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));

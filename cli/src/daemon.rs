@@ -115,6 +115,7 @@ async fn serve(settings: settings::Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let listener = listen(&settings.socket).await?;
+    share(&settings.socket, &settings.api_socket)?;
     let node = Arc::new(Node::start(settings.clone()).await?);
     tracing::info!(socket = %settings.socket.display(), "serving the API");
     let stopping = async move {
@@ -153,4 +154,22 @@ async fn listen(path: &std::path::Path) -> anyhow::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot protect {}", path.display()))?;
     Ok(listener)
+}
+
+/// Gives the socket a second name in a directory of its own, which tasks may mount: the directory stays as it
+/// is over every start, and nothing else is in it.
+fn share(socket: &std::path::Path, api_socket: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let dir = api_socket.parent().context("the socket of tasks has no directory")?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))?;
+    let fresh = api_socket.with_extension("new");
+    // Of a daemon that was killed just here.
+    std::fs::remove_file(&fresh).unwrap_or_default();
+    std::fs::hard_link(socket, &fresh)
+        .and_then(|()| std::fs::rename(&fresh, api_socket))
+        .with_context(|| format!("cannot make {}", api_socket.display()))
 }

@@ -24,6 +24,7 @@ mod tasks;
 #[cfg(test)]
 pub(crate) mod tests;
 mod version;
+mod volumes;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -41,7 +42,7 @@ use tower::ServiceExt as _;
 
 pub(crate) use backend::{
     Backend, BodyReader, Container, ContainerState, ControlPlane, DockerSocket, Facts, Image, Loaded,
-    LocalEngine, PullAsked, PullEvent, RemovedImage, SwarmState,
+    LocalEngine, PullAsked, PullEvent, RemovedImage, SwarmState, Volume,
 };
 
 pub(crate) use system::VERSION;
@@ -127,6 +128,7 @@ fn router(api: Api) -> Router {
         .merge(tasks::routes())
         .merge(containers::routes())
         .merge(networks::routes())
+        .merge(volumes::routes())
         .merge(rest::routes())
         .layer(middleware::from_fn(limit_time));
     let streams = Router::new().merge(logs::routes()).merge(images::routes()).merge(registry::routes());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::images::ImageConfig;
-use crate::spec::{ContainerSpec, Limits, Mount, MountKind};
+use crate::spec::{ContainerSpec, Limits, Mount, MountKind, Ulimit};
 use crate::user::User;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -297,6 +297,13 @@ pub(crate) fn config(
             "ambient": [],
         },
     });
+    if !spec.ulimits.is_empty() {
+        let limit = |limit: &Ulimit| {
+            let kind = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+            json!({ "type": kind, "soft": limit.soft, "hard": limit.hard })
+        };
+        process["rlimits"] = spec.ulimits.iter().map(limit).collect();
+    }
     if host.oom_protected {
         process["oomScoreAdj"] = json!(0);
     }
@@ -381,6 +388,8 @@ mod tests {
             read_only: false,
             tmpfs_size: Some(1024),
             tmpfs_mode: Some(0o700),
+            no_copy: false,
+            labels: BTreeMap::new(),
         };
         let spec =
             ContainerSpec { mounts: vec![mount("/a/b"), mount("/dev/shm/")], ..ContainerSpec::default() };

@@ -5,6 +5,7 @@
 //! A field may be added with `#[serde(default)]`; none may change its meaning, because a shim outlives
 //! the upgrade of the daemon that started it.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,9 @@ pub(crate) struct ShimConfig {
     pub(crate) cgroup: String,
     /// The cgroup that all shims of the engine share.
     pub(crate) shim_cgroup: String,
+    /// Symbolic links to be made in the root file system: where, and to what.
+    #[serde(default)]
+    pub(crate) links: BTreeMap<String, String>,
 }
 
 /// A volume that takes over the image's content at its target while it is still empty.

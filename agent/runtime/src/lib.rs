@@ -30,6 +30,7 @@ mod stream;
 mod supervise;
 mod unpack;
 mod user;
+mod volumes;
 
 pub use containers::{ContainerError, ContainerInfo, ContainerState, ExitStatus};
 pub use credentials::{Credentials, CredentialsError};
@@ -40,4 +41,5 @@ pub use logs::{LogLine, LogOptions, LogStream};
 pub use lookup::{Distribution, LOOKUP_MAX};
 pub use manifest::Platform;
 pub use pull::{LayerStep, Outcome, Pull, PullError, PullNews, PullRequest, Pulled};
-pub use spec::{ContainerSpec, Limits, LogConfig, Mount, MountKind};
+pub use spec::{ContainerSpec, Limits, LogConfig, Mount, MountKind, Ulimit};
+pub use volumes::{Volume, VolumeError};

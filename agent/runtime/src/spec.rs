@@ -40,6 +40,19 @@ pub struct ContainerSpec {
     pub netns: Option<PathBuf>,
     pub log: LogConfig,
     pub sysctls: BTreeMap<String, String>,
+    pub ulimits: Vec<Ulimit>,
+    /// Symbolic links to be made in its file system, whatever is there: where and to what. A link in a mount
+    /// is not made.
+    pub links: BTreeMap<String, String>,
+}
+
+/// A limit of each process; `u64::MAX` is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// `nofile`, `nproc` and so on.
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
 }
 
 /// Something mounted into a container.
@@ -54,6 +67,10 @@ pub struct Mount {
     /// In bytes.
     pub tmpfs_size: Option<i64>,
     pub tmpfs_mode: Option<u32>,
+    /// A volume does not take over what the image has at the target.
+    pub no_copy: bool,
+    /// Of a named volume that is made by this.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Kind of a mount.

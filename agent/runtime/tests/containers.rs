@@ -7,7 +7,8 @@ use std::process::Command;
 
 use lab::{LIMIT, lab, shell, strings};
 use skep_runtime::{
-    ContainerError, ContainerSpec, ContainerState, Limits, LogConfig, LogOptions, LogStream, Mount, MountKind,
+    ContainerError, ContainerSpec, ContainerState, Limits, LogConfig, LogOptions, LogStream, Mount,
+    MountKind, Ulimit, VolumeError,
 };
 
 fn mount(kind: MountKind, source: Option<&str>, target: &str) -> Mount {
@@ -18,6 +19,8 @@ fn mount(kind: MountKind, source: Option<&str>, target: &str) -> Mount {
         read_only: false,
         tmpfs_size: None,
         tmpfs_mode: None,
+        no_copy: false,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 
@@ -167,6 +170,55 @@ async fn mounts_of_all_kinds() {
     lab.engine.remove("m").await.unwrap();
     let volumes: Vec<_> = std::fs::read_dir(lab.config.state_dir.join("volumes")).unwrap().collect();
     assert_eq!(volumes.len(), 1, "the volume without a name goes, the named one stays");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_kernel_settings_and_links_are_as_asked() {
+    let Some(lab) = lab().await else { return };
+    let shared = lab.dir.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let at = mount(MountKind::Bind, shared.to_str(), "/run/shared");
+    let spec = ContainerSpec {
+        ulimits: vec![
+            Ulimit { name: "nofile".to_owned(), soft: 123, hard: 456 },
+            Ulimit { name: "core".to_owned(), soft: 0, hard: u64::MAX },
+        ],
+        sysctls: [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())].into(),
+        links: [("/var/run/it.sock".to_owned(), "/run/shared/s".to_owned())].into(),
+        mounts: vec![at],
+        read_only_root: true,
+        ..shell(
+            "limits",
+            "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc; cat /proc/sys/kernel/shm_rmid_forced; readlink /var/run/it.sock",
+        )
+    };
+    let (code, output) = lab.run(spec).await;
+    assert_eq!((code, output.as_str()), (0, "123\n456\n0\nunlimited\n1\n/run/shared/s\n"));
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_volumes_are_listed_and_removed_when_nothing_mounts_them() {
+    let Some(lab) = lab().await else { return };
+    let labels: std::collections::BTreeMap<_, _> = [("a".to_owned(), "b".to_owned())].into();
+    let vol =
+        Mount { labels: labels.clone(), no_copy: true, ..mount(MountKind::Volume, Some("vol"), "/data") };
+    let spec = ContainerSpec { mounts: vec![vol], ..shell("v", "ls /data") };
+    assert_eq!(lab.run(spec).await, (0, String::new()), "nothing of the image is copied");
+    lab.engine.create_volume("by.hand", &labels).unwrap();
+    // What is there keeps its labels.
+    lab.engine.create_volume("vol", &std::collections::BTreeMap::new()).unwrap();
+    let volumes = lab.engine.volumes();
+    assert_eq!(volumes.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["by.hand", "vol"]);
+    assert!(volumes.iter().all(|v| v.labels == labels && v.created_at_unix_nanos > 0 && v.path.is_dir()));
+    assert_eq!(lab.engine.users_of_volume("vol"), ["v"]);
+    assert!(matches!(lab.engine.remove_volume("vol"), Err(VolumeError::InUse { .. })));
+    lab.engine.remove("v").await.unwrap();
+    lab.engine.remove_volume("vol").unwrap();
+    assert!(matches!(lab.engine.remove_volume("vol"), Err(VolumeError::Missing(_))));
+    assert!(matches!(lab.engine.remove_volume("../x"), Err(VolumeError::Missing(_))));
+    assert!(matches!(lab.engine.create_volume("../x", &labels), Err(VolumeError::Name(_))));
     lab.finish().await;
 }
 

@@ -1,18 +1,21 @@
 //! What a task's container is in Docker's words.
 
+use std::path::Path;
+
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountTmpfsOptions, MountType,
+    MountVolumeOptions, ResourcesUlimits,
 };
 
 use super::{ID_LABEL, sandbox};
 use crate::{
-    engine::{LogLimits, Mount, MountKind, NewContainer},
+    engine::{LogLimits, Mount, MountKind, NewContainer, Ulimit},
     task::container::TASK_NAME_LABEL,
 };
 
 /// The container's name and its configuration. Its network, host name, `/etc/hosts` and `/etc/resolv.conf`
-/// are its sandbox's.
-pub(super) fn container(container: NewContainer) -> (String, ContainerCreateBody) {
+/// are its sandbox's. `api_socket` is what a task that asks for Docker's socket gets.
+pub(super) fn container(container: NewContainer, api_socket: &Path) -> (String, ContainerCreateBody) {
     let name = container.labels.get(TASK_NAME_LABEL).unwrap_or(&container.id).clone();
     let amount = |value: u64| (value != 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
     let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
@@ -20,7 +23,7 @@ pub(super) fn container(container: NewContainer) -> (String, ContainerCreateBody
     labels.insert(ID_LABEL.to_owned(), container.id.clone());
     let host_config = HostConfig {
         network_mode: Some(format!("container:{}", sandbox::name(&container.id))),
-        mounts: Some(container.mounts.into_iter().map(mount).collect()),
+        mounts: Some(container.mounts.into_iter().map(|own| mount(own, api_socket)).collect()),
         readonly_rootfs: Some(container.read_only_root),
         memory: amount(container.limits.memory_bytes),
         nano_cpus: amount(container.limits.nano_cpus),
@@ -29,6 +32,8 @@ pub(super) fn container(container: NewContainer) -> (String, ContainerCreateBody
         cap_add: some(container.cap_add),
         cap_drop: some(container.cap_drop),
         log_config: log_config(container.log),
+        sysctls: (!container.sysctls.is_empty()).then(|| container.sysctls.into_iter().collect()),
+        ulimits: some_ulimits(container.ulimits),
         ..HostConfig::default()
     };
     let body = ContainerCreateBody {
@@ -60,10 +65,31 @@ fn log_config(log: LogLimits) -> Option<HostConfigLogConfig> {
     })
 }
 
-fn mount(mount: Mount) -> DockerMount {
+/// Docker writes no limit as -1.
+fn some_ulimits(ulimits: Vec<Ulimit>) -> Option<Vec<ResourcesUlimits>> {
+    let amount = |value: u64| Some(i64::try_from(value).unwrap_or(-1));
+    let one = |ulimit: Ulimit| ResourcesUlimits {
+        name: Some(ulimit.name),
+        soft: amount(ulimit.soft),
+        hard: amount(ulimit.hard),
+    };
+    (!ulimits.is_empty()).then(|| ulimits.into_iter().map(one).collect())
+}
+
+fn mount(mount: Mount, api_socket: &Path) -> DockerMount {
+    let mut volume_options = None;
     let (typ, source, tmpfs_options) = match mount.kind {
         MountKind::Bind { source } => (MountType::BIND, Some(source), None),
-        MountKind::Volume { name } => (MountType::VOLUME, name, None),
+        // The file itself: Docker makes no links in a container. It is stale once the daemon was started anew.
+        MountKind::ApiSocket => (MountType::BIND, Some(api_socket.to_string_lossy().into_owned()), None),
+        MountKind::Volume { name, labels, no_copy } => {
+            if no_copy || !labels.is_empty() {
+                let labels = (!labels.is_empty()).then(|| labels.into_iter().collect());
+                let no_copy = no_copy.then_some(true);
+                volume_options = Some(MountVolumeOptions { no_copy, labels, ..Default::default() });
+            }
+            (MountType::VOLUME, name, None)
+        }
         MountKind::Tmpfs { size_bytes, mode } => {
             let size_bytes = i64::try_from(size_bytes).ok().filter(|size| *size != 0);
             let options = MountTmpfsOptions { size_bytes, mode: mode.map(i64::from), ..Default::default() };
@@ -75,6 +101,7 @@ fn mount(mount: Mount) -> DockerMount {
         source,
         target: Some(mount.target),
         read_only: Some(mount.read_only),
+        volume_options,
         tmpfs_options,
         ..DockerMount::default()
     }
@@ -82,6 +109,8 @@ fn mount(mount: Mount) -> DockerMount {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -89,8 +118,10 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_leaves_all_to_docker() {
-        let (name, body) =
-            container(NewContainer { id: "a".repeat(64), image: "i:1".into(), ..Default::default() });
+        let (name, body) = container(
+            NewContainer { id: "a".repeat(64), image: "i:1".into(), ..Default::default() },
+            Path::new("/api.sock"),
+        );
         assert_eq!(name, "a".repeat(64));
         let expect = json!({
             "Image": "i:1",
@@ -108,31 +139,49 @@ mod tests {
     fn all_that_a_spec_asks_for_is_passed_on() {
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let mount = |kind, target: &str, read_only| Mount { kind, target: target.into(), read_only };
-        let (name, body) = container(NewContainer {
-            id: "b".repeat(64),
-            image: "i:1".into(),
-            entrypoint: Some(words(&["/x"])),
-            args: Some(words(&["y"])),
-            env: words(&["A=b"]),
-            workdir: Some("/w".into()),
-            user: Some("1:2".into()),
-            groups: words(&["5"]),
-            mounts: vec![
-                mount(MountKind::Bind { source: "/s".into() }, "/t", true),
-                mount(MountKind::Volume { name: Some("v".into()) }, "/v", false),
-                mount(MountKind::Volume { name: None }, "/own", false),
-                mount(MountKind::Tmpfs { size_bytes: 4096, mode: Some(0o777) }, "/m", false),
-                mount(MountKind::Tmpfs { size_bytes: 0, mode: None }, "/n", false),
-            ],
-            read_only_root: true,
-            limits: Limits { memory_bytes: 1 << 20, nano_cpus: 5, pids: 10 },
-            cap_add: words(&["NET_ADMIN"]),
-            cap_drop: words(&["ALL"]),
-            stop_signal: Some("SIGQUIT".into()),
-            labels: [(TASK_NAME_LABEL.to_owned(), "web.1.t".to_owned())].into(),
-            log: LogLimits { max_size: Some(10), max_file: Some(3) },
-            ..Default::default()
-        });
+        let (name, body) = container(
+            NewContainer {
+                id: "b".repeat(64),
+                image: "i:1".into(),
+                entrypoint: Some(words(&["/x"])),
+                args: Some(words(&["y"])),
+                env: words(&["A=b"]),
+                workdir: Some("/w".into()),
+                user: Some("1:2".into()),
+                groups: words(&["5"]),
+                mounts: vec![
+                    mount(MountKind::Bind { source: "/s".into() }, "/t", true),
+                    mount(
+                        MountKind::Volume {
+                            name: Some("v".into()),
+                            labels: [("k".into(), "v".into())].into(),
+                            no_copy: true,
+                        },
+                        "/v",
+                        false,
+                    ),
+                    mount(
+                        MountKind::Volume { name: None, labels: BTreeMap::new(), no_copy: false },
+                        "/own",
+                        false,
+                    ),
+                    mount(MountKind::Tmpfs { size_bytes: 4096, mode: Some(0o777) }, "/m", false),
+                    mount(MountKind::Tmpfs { size_bytes: 0, mode: None }, "/n", false),
+                    mount(MountKind::ApiSocket, "/var/run/docker.sock", true),
+                ],
+                read_only_root: true,
+                limits: Limits { memory_bytes: 1 << 20, nano_cpus: 5, pids: 10 },
+                cap_add: words(&["NET_ADMIN"]),
+                cap_drop: words(&["ALL"]),
+                stop_signal: Some("SIGQUIT".into()),
+                labels: [(TASK_NAME_LABEL.to_owned(), "web.1.t".to_owned())].into(),
+                log: LogLimits { max_size: Some(10), max_file: Some(3) },
+                sysctls: [("net.core.somaxconn".to_owned(), "9".to_owned())].into(),
+                ulimits: vec![Ulimit { name: "nofile".into(), soft: 10, hard: u64::MAX }],
+                ..Default::default()
+            },
+            Path::new("/api.sock"),
+        );
         assert_eq!(name, "web.1.t");
         let made = serde_json::to_value(body).unwrap();
         for (path, expect) in [
@@ -157,11 +206,15 @@ mod tests {
             ),
             (
                 "/HostConfig/Mounts/1",
-                json!({ "Type": "volume", "Source": "v", "Target": "/v", "ReadOnly": false }),
+                json!({ "Type": "volume", "Source": "v", "Target": "/v", "ReadOnly": false,
+                    "VolumeOptions": { "NoCopy": true, "Labels": { "k": "v" } } }),
             ),
             ("/HostConfig/Mounts/2", json!({ "Type": "volume", "Target": "/own", "ReadOnly": false })),
             ("/HostConfig/Mounts/3/TmpfsOptions", json!({ "SizeBytes": 4096, "Mode": 511 })),
             ("/HostConfig/Mounts/4/TmpfsOptions", json!({})),
+            ("/HostConfig/Mounts/5/Source", json!("/api.sock")),
+            ("/HostConfig/Sysctls", json!({ "net.core.somaxconn": "9" })),
+            ("/HostConfig/Ulimits", json!([{ "Name": "nofile", "Soft": 10, "Hard": -1 }])),
         ] {
             assert_eq!(made.pointer(path), Some(&expect), "{path}");
         }

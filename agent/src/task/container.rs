@@ -12,7 +12,7 @@ use skep_api::{
 use super::files;
 use crate::{
     assignment::Assignment,
-    engine::{Limits, LogLimits, Mount, MountKind, NewContainer, NewSandbox},
+    engine::{Limits, LogLimits, Mount, MountKind, NewContainer, NewSandbox, Ulimit},
     network::Attached,
 };
 
@@ -23,6 +23,8 @@ pub(crate) const NODE_ID_LABEL: &str = "com.docker.swarm.node.id";
 
 /// Label with the task's name, as Docker makes it.
 pub(crate) const TASK_NAME_LABEL: &str = "com.docker.swarm.task.name";
+/// Where stacks expect Docker's socket; what they get is the node's own API, whichever engine it has.
+const API_SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/docker.sock"];
 
 /// Docker shows and uses this much of a container's id as its default host name.
 const SHORT_ID_CHARS: usize = 12;
@@ -34,7 +36,7 @@ pub(crate) enum SpecError {
     NoContainer,
     #[error("{0}")]
     Unreadable(String),
-    #[error("Env and Hostname: {0}")]
+    #[error("Env, Hostname and Mounts: {0}")]
     Template(#[from] TemplateError),
     #[error("mount type '{0}' is not supported: bind, volume or tmpfs expected")]
     MountType(String),
@@ -84,8 +86,8 @@ pub(crate) fn new_container(
         groups: spec.groups.clone().unwrap_or_default(),
         hostname,
         hosts,
-        resolv_conf,
-        mounts: mounts(spec.mounts.as_deref().unwrap_or_default())?,
+        resolv_conf: files::resolv_conf(resolv_conf, spec.dns_config.as_ref()),
+        mounts: mounts(spec.mounts.as_deref().unwrap_or_default(), &facts)?,
         read_only_root: spec.read_only.unwrap_or(false),
         limits: limits(task),
         cap_add: spec.capability_add.clone().unwrap_or_default(),
@@ -94,6 +96,8 @@ pub(crate) fn new_container(
         labels: labels(assignment, spec, node.id),
         netns: network.netns.clone(),
         log: log_limits(task.log_driver.as_ref())?,
+        sysctls: spec.sysctls.clone().unwrap_or_default(),
+        ulimits: spec.ulimits.iter().flatten().map(ulimit).collect(),
         id,
     })
 }
@@ -152,16 +156,30 @@ fn limits(task: &spec::TaskSpec) -> Limits {
     }
 }
 
-fn mounts(mounts: &[spec::Mount]) -> Result<Vec<Mount>, SpecError> {
-    mounts.iter().map(one_mount).collect()
+fn ulimit(limit: &spec::Ulimit) -> Ulimit {
+    // Docker writes "none" as -1.
+    let count = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    Ulimit { name: limit.name.clone(), soft: count(limit.soft), hard: count(limit.hard) }
 }
 
-fn one_mount(mount: &spec::Mount) -> Result<Mount, SpecError> {
+fn mounts(mounts: &[spec::Mount], facts: &TaskFacts) -> Result<Vec<Mount>, SpecError> {
+    mounts.iter().map(|mount| one_mount(mount, facts)).collect()
+}
+
+fn one_mount(mount: &spec::Mount, facts: &TaskFacts) -> Result<Mount, SpecError> {
+    let source = expand(&mount.source, facts)?;
+    let target = expand(&mount.target, facts)?;
     let kind = match mount.kind.as_str() {
-        "bind" => MountKind::Bind { source: mount.source.clone() },
+        "bind" if API_SOCKETS.contains(&source.as_str()) => MountKind::ApiSocket,
+        "bind" => MountKind::Bind { source },
         // Docker's default type.
         "volume" | "" => {
-            MountKind::Volume { name: Some(mount.source.clone()).filter(|name| !name.is_empty()) }
+            let options = mount.volume_options.clone().unwrap_or_default();
+            MountKind::Volume {
+                name: Some(source).filter(|name| !name.is_empty()),
+                labels: options.labels.unwrap_or_default(),
+                no_copy: options.no_copy.unwrap_or(false),
+            }
         }
         "tmpfs" => {
             let options = mount.tmpfs_options.clone().unwrap_or_default();
@@ -170,7 +188,7 @@ fn one_mount(mount: &spec::Mount) -> Result<Mount, SpecError> {
         }
         other => return Err(SpecError::MountType(other.to_owned())),
     };
-    Ok(Mount { kind, target: mount.target.clone(), read_only: mount.read_only.unwrap_or(false) })
+    Ok(Mount { kind, target, read_only: mount.read_only.unwrap_or(false) })
 }
 
 fn log_limits(driver: Option<&spec::LogDriver>) -> Result<LogLimits, SpecError> {
@@ -234,7 +252,11 @@ mod tests {
             r#"{"ContainerSpec":{"Image":"a:1","Command":["/x"],"Env":["A=b","N={{.Node.Hostname}}.{{.Task.Slot}}"],"User":"1:2","Dir":"/w","ReadOnly":true,
             "Labels":{"a":"b","com.docker.swarm.task.id":"mine"},"Mounts":[
               {"Type":"bind","Source":"/s","Target":"/t","ReadOnly":true},{"Type":"volume","Target":"/v"},
-              {"Type":"tmpfs","Target":"/m","TmpfsOptions":{"SizeBytes":4096,"Mode":511}}]},
+              {"Type":"tmpfs","Target":"/m","TmpfsOptions":{"SizeBytes":4096,"Mode":511}},
+              {"Type":"bind","Source":"/var/run/docker.sock","Target":"/var/run/docker.sock","ReadOnly":true},
+              {"Type":"volume","Source":"data-{{.Task.Slot}}","Target":"/d","VolumeOptions":{"NoCopy":true,"Labels":{"a":"b"}}}],
+            "DNSConfig":{"Nameservers":["1.1.1.1"],"Options":["ndots:1"]},"Sysctls":{"net.core.somaxconn":"9"},
+            "Ulimits":[{"Name":"nofile","Soft":10,"Hard":-1}]},
             "Resources":{"Limits":{"MemoryBytes":1048576,"NanoCPUs":500000000,"Pids":10}},
             "LogDriver":{"Name":"json-file","Options":{"max-size":"10m","max-file":"3"}}}"#,
         )
@@ -252,7 +274,17 @@ mod tests {
         assert_eq!(made.labels["com.docker.swarm.task.name"], format!("web.3.{}", TaskId(Id(7))));
         assert_eq!(made.labels["com.docker.swarm.task"], "");
         assert_eq!(made.mounts[0].kind, MountKind::Bind { source: "/s".into() });
-        assert_eq!(made.mounts[1].kind, MountKind::Volume { name: None });
+        let volume = |name: Option<&str>, labels: &[(&str, &str)], no_copy| MountKind::Volume {
+            name: name.map(str::to_owned),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            no_copy,
+        };
+        assert_eq!(made.mounts[1].kind, volume(None, &[], false));
+        assert_eq!(made.mounts[3].kind, MountKind::ApiSocket);
+        assert_eq!(made.mounts[4].kind, volume(Some("data-3"), &[("a", "b")], true));
+        assert_eq!(made.resolv_conf, "nameserver 1.1.1.1\noptions ndots:1\n");
+        assert_eq!(made.sysctls["net.core.somaxconn"], "9");
+        assert_eq!(made.ulimits, [Ulimit { name: "nofile".into(), soft: 10, hard: u64::MAX }]);
         assert_eq!(made.mounts[2].kind, MountKind::Tmpfs { size_bytes: 4096, mode: Some(511) });
     }
 

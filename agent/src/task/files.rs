@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use skep_api::spec::DnsConfig;
+
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved names the real servers behind its loopback address.
 const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
@@ -18,6 +20,26 @@ pub(crate) fn hosts(hostname: &str, addr: Ipv4Addr, own: &[String]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// `/etc/resolv.conf` of a task: what the service asks for takes the place of the host's lines of its kind.
+pub(crate) fn resolv_conf(host: String, asked: Option<&DnsConfig>) -> String {
+    let Some(asked) = asked else { return host };
+    let list = |words: &Option<Vec<String>>| words.clone().filter(|words| !words.is_empty());
+    let (servers, search, options) = (list(&asked.nameservers), list(&asked.search), list(&asked.options));
+    let is_replaced = |line: &&str| match line.split_whitespace().next() {
+        Some("nameserver") => servers.is_some(),
+        Some("search" | "domain") => search.is_some(),
+        Some("options") => options.is_some(),
+        // Comments of the host speak of its servers.
+        Some(word) => word.starts_with('#') && servers.is_some(),
+        None => false,
+    };
+    let mut lines: Vec<String> = host.lines().filter(|line| !is_replaced(line)).map(str::to_owned).collect();
+    lines.extend(servers.iter().flatten().map(|server| format!("nameserver {server}")));
+    lines.extend(search.map(|words| format!("search {}", words.join(" "))));
+    lines.extend(options.map(|words| format!("options {}", words.join(" "))));
+    lines.join("\n") + "\n"
 }
 
 /// `/etc/resolv.conf` as of the host now.
@@ -49,6 +71,23 @@ mod tests {
         let text = hosts("web", Ipv4Addr::new(172, 18, 0, 2), &own);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("172.18.0.2\tweb\n10.0.0.1 db main\n10.0.0.2 cache\n"));
+    }
+
+    #[test]
+    fn what_is_asked_for_replaces_the_hosts_lines_of_its_kind() {
+        let host = "nameserver 9.9.9.9\nsearch home\noptions edns0\n";
+        let dns = |json: &str| serde_json::from_str::<DnsConfig>(json).unwrap();
+        for (asked, expect) in [
+            ("{}", host),
+            (
+                r#"{"Nameservers":["1.1.1.1","8.8.8.8"]}"#,
+                "search home\noptions edns0\nnameserver 1.1.1.1\nnameserver 8.8.8.8\n",
+            ),
+            (r#"{"Search":["a","b"]}"#, "nameserver 9.9.9.9\noptions edns0\nsearch a b\n"),
+            (r#"{"Options":["ndots:1"]}"#, "nameserver 9.9.9.9\nsearch home\noptions ndots:1\n"),
+        ] {
+            assert_eq!(resolv_conf(host.to_owned(), Some(&dns(asked))), expect, "{asked}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `ContainerSpec`: what of it this build honours; the rest stays in `extra`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Extra, Labels, STOP_GRACE_DEFAULT};
+use super::{Extra, Labels, LogDriver, STOP_GRACE_DEFAULT};
 
 /// The container of a task.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -58,6 +58,15 @@ pub struct ContainerSpec {
     /// From Docker's default set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capability_drop: Option<Vec<String>>,
+    /// Who answers for names.
+    #[serde(rename = "DNSConfig", skip_serializing_if = "Option::is_none")]
+    pub dns_config: Option<DnsConfig>,
+    /// Kernel settings of the task's own namespaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sysctls: Option<BTreeMap<String, String>>,
+    /// Limits of each process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ulimits: Option<Vec<Ulimit>>,
     /// Everything else.
     #[serde(flatten)]
     pub extra: Extra,
@@ -93,6 +102,9 @@ pub struct Mount {
     /// Of a tmpfs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
+    /// Of a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_options: Option<VolumeOptions>,
     /// Everything else.
     #[serde(flatten)]
     pub extra: Extra,
@@ -111,4 +123,76 @@ pub struct TmpfsOptions {
     /// Everything else.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// Settings of a volume.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeOptions {
+    /// It does not take over what the image has at the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_copy: Option<bool>,
+    /// Of a volume that is made by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    /// The driver with its options; local when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_config: Option<LogDriver>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Who answers for names; what is absent is the node's own.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DnsConfig {
+    /// Addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nameservers: Option<Vec<String>>,
+    /// Domains that short names are tried in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Vec<String>>,
+    /// As in resolv.conf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<Vec<String>>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A limit of each process, as `setrlimit` has it; -1 is none.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Ulimit {
+    /// nofile, nproc...
+    pub name: String,
+    /// Counts.
+    pub soft: i64,
+    /// What a process may raise it to.
+    pub hard: i64,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Ulimit {
+    /// Docker's names of the limits (`docker/go-units`).
+    pub const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
 }

@@ -1,6 +1,6 @@
 //! The container part of a task's spec.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{not_honoured, unhonoured};
 use crate::{
     ApiError,
     json::is_zero,
-    spec::{ContainerSpec, Mount},
+    spec::{ContainerSpec, Mount, Ulimit},
     template::{TaskFacts, expand},
 };
 
@@ -24,19 +24,8 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
             spec.image
         )));
     }
-    let later = [
-        "TTY",
-        "OpenStdin",
-        "Init",
-        "DNSConfig",
-        "Secrets",
-        "Configs",
-        "Privileges",
-        "Sysctls",
-        "Ulimits",
-        "OomScoreAdj",
-        "PullOptions",
-    ];
+    let later =
+        ["TTY", "OpenStdin", "Init", "Secrets", "Configs", "Privileges", "OomScoreAdj", "PullOptions"];
     unhonoured(&spec.extra, PATH, &later)?;
     if let Some(isolation) = spec.extra.get("Isolation").and_then(Value::as_str)
         && !matches!(isolation, "" | "default")
@@ -62,9 +51,10 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
     {
         return Err(ApiError::invalid(format!("{PATH}.StopSignal: invalid signal: {signal}")));
     }
-    for text in spec.env.iter().flatten().chain(spec.hostname.iter()) {
+    let mounts_text = spec.mounts.iter().flatten().flat_map(|mount| [&mount.source, &mount.target]);
+    for text in spec.env.iter().flatten().chain(spec.hostname.iter()).chain(mounts_text) {
         let tried = expand(text, &TaskFacts::default());
-        tried.map_err(|e| ApiError::invalid(format!("{PATH}: Env and Hostname: {e}")))?;
+        tried.map_err(|e| ApiError::invalid(format!("{PATH}: Env, Hostname and Mounts: {e}")))?;
     }
     for (at, host) in spec.hosts.iter().flatten().enumerate() {
         if host.split_whitespace().count() < 2 {
@@ -73,7 +63,58 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
             )));
         }
     }
+    process(spec)?;
     mounts(spec.mounts.as_deref().unwrap_or(&[]))
+}
+
+/// Name servers, kernel settings, limits.
+fn process(spec: &ContainerSpec) -> Result<(), ApiError> {
+    let servers = spec.dns_config.iter().flat_map(|dns| dns.nameservers.iter().flatten());
+    for (at, server) in servers.enumerate() {
+        if server.parse::<IpAddr>().is_err() {
+            return Err(ApiError::invalid(format!(
+                "{PATH}.DNSConfig.Nameservers[{at}]: {server} is not an ip address"
+            )));
+        }
+    }
+    for key in spec.sysctls.iter().flatten().map(|(key, _)| key) {
+        if !is_own_sysctl(key) {
+            return Err(ApiError::invalid(format!(
+                "{PATH}.Sysctls: sysctl '{key}' is not allowed: it is not the task's own"
+            )));
+        }
+    }
+    for (at, limit) in spec.ulimits.iter().flatten().enumerate() {
+        let path = format!("{PATH}.Ulimits[{at}]");
+        if !Ulimit::NAMES.contains(&limit.name.as_str()) {
+            return Err(ApiError::invalid(format!("{path}.Name: invalid ulimit type: {}", limit.name)));
+        }
+        let as_count = |value: i64| if value < 0 { u64::MAX } else { value.unsigned_abs() };
+        if limit.soft < -1 || limit.hard < -1 || as_count(limit.soft) > as_count(limit.hard) {
+            return Err(ApiError::invalid(format!(
+                "{path}: ulimit soft limit must be less than or equal to hard limit: {} > {}",
+                limit.soft, limit.hard
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a namespace of the task holds, so that no other task sees it (runc's list, `libcontainer/configs/validate`).
+fn is_own_sysctl(key: &str) -> bool {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let is_plain =
+        key.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c)) && !key.contains("..");
+    is_plain && (IPC.contains(&key) || key.starts_with("net.") || key.starts_with("fs.mqueue."))
 }
 
 /// `[host[:port]/]name[:tag][@algorithm:digest]`, as Docker's references are written; also an image's id.
@@ -161,12 +202,17 @@ fn options(mount: &Mount, path: &str) -> Result<(), ApiError> {
         let later = ["NonRecursive", "CreateMountpoint", "ReadOnlyNonRecursive", "ReadOnlyForceRecursive"];
         unhonoured(bind, &format!("{path}.BindOptions"), &later)?;
     }
-    if let Some(Value::Object(volume)) = mount.extra.get("VolumeOptions") {
-        unhonoured(
-            volume,
-            &format!("{path}.VolumeOptions"),
-            &["NoCopy", "Labels", "DriverConfig", "Subpath"],
-        )?;
+    if let Some(volume) = &mount.volume_options {
+        unhonoured(&volume.extra, &format!("{path}.VolumeOptions"), &["Subpath"])?;
+        let driver = volume.driver_config.as_ref();
+        let path = format!("{path}.VolumeOptions.DriverConfig");
+        let name = driver.and_then(|driver| driver.name.as_deref()).unwrap_or("");
+        if !matches!(name, "" | "local") {
+            return Err(not_honoured(&format!("{path}.Name"), name));
+        }
+        if let Some((key, value)) = driver.iter().flat_map(|driver| driver.options.iter().flatten()).next() {
+            return Err(not_honoured(&format!("{path}.Options.{key}"), value));
+        }
     }
     if let Some(tmpfs) = &mount.tmpfs_options {
         unhonoured(&tmpfs.extra, &format!("{path}.TmpfsOptions"), &["Options"])?;

@@ -14,12 +14,13 @@ use skep_agent::runtime::{
     self, ContainerState as State, Credentials, Distribution, ImageConfigChanges, ImageError, ImageInfo,
     Platform, PullError, PullRequest,
 };
-use skep_api::{ApiError, ErrorKind, Secret, Timestamp};
+use skep_api::{ApiError, ErrorKind, Secret, Timestamp, spec::Labels};
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::settings::Settings;
 use crate::http::{
     BodyReader, Container, ContainerState, Image, Loaded, LocalEngine, PullAsked, PullEvent, RemovedImage,
+    Volume,
 };
 
 /// Opens the embedded engine; before the node has an id it runs no containers.
@@ -111,6 +112,61 @@ impl LocalEngine for Local {
     async fn containers(&self) -> Result<Vec<Container>, ApiError> {
         Ok(self.0.list().into_iter().map(container).collect())
     }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
+        let all = self.blocking(|engine| {
+            let is_used = |volume: &runtime::Volume| !engine.users_of_volume(&volume.name).is_empty();
+            engine.volumes().into_iter().map(|one| (is_used(&one), one)).collect::<Vec<_>>()
+        });
+        Ok(all.await?.into_iter().map(|(is_used, one)| Volume { is_used, ..volume(one) }).collect())
+    }
+
+    async fn create_volume(&self, name: &str, labels: Labels) -> Result<Volume, ApiError> {
+        let name = name.to_owned();
+        let made = self.blocking(move |engine| engine.create_volume(&name, &labels)).await?;
+        made.map(volume).map_err(|error| volume_failure(&error))
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), ApiError> {
+        let name = name.to_owned();
+        let removed = self.blocking(move |engine| engine.remove_volume(&name)).await?;
+        removed.map_err(|error| volume_failure(&error))
+    }
+}
+
+impl Local {
+    /// Work on the disk, away from the threads that answer.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&runtime::Engine) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let engine = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || work(&engine)).await.map_err(|error| {
+            ApiError::new(ErrorKind::Internal, format!("the work on the disk ended: {error}"))
+        })
+    }
+}
+
+fn volume(volume: runtime::Volume) -> Volume {
+    Volume {
+        name: volume.name,
+        labels: volume.labels,
+        created: Timestamp(volume.created_at_unix_nanos),
+        mountpoint: volume.path.to_string_lossy().into_owned(),
+        is_used: false,
+    }
+}
+
+fn volume_failure(error: &runtime::VolumeError) -> ApiError {
+    let kind = match error {
+        runtime::VolumeError::Name(_) => ErrorKind::InvalidArgument,
+        runtime::VolumeError::Missing(_) => ErrorKind::NotFound,
+        runtime::VolumeError::InUse { .. } => ErrorKind::AlreadyExists,
+        runtime::VolumeError::Io { source, .. } => {
+            return ApiError::new(ErrorKind::Internal, format!("{error}: {source}"));
+        }
+    };
+    ApiError::new(kind, error.to_string())
 }
 
 fn credentials(auth: &Secret) -> Result<Credentials, ApiError> {

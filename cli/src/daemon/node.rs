@@ -283,6 +283,7 @@ impl Inner {
             data_path_addr: member.data_path_addr,
             probe_addr: if is_listening { member.advertise_addr.clone() } else { String::new() },
             node_name: self.settings.node_name.clone(),
+            api_socket: self.settings.api_socket.clone(),
             shim: self.settings.shim.clone(),
             clock: machine::clock,
         };

@@ -13,6 +13,8 @@ use super::{DaemonArgs, EngineFlag, address, machine};
 pub(super) struct Settings {
     pub(super) state_dir: PathBuf,
     pub(super) socket: PathBuf,
+    /// The same socket for tasks that mount it, alone in a directory that stays.
+    pub(super) api_socket: PathBuf,
     /// `None`: found when it is needed.
     pub(super) advertise_addr: Option<Ipv4Addr>,
     pub(super) data_path_addr: Option<Ipv4Addr>,
@@ -57,6 +59,7 @@ impl Settings {
         }
         Ok(Self {
             state_dir: absolute(&args.state_dir)?,
+            api_socket: format!("{socket}.d/docker.sock").into(),
             socket: socket.into(),
             advertise_addr: args.advertise_addr.or_else(address::of_default_route),
             data_path_addr: args.data_path_addr,

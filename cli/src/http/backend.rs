@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use skep_agent::runtime::{Distribution, PullNews, Pulled};
 use skep_agent::DockerAbout;
+use skep_agent::runtime::{Distribution, PullNews, Pulled};
 use skep_api::{
     ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, Timestamp,
     object::Node,
@@ -212,6 +212,23 @@ pub(crate) trait LocalEngine: Send + Sync + 'static {
     /// Whether the registry at an address knows who sent this `POST /auth`.
     async fn check_login(&self, address: &str, request: &[u8]) -> Result<(), ApiError>;
     async fn containers(&self) -> Result<Vec<Container>, ApiError>;
+    /// The named ones, by name.
+    async fn volumes(&self) -> Result<Vec<Volume>, ApiError>;
+    /// One of this name that is there already is given back as it is.
+    async fn create_volume(&self, name: &str, labels: Labels) -> Result<Volume, ApiError>;
+    async fn remove_volume(&self, name: &str) -> Result<(), ApiError>;
+}
+
+/// A named volume of this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) labels: Labels,
+    /// Zero: not known.
+    pub(crate) created: Timestamp,
+    pub(crate) mountpoint: String,
+    /// A container mounts it, or did and is not removed yet.
+    pub(crate) is_used: bool,
 }
 
 /// What is to be pulled.

@@ -14,6 +14,7 @@ mod reach;
 mod registry;
 mod restart;
 mod service_logs;
+mod stacks;
 mod trace;
 mod update;
 

@@ -44,7 +44,25 @@ pub(crate) fn prepare(dir: &Path, config: &ShimConfig) -> Result<Home, String> {
     resolve(&root, Path::new(&config.workdir))
         .and_then(fs::create_dir_all)
         .map_err(|e| format!("failed to create the working directory {:?}: {e}", config.workdir))?;
+    for (at, to) in &config.links {
+        link(&root, at, to).map_err(|e| format!("failed to make the link {at}: {e}"))?;
+    }
     Ok(Home(home))
+}
+
+/// Makes a symbolic link in place of whatever is there.
+fn link(root: &Path, at: &str, to: &str) -> io::Result<()> {
+    let at = Path::new(at);
+    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
+        return Err(io::Error::other("a link needs a place"));
+    };
+    let parent = resolve(root, parent)?;
+    fs::create_dir_all(&parent)?;
+    let at = parent.join(name);
+    match fs::remove_file(&at) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => std::os::unix::fs::symlink(to, at),
+    }
 }
 
 /// Layer names are relative, because the kernel takes at most a page of options.
@@ -146,6 +164,22 @@ fn copy_attributes(meta: &fs::Metadata, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_takes_the_place_of_a_file_and_stays_in_the_root() {
+        let root = std::env::temp_dir().join(format!("skep-shim-link-{}", std::process::id()));
+        fs::create_dir_all(root.join("run")).unwrap();
+        fs::create_dir_all(root.join("var")).unwrap();
+        std::os::unix::fs::symlink("/run", root.join("var/run")).unwrap();
+        for _ in 0..2 {
+            link(&root, "/var/run/docker.sock", "/run/skep-engine/skep.sock").unwrap();
+            let made = fs::read_link(root.join("run/docker.sock")).unwrap();
+            assert_eq!(made, Path::new("/run/skep-engine/skep.sock"));
+        }
+        link(&root, "/new/dir/sock", "/x").unwrap();
+        assert!(fs::symlink_metadata(root.join("new/dir/sock")).unwrap().is_symlink());
+        fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn links_never_lead_out_of_the_root() {

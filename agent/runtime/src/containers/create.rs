@@ -15,9 +15,10 @@ use crate::engine::{Inner, is_name};
 use crate::handoff::{SHIM_FILE, ShimConfig, VolumeFill, write_json};
 use crate::images::Image;
 use crate::layers::Layers;
-use crate::spec::{ContainerSpec, MountKind};
+use crate::spec::{ContainerSpec, Mount, MountKind};
 use crate::stamp;
 use crate::user::{self, User};
+use crate::volumes;
 
 const SIGTERM: i32 = 15;
 
@@ -173,7 +174,7 @@ fn make(
     }
     // The upper directory's mode is the container's root directory's.
     copy_root_mode(inner, layers, &dir.join("upper"))?;
-    let mut places = volumes(inner, spec, image, dir)?;
+    let mut places = mounted(inner, spec, image, dir)?;
     for (name, content) in [
         ("hosts", &spec.hosts),
         ("hostname", &format!("{}\n", spec.hostname)),
@@ -205,6 +206,7 @@ fn make(
         log_max_file: spec.log.max_file,
         cgroup: host.cgroup.clone(),
         shim_cgroup: inner.shim_cgroup(),
+        links: spec.links.clone(),
     };
     write_json(&dir.join(SHIM_FILE), &shim)
 }
@@ -218,10 +220,10 @@ fn copy_root_mode(inner: &Inner, layers: &[String], upper: &Path) -> io::Result<
 
 /// Finds or makes the places of binds and volumes. The image's own volumes get one without a name, which
 /// lies in the container's directory and goes with it.
-fn volumes(inner: &Inner, spec: &ContainerSpec, image: &Image, dir: &Path) -> io::Result<Places> {
+fn mounted(inner: &Inner, spec: &ContainerSpec, image: &Image, dir: &Path) -> io::Result<Places> {
     let mut places = Places::default();
     let clean = |path: &str| path.trim_end_matches('/').to_owned();
-    let mut wanted: Vec<(Option<&str>, String, bool)> = Vec::new();
+    let mut wanted: Vec<(Option<&str>, String, Option<&Mount>)> = Vec::new();
     for mount in &spec.mounts {
         let source = mount.source.as_deref().filter(|s| !s.is_empty());
         match (mount.kind, source) {
@@ -229,26 +231,28 @@ fn volumes(inner: &Inner, spec: &ContainerSpec, image: &Image, dir: &Path) -> io
                 let (source, target) = (PathBuf::from(source), clean(&mount.target));
                 places.bound.push(Bound { source, target, read_only: mount.read_only });
             }
-            (MountKind::Volume, name) => wanted.push((name, clean(&mount.target), mount.read_only)),
+            (MountKind::Volume, name) => wanted.push((name, clean(&mount.target), Some(mount))),
             (MountKind::Bind | MountKind::Tmpfs, _) => {}
         }
     }
     for target in image.config.volumes.iter().map(|v| clean(v)) {
         if !spec.mounts.iter().any(|m| clean(&m.target) == target) && target.starts_with('/') {
-            wanted.push((None, target, false));
+            wanted.push((None, target, None));
         }
     }
-    for (name, target, read_only) in wanted {
-        let source = match name {
-            Some(name) => inner.config.state_dir.join("volumes").join(name).join("_data"),
-            None => dir.join("volumes").join(places.fill.len().to_string()),
+    for (at, (name, target, mount)) in wanted.into_iter().enumerate() {
+        let source = match (name, mount) {
+            (Some(name), Some(mount)) => volumes::make(&inner.config.state_dir, name, &mount.labels)?,
+            (Some(_) | None, _) => {
+                let source = dir.join("volumes").join(at.to_string());
+                volumes::make_data(&source)?;
+                source
+            }
         };
-        if !source.exists() {
-            fs::create_dir_all(&source)?;
-            // Whatever mask the daemon runs under.
-            fs::set_permissions(&source, PermissionsExt::from_mode(0o755))?;
+        if !mount.is_some_and(|mount| mount.no_copy) {
+            places.fill.push(VolumeFill { target: target.clone(), source: source.clone() });
         }
-        places.fill.push(VolumeFill { target: target.clone(), source: source.clone() });
+        let read_only = mount.is_some_and(|mount| mount.read_only);
         places.bound.push(Bound { source, target, read_only });
     }
     Ok(places)

@@ -12,7 +12,9 @@ use skep_api::{
     ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     id::{IdSource, SeededIds},
     object::{Cluster, Network, Node, NodeState, Service, Task, UpdateState, UpdateStatus},
-    spec::{Availability, InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec},
+    spec::{
+        Availability, InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec,
+    },
 };
 use skep_manager::{
     CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
@@ -23,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{
     Backend, BodyReader, Container, ContainerState, ControlPlane, Facts, Image, Loaded, LocalEngine,
-    PullAsked, PullEvent, RemovedImage, SwarmState, serve,
+    PullAsked, PullEvent, RemovedImage, SwarmState, Volume, serve,
 };
 
 /// 2026-11-21, an hour before the objects of the tests are looked at.
@@ -474,6 +476,25 @@ impl LocalEngine for FakeEngine {
             state: ContainerState::Running { pid: 42, since: START },
             ..Container::default()
         }])
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
+        let labels = [("a".to_owned(), "b".to_owned())].into();
+        Ok(vec![
+            Volume { name: "data".into(), labels, created: START, is_used: true, ..Volume::default() },
+            Volume { name: "old".into(), created: START, ..Volume::default() },
+        ])
+    }
+
+    async fn create_volume(&self, name: &str, labels: Labels) -> Result<Volume, ApiError> {
+        Ok(Volume { name: name.into(), labels, created: START, ..Volume::default() })
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), ApiError> {
+        match name {
+            "data" => Err(ApiError::new(ErrorKind::AlreadyExists, "remove data: volume is in use - [cd]")),
+            _ => Ok(()),
+        }
     }
 }
 
