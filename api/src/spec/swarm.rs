@@ -10,8 +10,8 @@ use crate::json::is_zero;
 
 /// How often an agent beats unless the swarm's settings say otherwise (Swarm: 5 s).
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
-/// Beats closer than this cost more than they tell.
-pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Beats closer than this cost more than they tell: a busy machine would look down.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(500);
 /// Tasks kept in each slot, the current one among them (Swarm's default).
 pub const TASK_HISTORY_DEFAULT: i64 = 5;
 /// Life of a node's certificate (Swarm's default, 90 days).

@@ -135,7 +135,7 @@ mod tests {
                 r#"{"Dispatcher":{"HeartbeatPeriod":-1}}"#,
                 "heartbeat time period cannot be a negative duration",
             ),
-            (r#"{"Dispatcher":{"HeartbeatPeriod":1}}"#, "minimum heartbeat period is: 100ms"),
+            (r#"{"Dispatcher":{"HeartbeatPeriod":1}}"#, "minimum heartbeat period is: 500ms"),
             (r#"{"Dispatcher":{"HeartbeatPeriod":"5s"}}"#, "Spec.Dispatcher.HeartbeatPeriod: a whole number"),
             (r#"{"Raft":{"SnapshotInterval":5}}"#, "Spec.Raft.SnapshotInterval '5' is not supported yet"),
             (r#"{"Raft":{"KeepOldSnapshots":2}}"#, "Spec.Raft.KeepOldSnapshots is not supported yet"),

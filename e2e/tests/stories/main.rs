@@ -3,6 +3,7 @@
 //! Real daemons, real containers, the real docker CLI. One story a test, one subject a file.
 
 mod bad_input;
+mod cli;
 mod container;
 mod docker_engine;
 mod failing;

@@ -63,7 +63,8 @@ fn pretty(node: &Value) -> String {
         }
     };
     line("Hostname:              \t", text(node, "/Description/Hostname"));
-    line("Joined at:             \t", text(node, "/CreatedAt"));
+    // As Go prints a time.
+    line("Joined at:             \t", &text(node, "/CreatedAt").replace('T', " ").replace('Z', " +0000 utc"));
     line("Status:", " ");
     line(" State:\t\t\t", &capital(text(node, "/Status/State")));
     line(" Message:              \t", &capital(text(node, "/Status/Message")));
@@ -147,7 +148,7 @@ mod tests {
             "ManagerStatus": { "Leader": true, "Reachability": "reachable", "Addr": "10.0.0.1:2377" },
         });
         let expect = "ID:\t\t\tabc\nLabels:\n - zone=a\n - ssd\nHostname:              \talpha\n\
-            Joined at:             \t2026-11-21T00:00:00Z\nStatus:\n State:\t\t\tReady\n \
+            Joined at:             \t2026-11-21 00:00:00 +0000 utc\nStatus:\n State:\t\t\tReady\n \
             Availability:         \tActive\n Address:\t\t10.0.0.1\nManager Status:\n Address:\t\t10.0.0.1:2377\n \
             Raft Status:\t\tReachable\n Leader:\t\tYes\nPlatform:\n Operating System:\tlinux\n \
             Architecture:\t\tx86_64\nResources:\n CPUs:\t\t\t2\n Memory:\t\t4GiB\nPlugins:\n Log:\t\tjson-file\n \

@@ -182,7 +182,8 @@ impl Retiring<'_> {
                 }
                 None => stuck = None,
             }
-            self.pause(&words).await?;
+            let why = left.explanation.map(|why| format!(" ({why})")).unwrap_or_default();
+            self.pause(&format!("{words}{why}")).await?;
         }
     }
 
