@@ -66,7 +66,7 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     no_example: bool,
     /// Start the daemons alone: you form the swarm by `docker swarm init` and `join`
-    #[arg(long, conflicts_with_all = ["publish", "replicas"])]
+    #[arg(long, conflicts_with = "publish")]
     no_swarm: bool,
     /// What runs the tasks
     #[arg(long, value_enum, default_value_t)]

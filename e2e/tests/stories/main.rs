@@ -7,6 +7,7 @@ mod cli;
 mod container;
 mod docker_engine;
 mod failing;
+mod five;
 mod loss;
 mod nodes;
 mod own_cli;

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 
 const USAGE: &str = "usage: skep-bench [one] [--rounds N]
        skep-bench five [--engine embedded|docker]... [--peer dockerd] [--rounds N] [--failovers N]
-       skep-bench quiet [--minutes N]";
+       skep-bench quiet [--minutes N] [--spin N]";
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -30,7 +30,10 @@ fn main() -> anyhow::Result<()> {
     match command {
         "one" => one::run(flags.number("--rounds", 3)?),
         "five" => five::run(&flags),
-        "quiet" => quiet::run(flags.number("--minutes", 10)?),
+        "quiet" => {
+            let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+            quiet::run(flags.number("--minutes", 10)?, flags.number("--spin", cores)?)
+        }
         other => bail!("{other} is no command\n{USAGE}"),
     }
 }
@@ -43,7 +46,7 @@ impl Flags {
         let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in args.chunks(2) {
             let [flag, value] = pair else { bail!("{} has no value\n{USAGE}", pair.concat()) };
-            let known = ["--rounds", "--failovers", "--minutes", "--engine", "--peer"];
+            let known = ["--rounds", "--failovers", "--minutes", "--spin", "--engine", "--peer"];
             if !known.contains(&flag.as_str()) {
                 bail!("{flag} is no flag\n{USAGE}");
             }

@@ -28,6 +28,10 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn start() -> anyhow::Result<Self> {
+        for program in ["dockerd", "ip", "nsenter", "unshare"] {
+            shell(&format!("command -v {program}"))
+                .with_context(|| format!("{program} has to be installed"))?;
+        }
         let dir = PathBuf::from(format!("/var/lib/{PREFIX}"));
         let mut peer = Self { dir, nodes: Vec::new(), children: Vec::new() };
         // What a killed benchmark left.

@@ -18,8 +18,8 @@ use crate::table::{PROGRAM, load, say};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const N_TASKS: usize = 10;
 
-/// Runs for `minutes` and fails when anything came to pass.
-pub(crate) fn run(minutes: usize) -> anyhow::Result<()> {
+/// Runs for `minutes` beside `n_spinning` busy threads and fails when anything came to pass.
+pub(crate) fn run(minutes: usize, n_spinning: usize) -> anyhow::Result<()> {
     let whole = Duration::from_secs(u64::try_from(minutes)? * 60);
     let cluster = Cluster::builder(3, 2).start();
     let n = N_TASKS.to_string();
@@ -27,7 +27,7 @@ pub(crate) fn run(minutes: usize) -> anyhow::Result<()> {
     let _ = cluster.docker(&[&create, &["sh", "-c", PROGRAM][..]].concat()).ok();
     let before = cluster.wait_running("web", N_TASKS, Duration::from_secs(60));
     let lines_before = log_lines(&cluster);
-    let spin = Spin::start();
+    let spin = Spin::start(n_spinning);
     let watch = Stopwatch::start();
     let mut events = Vec::new();
     let mut last = Vec::new();
@@ -52,7 +52,7 @@ pub(crate) fn run(minutes: usize) -> anyhow::Result<()> {
     }
     let lines: Vec<String> = log_lines(&cluster).into_iter().filter(|l| !lines_before.contains(l)).collect();
     say(&format!(
-        "{minutes} minutes, both cores busy (load average {load}), {looks} looks at each of 3 managers"
+        "{minutes} minutes, {n_spinning} spinning threads, load average {load}, {looks} looks at each of 3 managers"
     ));
     for line in events.iter().chain(&lines) {
         say(line);
@@ -89,7 +89,7 @@ fn shown(by: &Node) -> String {
 
 /// What the daemons said of leadership and of nodes that went.
 fn log_lines(cluster: &Cluster) -> Vec<String> {
-    let words = ["this manager leads", "no longer leads", "election", "is down", "node down", "suspect"];
+    let words = ["leader: leading", "no longer leading", "node is down", "suspect"];
     let mut found = Vec::new();
     for node in cluster.nodes() {
         let log = cluster.state_dir().join(format!("{}.log", node.name));
@@ -100,14 +100,13 @@ fn log_lines(cluster: &Cluster) -> Vec<String> {
     found
 }
 
-/// One spinning thread a core, until dropped.
+/// Spinning threads, until dropped.
 struct Spin(Arc<AtomicBool>);
 
 impl Spin {
-    fn start() -> Self {
+    fn start(n: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        for _ in 0..cores {
+        for _ in 0..n {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
