@@ -99,4 +99,23 @@ impl StateMachine for Machine {
         self.mark(dirty);
         applied.answer
     }
+
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::new(move || store.snapshot())
+    }
+
+    fn restore(&self, bytes: &[u8]) -> Result<(), String> {
+        let restored = Store::restore(bytes).map_err(|e| e.to_string())?;
+        let view = restored.view();
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
+        let old = self.view.swap(Arc::new(view.clone()));
+        // What was there and what is: anything may differ.
+        let changed: Vec<ObjectRef> = old.objects().chain(view.objects()).collect();
+        if let Some(listener) = &**self.listener.load() {
+            listener.applied(&view, &changed);
+        }
+        self.mark(Dirty::everything());
+        Ok(())
+    }
 }

@@ -12,15 +12,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::config::{Config, ENTRIES_KEPT};
 use crate::error::OpenError;
 use crate::machine::{Machine, StateMachine};
 use crate::network::Network;
 use crate::raft::Leadership;
+use crate::snapshot::{SnapshotDir, Snapshots};
 use crate::status::{Follow, Heard, Status};
-use crate::store::LogStore;
+use crate::store::{Disk, LogStore};
 use crate::transport::{Calls, Transport};
 use crate::types::Types;
+use crate::wal::recover::Recovered;
 use crate::wal::{Options, Wal};
 
 /// How many entries one append to a member carries at most; the log store bounds their bytes.
@@ -77,10 +79,15 @@ fn run(
         Err(error) => return drop(ready.send(Err(error))),
     };
     let wal = Arc::new(wal);
-    let store = LogStore::new(Arc::clone(&wal), recovered);
+    let snapshots = match SnapshotDir::new(&config.dir) {
+        Ok(snapshots) => Arc::new(snapshots),
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let storage = Storage { disk: Arc::clone(&wal) as _, snapshots, recovered };
     let (stopped, watch_stopped) = watch::channel(false);
     runtime.block_on(async {
-        let (opened, stopping, follow) = match serve(config, store, machine, transport, watch_stopped).await {
+        let (opened, stopping, follow) = match serve(config, storage, machine, transport, watch_stopped).await
+        {
             Ok(served) => served,
             Err(error) => return drop(ready.send(Err(error))),
         };
@@ -98,15 +105,25 @@ fn run(
     stopped.send_replace(true);
 }
 
+/// What a member keeps, and what it found there.
+pub(crate) struct Storage {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) snapshots: Arc<dyn Snapshots>,
+    pub(crate) recovered: Recovered,
+}
+
 /// Starts openraft on the runtime that this is called on.
-async fn serve(
+pub(crate) async fn serve(
     config: &Config,
-    store: LogStore,
+    storage: Storage,
     machine: Arc<dyn StateMachine>,
     transport: Arc<dyn Transport>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(Opened, oneshot::Receiver<()>, JoinHandle<()>), OpenError> {
-    let machine = Machine::new(machine);
+    let Storage { disk, snapshots, mut recovered } = storage;
+    let machine = Machine::new(machine, snapshots, recovered.snapshot.take())
+        .map_err(|reason| OpenError::Consensus { reason })?;
+    let store = LogStore::new(disk, recovered);
     let applied = machine.applied();
     let core = build(config, store, machine, Arc::clone(&transport)).await?;
     let (stop, stopping) = oneshot::channel();
@@ -156,8 +173,8 @@ async fn build(
         max_payload_entries: PAYLOAD_ENTRIES_MAX,
         // A member that is back is written to soon: it counts for a majority again only then.
         backoff: "20ms 40ms 80ms 160ms ...250ms".to_owned(),
-        // No snapshots yet, and so no purge.
-        snapshot_policy: SnapshotPolicy::Never,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT.min(config.snapshot_every),
         ..openraft::Config::default()
     };
     let settings = settings.validate().map_err(|e| OpenError::Consensus { reason: e.to_string() })?;

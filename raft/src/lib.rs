@@ -4,8 +4,8 @@
 //! (`wal`). Members talk through a [`Transport`], which the caller gives.
 //!
 //! Invariants: an entry is acknowledged only after it is on disk; entries are applied in log order,
-//! from the first one at each start (there are no snapshots yet, so nothing is ever purged); what is
-//! damaged on disk is never served. This crate knows nothing of what the entries mean.
+//! at each start from the newest snapshot on; the log is purged only up to a snapshot that is on disk; what
+//! is damaged on disk is never served. This crate knows nothing of what the entries mean.
 
 mod client;
 mod config;
@@ -15,9 +15,14 @@ mod machine;
 mod members;
 mod network;
 mod raft;
+mod runtime;
 mod serve;
+#[doc(hidden)]
+pub mod sim;
+mod snapshot;
 mod status;
 mod store;
+mod transfer;
 mod transport;
 mod types;
 mod wal;

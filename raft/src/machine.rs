@@ -1,32 +1,46 @@
-//! Feeds committed entries to the state machine, in order.
+//! Feeds committed entries to the state machine, in order, and makes and takes its snapshots.
 //!
-//! Nothing of what was applied is durable here: every start applies the log from its first entry.
-//! Snapshots are refused until there are any; openraft is told not to ask for them.
+//! What was applied is durable only as a snapshot and the log after it: every start begins with the
+//! newest snapshot, if there is one, and applies what follows.
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::type_config::alias::SnapshotOf;
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use crate::types::{LogId, Payload, StoredMembership, Types};
+use crate::snapshot::{Snapshot, Snapshots};
+use crate::types::{LogId, Payload, SnapshotMeta, StoredMembership, Types};
 
 /// What entries mean: the replicated state. All members apply the same entries in the same order, so
 /// `apply` must be a function of its arguments and of what was applied before.
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies one committed normal entry, in log order, once per start for each entry (the log is
-    /// replayed from its beginning at a start; no snapshots yet). Returns the response given to the
-    /// proposer. It runs on the thread of consensus, which waits for it: it must not block.
+    /// Applies one committed normal entry, in log order, once for each entry after the state that was
+    /// restored last, or after none. Returns the response given to the proposer. It runs on the thread of
+    /// consensus, which waits for it: it must not block.
     fn apply(&self, index: u64, entry: &[u8]) -> Vec<u8>;
+
+    /// The state now, to be encoded later on another thread while entries are applied: taking it must be
+    /// quick, calling it need not.
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
+
+    /// Puts the state that `snapshot` encoded, here or on another member, in the place of all that there
+    /// is. Entries after it follow.
+    ///
+    /// # Errors
+    /// Why the bytes are no state that this build reads; nothing was changed. Consensus stops then.
+    fn restore(&self, bytes: &[u8]) -> Result<(), String>;
 }
 
 /// The state machine as openraft sees it.
 pub(crate) struct Machine {
     inner: Arc<dyn StateMachine>,
+    snapshots: Arc<dyn Snapshots>,
     applied: Option<LogId>,
     /// Tells the index to those who wait for it.
     reached: watch::Sender<Option<u64>>,
@@ -40,25 +54,53 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// A machine to which nothing has been applied.
-    pub(crate) fn new(inner: Arc<dyn StateMachine>) -> Machine {
-        let reached = watch::Sender::new(None);
-        Machine { inner, applied: None, reached, membership: StoredMembership::default() }
+    /// A machine that begins with `snapshot`, or with nothing applied.
+    pub(crate) fn new(
+        inner: Arc<dyn StateMachine>,
+        snapshots: Arc<dyn Snapshots>,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Machine, String> {
+        let mut machine = Machine {
+            inner,
+            snapshots,
+            applied: None,
+            reached: watch::Sender::new(None),
+            membership: StoredMembership::default(),
+        };
+        if let Some(snapshot) = snapshot {
+            machine.inner.restore(&snapshot.state)?;
+            machine.stands_at(&snapshot.meta);
+        }
+        Ok(machine)
     }
 
     /// Follows the index of the last entry applied.
     pub(crate) fn applied(&self) -> watch::Receiver<Option<u64>> {
         self.reached.subscribe()
     }
+
+    fn stands_at(&mut self, meta: &SnapshotMeta) {
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.reached.send_replace(meta.last_log_id.map(|id| id.index));
+    }
 }
 
-fn no_snapshots() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "this version makes and takes no snapshots")
+/// Runs what may block elsewhere than on the thread of consensus.
+async fn elsewhere<T: Send + 'static>(
+    snapshots: &Arc<dyn Snapshots>,
+    work: impl FnOnce(&dyn Snapshots) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    if snapshots.is_simulated() {
+        return work(&**snapshots);
+    }
+    let snapshots = Arc::clone(snapshots);
+    tokio::task::spawn_blocking(move || work(&*snapshots)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
 }
 
 impl RaftStateMachine<Types> for Machine {
-    type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         Ok((self.applied, self.membership.clone()))
@@ -87,31 +129,54 @@ impl RaftStateMachine<Types> for Machine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
-        None
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+            state: Mutex::new(Some(self.inner.snapshot())),
+            snapshots: Arc::clone(&self.snapshots),
+        }
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> Result<(), io::Error> {
+        let inner = Arc::clone(&self.inner);
+        let snapshot = Snapshot { meta: meta.clone(), state };
+        elsewhere(&self.snapshots, move |snapshots| {
+            // On disk first: the log before it is purged next.
+            snapshots.save(&snapshot)?;
+            inner.restore(&snapshot.state).map_err(io::Error::other)
+        })
+        .await?;
+        self.stands_at(meta);
+        Ok(())
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _data: ()) -> Result<(), io::Error> {
-        Err(no_snapshots())
-    }
-
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
-        Ok(None)
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Bytes>>, io::Error> {
+        let current = elsewhere(&self.snapshots, |snapshots| snapshots.current()).await?;
+        Ok(current.map(|current| SnapshotOf::<Types, Bytes> { meta: current.meta, snapshot: current.state }))
     }
 }
 
-/// Builds no snapshot.
-#[derive(Debug)]
-pub(crate) struct NoSnapshots;
+/// Encodes one state and saves it, while the machine goes on.
+pub(crate) struct Builder {
+    meta: SnapshotMeta,
+    /// A mutex only because a builder must be `Sync`.
+    state: Mutex<Option<Box<dyn FnOnce() -> Vec<u8> + Send>>>,
+    snapshots: Arc<dyn Snapshots>,
+}
 
-impl RaftSnapshotBuilder<Types> for NoSnapshots {
-    type SnapshotData = ();
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Bytes;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
-        Err(no_snapshots())
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Bytes>, io::Error> {
+        let encode = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let encode = encode.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
+        let meta = self.meta.clone();
+        let built = elsewhere(&self.snapshots, move |snapshots| {
+            let snapshot = Snapshot { meta, state: Bytes::from(encode()) };
+            snapshots.save(&snapshot)?;
+            Ok(snapshot)
+        })
+        .await?;
+        Ok(SnapshotOf::<Types, Bytes> { meta: built.meta, snapshot: built.state })
     }
 }

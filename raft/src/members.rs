@@ -8,6 +8,7 @@ use openraft::rt::WatchReceiver;
 use openraft::{ChangeMembers, EmptyNode, Precondition};
 use tokio::time::{Instant, timeout};
 
+use crate::config::ENTRIES_KEPT;
 use crate::error::{ChangeError, TransferError};
 use crate::raft::Raft;
 use crate::status::Status;
@@ -18,6 +19,8 @@ use crate::wire::{self, Ask, Empty, Request};
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a learner may take to catch up, once it is to vote.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// How long the snapshot for a new member may take to be made.
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How many entries a learner may lack to count as caught up: they come with the next appends.
 const LAG_MAX: u64 = 64;
 /// A member that answered nothing for this long does not count for a quorum that is to be kept.
@@ -39,6 +42,7 @@ impl Raft {
         if status.voters.contains(&id) || status.learners.contains(&id) {
             return Ok(());
         }
+        self.shorten_log().await;
         self.change(Changes::AddNodes([(id, EmptyNode {})].into()), true).await
     }
 
@@ -188,6 +192,29 @@ impl Raft {
                     }
                 },
             }),
+        }
+    }
+
+    /// Makes a snapshot for a member that has nothing yet, if it is quicker to send than the log. Should
+    /// it take too long, the log does as well.
+    async fn shorten_log(&self) {
+        let mut metrics = self.core().metrics();
+        let (last, first) = {
+            let now = metrics.borrow_watched();
+            (now.last_applied.map_or(0, |id| id.index), now.purged.map_or(0, |id| id.index))
+        };
+        if last < first + 2 * ENTRIES_KEPT || self.core().trigger().snapshot().await.is_err() {
+            return;
+        }
+        let made = async {
+            while metrics.borrow_watched().snapshot.is_none_or(|id| id.index < last) {
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        if timeout(SNAPSHOT_WAIT_MAX, made).await.is_err() {
+            tracing::warn!("a snapshot for the new member is late; it gets the log");
         }
     }
 

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{SnapshotResponse, TransferLeaderResponse};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
+use crate::transfer;
 use crate::transport::{self, Transport, TransportError};
 use crate::types::{AppendRequest, AppendResponse, TransferRequest, Types, Vote, VoteRequest, VoteResponse};
 use crate::wire::{self, Answer, AppendMsg, Ask, Request, Response, TransferMsg, VoteMsg, WireError};
@@ -40,7 +42,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    async fn call(&self, ask: Ask, limit: Duration) -> Result<Answer, RPCError<Types>> {
+    pub(crate) async fn call(&self, ask: Ask, limit: Duration) -> Result<Answer, RPCError<Types>> {
         let body = wire::encode(&Request { to: self.target, ask: Some(ask) });
         let answer = transport::bounded(&*self.transport, self.target, body, limit).await;
         let answer = answer.map_err(|error| match error {
@@ -58,7 +60,7 @@ impl Peer {
     }
 }
 
-fn not_understood(error: WireError) -> RPCError<Types> {
+pub(crate) fn not_understood(error: WireError) -> RPCError<Types> {
     RPCError::Unreachable(Unreachable::new(&error))
 }
 
@@ -67,7 +69,7 @@ fn mismatch() -> RPCError<Types> {
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = ();
+    type SnapshotData = Bytes;
 
     async fn append_entries(
         &mut self,
@@ -107,12 +109,12 @@ impl RaftNetworkV2<Types> for Peer {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: SnapshotOf<Types, ()>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, Bytes>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(StreamingError::Unreachable(Unreachable::from_string("snapshots are not sent yet")))
+        transfer::send(self, vote, snapshot, cancel).await
     }
 
     async fn transfer_leader(

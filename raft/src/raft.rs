@@ -17,6 +17,7 @@ use crate::error::{BootstrapError, OpenError};
 use crate::host::{self, Core, Opened};
 use crate::machine::StateMachine;
 use crate::status::{Heard, Status};
+use crate::transfer::Incoming;
 use crate::transport::{Calls, Transport};
 
 /// Whether this member leads.
@@ -40,6 +41,7 @@ struct Inner {
     core: Core,
     calls: Calls,
     heard: Heard,
+    incoming: Incoming,
     applied: watch::Receiver<Option<u64>>,
     status: watch::Receiver<Status>,
     leadership: watch::Receiver<Leadership>,
@@ -69,12 +71,13 @@ impl Raft {
         Ok(Raft::new(raft_id, host::start(config, machine, transport).await?))
     }
 
-    fn new(raft_id: u64, opened: Opened) -> Raft {
+    pub(crate) fn new(raft_id: u64, opened: Opened) -> Raft {
         Raft(Arc::new(Inner {
             raft_id,
             core: opened.core,
             calls: opened.calls,
             heard: opened.heard,
+            incoming: Incoming::default(),
             applied: opened.applied,
             status: opened.status,
             leadership: opened.leadership,
@@ -141,6 +144,10 @@ impl Raft {
 
     pub(crate) fn heard(&self) -> &Heard {
         &self.0.heard
+    }
+
+    pub(crate) fn incoming(&self) -> &Incoming {
+        &self.0.incoming
     }
 
     pub(crate) fn status_ref(&self) -> &watch::Receiver<Status> {

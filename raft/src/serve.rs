@@ -52,6 +52,7 @@ impl Raft {
                 let answer = core.handle_transfer_leader(msg.read()?).await.ok();
                 answer.map(|answer| Answer::Transfer(TransferAnswer::new(&answer)))
             }
+            Ask::Snapshot(piece) => self.take_piece(piece).await?,
             Ask::Propose(entry) => Some(Answer::Propose(self.propose_asked(entry).await)),
             Ask::ReadIndex(Empty {}) => self.read_index().await,
             Ask::Removed(Empty {}) => {

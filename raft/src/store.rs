@@ -1,7 +1,6 @@
 //! The log as openraft sees it: entries and vote in memory, each made durable through the WAL.
 //!
-//! The log is held in memory whole, as readers need its tail and a start replays it all; snapshots will
-//! bound it. Order is kept by the WAL's queue: a record is durable only after all queued before it.
+//! The log is held in memory whole, from the last purge on. Order is kept by the WAL's queue: a record is durable only after all queued before it.
 
 pub(crate) mod codec;
 #[cfg(test)]
@@ -18,9 +17,27 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use crate::types::{Entry, LogId, Payload, Types, Vote};
-use crate::wal::Wal;
 use crate::wal::record::{Kind, Record, TruncateRecord};
 use crate::wal::recover::Recovered;
+use crate::wal::{Done, Wal};
+
+/// What makes records durable: the log's files, or a simulated disk.
+pub(crate) trait Disk: Debug + Send + Sync + 'static {
+    /// Queues `records`; `done` is called once they and all before them are durable.
+    fn write(&self, records: Vec<Record>, done: Done);
+    /// Queues a record that may become durable with any later write.
+    fn write_lazily(&self, record: Record);
+}
+
+impl Disk for Wal {
+    fn write(&self, records: Vec<Record>, done: Done) {
+        Wal::write(self, records, done);
+    }
+
+    fn write_lazily(&self, record: Record) {
+        Wal::write_lazily(self, record);
+    }
+}
 
 /// What one append to a member carries at most, if it carries more than one entry: it stays far below
 /// what one message between nodes may have.
@@ -37,7 +54,7 @@ fn entry_bytes(entry: &Entry) -> usize {
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
     memory: Arc<Mutex<Memory>>,
-    wal: Arc<Wal>,
+    disk: Arc<dyn Disk>,
 }
 
 #[derive(Debug, Default)]
@@ -50,14 +67,14 @@ struct Memory {
 
 impl LogStore {
     /// The log that the WAL held when it was opened.
-    pub(crate) fn new(wal: Arc<Wal>, recovered: Recovered) -> LogStore {
+    pub(crate) fn new(disk: Arc<dyn Disk>, recovered: Recovered) -> LogStore {
         let memory = Memory {
             vote: recovered.vote.as_ref().map(codec::read_vote),
             committed: recovered.committed.as_ref().map(codec::read_position),
-            purged: None,
+            purged: recovered.purged.as_ref().map(codec::read_position),
             entries: recovered.entries.into_iter().map(|(i, e)| (i, codec::read_entry(e))).collect(),
         };
-        LogStore { memory: Arc::new(Mutex::new(memory)), wal }
+        LogStore { memory: Arc::new(Mutex::new(memory)), disk }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -70,7 +87,7 @@ impl LogStore {
         let (done, written) = oneshot::channel();
         // The receiver is gone only if the caller was cancelled.
         let done = move |result| drop(done.send(result));
-        self.wal.write(vec![Record::from(kind)], Box::new(done));
+        self.disk.write(vec![Record::from(kind)], Box::new(done));
         written.await.unwrap_or_else(|_| Err(io::Error::other("the log's writer is gone")))
     }
 }
@@ -124,7 +141,7 @@ impl RaftLogStorage<Types> for LogStore {
         // Lost with a crash, it only makes the next start wait for its leader before it applies the
         // rest; so it need not cost a sync.
         if let Some(committed) = committed {
-            self.wal.write_lazily(Kind::Committed(codec::write_position(committed)).into());
+            self.disk.write_lazily(Kind::Committed(codec::write_position(committed)).into());
         }
         Ok(())
     }
@@ -146,7 +163,7 @@ impl RaftLogStorage<Types> for LogStore {
                 memory.entries.insert(entry.log_id.index, entry);
             }
         }
-        self.wal.write(records, Box::new(move |result| callback.io_completed(result)));
+        self.disk.write(records, Box::new(move |result| callback.io_completed(result)));
         Ok(())
     }
 
@@ -156,12 +173,13 @@ impl RaftLogStorage<Types> for LogStore {
         self.write(Kind::Truncate(TruncateRecord { keep_to })).await
     }
 
-    /// Forgets entries in memory only: nothing is purged on disk before there are snapshots, and
-    /// openraft is told never to ask.
+    /// Forgets entries that a snapshot has. Their segments stay.
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        let mut memory = self.memory();
-        memory.purged = Some(log_id);
-        memory.entries = memory.entries.split_off(&(log_id.index + 1));
-        Ok(())
+        {
+            let mut memory = self.memory();
+            memory.purged = Some(log_id);
+            memory.entries = memory.entries.split_off(&(log_id.index + 1));
+        }
+        self.write(Kind::Purged(codec::write_position(log_id))).await
     }
 }

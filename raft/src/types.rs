@@ -30,6 +30,7 @@ openraft::declare_raft_types!(
         R = Vec<u8>,
         NodeId = u64,
         Node = openraft::EmptyNode,
+        AsyncRuntime = crate::runtime::Runtime,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );
 
@@ -37,6 +38,7 @@ pub(crate) type Entry = openraft::type_config::alias::EntryOf<Types>;
 pub(crate) type Payload = openraft::EntryPayload<Command, u64, openraft::EmptyNode>;
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<Types>;
 pub(crate) type Membership = openraft::Membership<u64, openraft::EmptyNode>;
+pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<Types>;
 

@@ -29,6 +29,7 @@ use self::seal::DataKey;
 use self::segment::Segment;
 use self::writer::Writer;
 use crate::error::OpenError;
+use crate::snapshot;
 
 /// Told of a failed write; the default never returns.
 pub(crate) type FatalHook = Arc<dyn Fn(&Path, &io::Error) + Send + Sync>;
@@ -88,8 +89,10 @@ impl Wal {
         let dir = options.dir.clone();
         let lock = lock_dir(&dir)?;
         let numbers = segment::list(&dir).map_err(OpenError::io("list", &dir))?;
-        let key = DataKey::load(&dir, !numbers.is_empty())?;
-        let scan = recover::scan(&dir, &key, &numbers)?;
+        let key = DataKey::load(&dir, !numbers.is_empty() || snapshot::exists(&dir)?)?;
+        let mut scan = recover::scan(&dir, &key, &numbers)?;
+        scan.recovered.snapshot = snapshot::load(&dir, &key)?;
+        scan.recovered.check(&dir)?;
         // The tail is gone from the disk before its sequence number is given out again.
         if let Some((file, offset)) = &scan.torn {
             tracing::warn!(file = %file.display(), offset, "cut the torn tail of the log: a write that was never acknowledged");

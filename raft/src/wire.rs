@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use crate::snapshot::MetaRecord;
 use crate::store::codec;
 use crate::types::{
     AppendRequest, AppendResponse, LogId, TransferError, TransferRequest, VoteRequest, VoteResponse,
@@ -34,11 +35,11 @@ pub(crate) struct Request {
     /// The raft id of the member that is asked.
     #[prost(uint64, tag = "1")]
     pub(crate) to: u64,
-    #[prost(oneof = "Ask", tags = "2, 3, 4, 5, 7, 8, 9")]
+    #[prost(oneof = "Ask", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) ask: Option<Ask>,
 }
 
-/// What it asks. Tag 6 is kept for snapshots.
+/// What it asks.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(crate) enum Ask {
     #[prost(message, tag = "2")]
@@ -50,6 +51,8 @@ pub(crate) enum Ask {
     PreVote(VoteMsg),
     #[prost(message, tag = "5")]
     Transfer(TransferMsg),
+    #[prost(message, tag = "6")]
+    Snapshot(SnapshotPiece),
     /// An entry to be written by the leader, which is asked once: it never forwards.
     #[prost(bytes = "bytes", tag = "7")]
     Propose(Bytes),
@@ -64,7 +67,7 @@ pub(crate) enum Ask {
 /// The answer to a request.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Response {
-    #[prost(oneof = "Answer", tags = "2, 3, 4, 5, 7, 8, 9, 15")]
+    #[prost(oneof = "Answer", tags = "2, 3, 4, 5, 6, 7, 8, 9, 15")]
     pub(crate) answer: Option<Answer>,
 }
 
@@ -79,6 +82,8 @@ pub(crate) enum Answer {
     PreVote(VoteAnswer),
     #[prost(message, tag = "5")]
     Transfer(TransferAnswer),
+    #[prost(message, tag = "6")]
+    Snapshot(SnapshotAnswer),
     #[prost(message, tag = "7")]
     Propose(ProposeAnswer),
     #[prost(message, tag = "8")]
@@ -188,6 +193,28 @@ struct PositionPair {
     expected: Option<LogPosition>,
     #[prost(message, optional, tag = "2")]
     actual: Option<LogPosition>,
+}
+
+/// Some of a snapshot's state, in order.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SnapshotPiece {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) vote: Option<VoteRecord>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) meta: Option<MetaRecord>,
+    #[prost(uint64, tag = "3")]
+    pub(crate) offset: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) bytes: Bytes,
+}
+
+/// How much of the state is there; the receiver's vote once it is installed, or refused.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SnapshotAnswer {
+    #[prost(uint64, tag = "1")]
+    pub(crate) taken: u64,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) vote: Option<VoteRecord>,
 }
 
 /// The outcome of a forwarded proposal.

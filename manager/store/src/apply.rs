@@ -24,9 +24,9 @@ use crate::{
 /// The replicated state of one manager.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Store {
-    view: View,
-    requests: OrdMap<RequestId, Vec<u8>>,
-    request_order: VecDeque<RequestId>,
+    pub(crate) view: View,
+    pub(crate) requests: OrdMap<RequestId, Vec<u8>>,
+    pub(crate) request_order: VecDeque<RequestId>,
 }
 
 /// What came of one log entry.
@@ -209,7 +209,11 @@ impl View {
         Meta { version: self.revision, created_at: old.map_or(now, |m| m.created_at), updated_at: now }
     }
 
-    fn put_service(&mut self, service: &Arc<Service>, now: Timestamp) -> Result<ObjectRef, Refusal> {
+    pub(crate) fn put_service(
+        &mut self,
+        service: &Arc<Service>,
+        now: Timestamp,
+    ) -> Result<ObjectRef, Refusal> {
         let id = service.id;
         let old = self.services.get(&id).cloned();
         let name = &service.spec.name;
@@ -303,7 +307,7 @@ impl View {
     }
 
     /// Takes `old` out of every index and puts `new` into them.
-    fn replace_task(&mut self, old: Option<&Arc<Task>>, new: Task) -> Result<ObjectRef, Refusal> {
+    pub(crate) fn replace_task(&mut self, old: Option<&Arc<Task>>, new: Task) -> Result<ObjectRef, Refusal> {
         if let Some(old) = old {
             self.unindex(old);
         }
@@ -320,11 +324,15 @@ impl View {
         match task.node_id {
             Some(node) => {
                 self.tasks_by_node.entry(node).or_default().insert(task.id);
-                let load = self.loads.entry(node).or_default();
+                let mut load = self.node_load(node);
                 let taken = taken_by(task);
                 load.n_tasks += taken.n_tasks;
                 load.nano_cpus = load.nano_cpus.saturating_add(taken.nano_cpus);
                 load.memory_bytes = load.memory_bytes.saturating_add(taken.memory_bytes);
+                // None is kept for nothing, whatever was there before: a restored store is the same.
+                if load != NodeLoad::default() {
+                    self.loads.insert(node, load);
+                }
             }
             None if task.is_runnable() => {
                 self.unplaced.insert(task.id);
@@ -393,7 +401,7 @@ impl View {
         Some(ObjectRef::Task(id, old.service_id, old.node_id))
     }
 
-    fn put_node(&mut self, node: &Arc<Node>, now: Timestamp) -> Result<ObjectRef, Refusal> {
+    pub(crate) fn put_node(&mut self, node: &Arc<Node>, now: Timestamp) -> Result<ObjectRef, Refusal> {
         let id = node.id;
         let old = self.nodes.get(&id).cloned();
         let mut new = Node { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**node).clone() };

@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod networks;
 mod proposal;
+mod snapshot;
 mod view;
 
 pub use apply::{Applied, Store};
@@ -18,4 +19,5 @@ pub use guard::{Guard, GuardKind};
 pub use proposal::{
     Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind, decode_result,
 };
+pub use snapshot::SnapshotError;
 pub use view::{NodeLoad, View};

@@ -11,7 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 use skep_api::{
-    Id, NetworkId, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
     cidr::Cidr,
     object::{Network, Node, NodeState, NodeStatus, Service, Subnet, Task, TaskStatus},
     spec::{NetworkAttachment, NetworkSpec, PortConfig, Replicated, ServiceMode, ServiceSpec},
@@ -260,6 +260,27 @@ proptest! {
         }
         prop_assert_eq!(&leader, &follower);
         prop_assert_eq!(format!("{leader:?}"), format!("{follower:?}"));
+    }
+
+    #[test]
+    fn a_restored_snapshot_is_the_same_store(batches in prop::collection::vec(prop::collection::vec(step(), 1..4), 1..40)) {
+        let mut store = Store::default();
+        for (n, steps) in (1_u128..).zip(&batches) {
+            let view = store.view();
+            let changes: Vec<Change> = steps.iter().filter_map(|step| change(step, &view)).collect();
+            let request = Some(RequestId(Id(n)));
+            let proposal = Proposal { request, changes, now: Timestamp(i64::try_from(n).unwrap()), ..Proposal::default() };
+            store.apply(&proposal.encode());
+        }
+        let bytes = store.snapshot();
+        let mut restored = Store::restore(&bytes).unwrap();
+        prop_assert_eq!(&restored, &store);
+        prop_assert_eq!(restored.snapshot(), bytes);
+        check(&restored.view());
+        prop_assert_eq!(restored.view().objects().count(), store.view().nodes().count()
+            + store.view().services().count() + store.view().networks().count() + store.view().n_tasks());
+        let entry = Proposal { request: Some(RequestId(Id(1))), ..Proposal::default() }.encode();
+        prop_assert_eq!(restored.apply(&entry), store.apply(&entry), "a repeated request has its first answer");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) fn read_entry(record: EntryRecord) -> Entry {
     Entry { log_id: log_id(record.term, record.index), payload }
 }
 
-fn write_members(membership: &Membership) -> MembersRecord {
+pub(crate) fn write_members(membership: &Membership) -> MembersRecord {
     let set = |ids: &std::collections::BTreeSet<u64>| VoterSet { ids: ids.iter().copied().collect() };
     MembersRecord {
         voters: membership.get_joint_config().iter().map(set).collect(),
@@ -49,7 +49,7 @@ fn write_members(membership: &Membership) -> MembersRecord {
     }
 }
 
-fn read_members(record: MembersRecord) -> Membership {
+pub(crate) fn read_members(record: MembersRecord) -> Membership {
     let voters = record.voters.into_iter().map(|set| set.ids.into_iter().collect()).collect();
     Membership::new_with_defaults::<Vec<u64>>(voters, record.members)
 }

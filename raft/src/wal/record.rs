@@ -1,6 +1,6 @@
-//! What a batch carries: entries, votes, truncations and commit marks, as protobuf.
+//! What a batch carries: entries, votes, truncations, purges and commit marks, as protobuf.
 //!
-//! Fields are added, never renumbered. Tag 5 is kept for purge, which comes with snapshots.
+//! Fields are added, never renumbered.
 //! A record of a kind that this binary does not know decodes to no kind at all, and is refused.
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use prost::Message;
 /// One record of the log.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Record {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
     pub(crate) kind: Option<Kind>,
 }
 
@@ -24,6 +24,9 @@ pub(crate) enum Kind {
     Truncate(TruncateRecord),
     #[prost(message, tag = "4")]
     Committed(LogPosition),
+    /// This entry and all before it are gone: a snapshot has them.
+    #[prost(message, tag = "5")]
+    Purged(LogPosition),
 }
 
 /// An entry of the log; its index is one more than the last one's.

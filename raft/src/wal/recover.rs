@@ -13,13 +13,18 @@ use super::record::{EntryRecord, Kind, LogPosition, Record, VoteRecord};
 use super::seal::DataKey;
 use super::segment::{self, HEADER_BYTES, Loaded};
 use crate::error::OpenError;
+use crate::snapshot::Snapshot;
 
 /// What the log says.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Recovered {
     pub(crate) vote: Option<VoteRecord>,
     pub(crate) committed: Option<LogPosition>,
-    /// By index, from 0 on without a gap.
+    /// The last entry that was purged.
+    pub(crate) purged: Option<LogPosition>,
+    /// The state that the log goes on from.
+    pub(crate) snapshot: Option<Snapshot>,
+    /// By index, without a gap: from the one after the last purged, or from 0 on.
     pub(crate) entries: BTreeMap<u64, EntryRecord>,
 }
 
@@ -54,7 +59,6 @@ pub(crate) fn scan(dir: &Path, key: &DataKey, numbers: &[u64]) -> Result<Scan, O
         }
         scan.torn = scan.read_segment(&segment)?;
     }
-    scan.check()?;
     Ok(scan)
 }
 
@@ -108,20 +112,6 @@ impl Scan {
             }
         }
     }
-
-    /// What openraft relies on and no single record shows.
-    fn check(&self) -> Result<(), OpenError> {
-        let last = self.recovered.entries.keys().next_back().copied();
-        match &self.recovered.committed {
-            Some(committed) if last.is_none_or(|last| last < committed.index) => Err(OpenError::Consensus {
-                reason: format!(
-                    "the log says that entry {} is committed, and does not have it",
-                    committed.index
-                ),
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
 }
 
 /// Where in the segment, after `at`, something stands that is a batch beyond doubt.
@@ -136,10 +126,34 @@ fn later_batch(segment: &Loaded, at: usize) -> Option<usize> {
 }
 
 impl Recovered {
-    fn take(&mut self, record: Record) -> Result<(), String> {
+    /// What openraft relies on and no single record shows.
+    pub(crate) fn check(&self, dir: &Path) -> Result<(), OpenError> {
+        let in_snapshot =
+            self.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last_log_id).map(|id| id.index);
+        let purged = self.purged.as_ref().map(|purged| purged.index);
+        if let Some(purged) = purged.filter(|purged| in_snapshot.is_none_or(|last| last < *purged)) {
+            let reason =
+                format!("the log begins after entry {purged}, and the snapshot that has it is missing");
+            return Err(OpenError::Damaged { file: dir.to_owned(), offset: 0, reason });
+        }
+        let last = self.entries.keys().next_back().copied().max(in_snapshot);
+        match &self.committed {
+            Some(committed) if last.is_none_or(|last| last < committed.index) => Err(OpenError::Consensus {
+                reason: format!(
+                    "the log says that entry {} is committed, and does not have it",
+                    committed.index
+                ),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(crate) fn take(&mut self, record: Record) -> Result<(), String> {
         match record.kind {
             Some(Kind::Entry(entry)) => {
-                let next = self.entries.keys().next_back().map_or(0, |last| last + 1);
+                let last = self.entries.keys().next_back().copied();
+                let next =
+                    last.or(self.purged.as_ref().map(|purged| purged.index)).map_or(0, |last| last + 1);
                 if entry.index != next {
                     return Err(format!("entry {next} should stand here, not {}", entry.index));
                 }
@@ -149,6 +163,10 @@ impl Recovered {
             Some(Kind::Truncate(truncate)) => {
                 let first_gone = truncate.keep_to.map_or(0, |last| last + 1);
                 self.entries.split_off(&first_gone);
+            }
+            Some(Kind::Purged(purged)) => {
+                self.entries = self.entries.split_off(&(purged.index + 1));
+                self.purged = Some(purged);
             }
             Some(Kind::Committed(position)) => self.committed = Some(position),
             None => return Err("a record is of a kind that this binary does not know".to_owned()),

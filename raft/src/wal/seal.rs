@@ -22,6 +22,7 @@ const KEY_BYTES: usize = 32;
 const KEY_FILE: &str = "data.key";
 /// Separates these keys from any other that may be derived from the data key one day.
 const KEY_PURPOSE: &[u8] = b"skep raft wal segment v1";
+const SNAPSHOT_PURPOSE: &[u8] = b"skep raft snapshot v1";
 /// The nonce of a segment's header: no sequence number can be this, as their first four bytes are 0.
 const HEADER_NONCE: [u8; NONCE_LEN] = [0xff; NONCE_LEN];
 
@@ -116,8 +117,18 @@ impl fmt::Debug for SegmentSeal {
 
 impl SegmentSeal {
     pub(crate) fn new(data_key: &DataKey, salt: &[u8; SALT_BYTES], number: u64) -> SegmentSeal {
+        SegmentSeal::derive(data_key, salt, number, KEY_PURPOSE)
+    }
+
+    /// The seal of a snapshot file, whose pieces are sealed as batches are.
+    pub(crate) fn for_snapshot(data_key: &DataKey, salt: &[u8; SALT_BYTES], index: u64) -> SegmentSeal {
+        SegmentSeal::derive(data_key, salt, index, SNAPSHOT_PURPOSE)
+    }
+
+    fn derive(data_key: &DataKey, salt: &[u8; SALT_BYTES], number: u64, purpose: &[u8]) -> SegmentSeal {
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&data_key.0);
-        let key = secret.expand(&[KEY_PURPOSE], &AES_256_GCM).expect("32 bytes are within what HKDF gives");
+        let purpose = [purpose];
+        let key = secret.expand(&purpose, &AES_256_GCM).expect("32 bytes are within what HKDF gives");
         let mut file_id = [0; SALT_BYTES + 8];
         file_id[..SALT_BYTES].copy_from_slice(salt);
         file_id[SALT_BYTES..].copy_from_slice(&number.to_le_bytes());

@@ -161,3 +161,51 @@ async fn all_of_five_come_back_with_everything() {
         assert_eq!(swarm.entries(id), ["by 1", "by 2", "by 3", "by 4", "by 5"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_begins_with_a_snapshot_and_all_come_back_from_theirs() {
+    let mut swarm = Swarm::new(1).await;
+    swarm.snapshot_every = 400;
+    swarm.stop(1).await;
+    swarm.start(1).await;
+    swarm.leads(1).await;
+    let mut writes = tokio::task::JoinSet::new();
+    for i in 0..2000 {
+        let raft = swarm.raft(1).clone();
+        writes.spawn(async move { raft.propose(format!("entry {i}").into_bytes()).await.unwrap() });
+    }
+    writes.join_all().await;
+    for id in [2, 3] {
+        swarm.start(id).await;
+        swarm.raft(1).add_learner(id).await.unwrap();
+        swarm.raft(1).add_voter(id).await.unwrap();
+        swarm.raft(id).read_barrier().await.unwrap();
+        assert_eq!(swarm.entries(id), swarm.entries(1));
+        assert!(swarm.has_snapshot(id), "it did not get the log alone");
+    }
+    // One that was down for long is brought up by a snapshot over its own older state.
+    swarm.stop(3).await;
+    let mut writes = tokio::task::JoinSet::new();
+    for i in 0..1500 {
+        let raft = swarm.raft(1).clone();
+        writes.spawn(async move { raft.propose(format!("later {i}").into_bytes()).await.unwrap() });
+    }
+    writes.join_all().await;
+    swarm.start(3).await;
+    swarm.leader(&IDS).await;
+    swarm.raft(3).read_barrier().await.unwrap();
+    assert_eq!(swarm.entries(3).len(), 3500);
+    for id in IDS {
+        swarm.stop(id).await;
+    }
+    for id in IDS {
+        swarm.start(id).await;
+    }
+    swarm.leader(&IDS).await;
+    swarm.write(3, "after all").await;
+    for id in IDS {
+        swarm.raft(id).read_barrier().await.unwrap();
+        assert_eq!(swarm.entries(id).len(), 3501);
+        assert_eq!(swarm.entries(id), swarm.entries(1));
+    }
+}

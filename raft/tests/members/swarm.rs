@@ -31,6 +31,18 @@ impl StateMachine for Journal {
         entries.push(String::from_utf8_lossy(entry).into_owned());
         entries.len().to_string().into_bytes()
     }
+
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+        let entries = self.entries();
+        Box::new(move || entries.join("\n").into_bytes())
+    }
+
+    fn restore(&self, bytes: &[u8]) -> Result<(), String> {
+        let text = String::from_utf8(bytes.to_vec()).map_err(|e| e.to_string())?;
+        *self.0.lock().expect("no test panics while it holds this") =
+            text.lines().map(str::to_owned).collect();
+        Ok(())
+    }
 }
 
 /// Who hears whom, and the handles of those that are up.
@@ -103,12 +115,19 @@ pub(crate) struct Swarm {
     pub(crate) wires: Arc<Wires>,
     pub(crate) up: BTreeMap<u64, (Raft, Arc<Journal>)>,
     dirs: BTreeMap<u64, TempDir>,
+    /// How many entries make a snapshot.
+    pub(crate) snapshot_every: u64,
 }
 
 impl Swarm {
     /// A swarm of the voters 1 to `n`.
     pub(crate) async fn new(n: u64) -> Swarm {
-        let mut swarm = Swarm { wires: Arc::default(), up: BTreeMap::new(), dirs: BTreeMap::new() };
+        let mut swarm = Swarm {
+            wires: Arc::default(),
+            up: BTreeMap::new(),
+            dirs: BTreeMap::new(),
+            snapshot_every: 10_000,
+        };
         swarm.start(1).await;
         swarm.raft(1).bootstrap().await.expect("it is new");
         swarm.leads(1).await;
@@ -125,7 +144,8 @@ impl Swarm {
         let dir = self.dirs.entry(id).or_insert_with(|| TempDir::new().expect("a directory can be made"));
         let journal = Arc::new(Journal::default());
         let wire = Arc::new(Wire { from: id, wires: Arc::clone(&self.wires) });
-        let raft = Raft::open(Config::new(dir.path(), id), Arc::clone(&journal) as _, wire).await;
+        let config = Config { snapshot_every: self.snapshot_every, ..Config::new(dir.path(), id) };
+        let raft = Raft::open(config, Arc::clone(&journal) as _, wire).await;
         let raft = raft.expect("the log opens");
         self.wires.members().insert(id, raft.clone());
         self.up.insert(id, (raft, journal));
@@ -144,6 +164,12 @@ impl Swarm {
 
     pub(crate) fn entries(&self, id: u64) -> Vec<String> {
         self.up[&id].1.entries()
+    }
+
+    /// Whether the member has a snapshot on disk.
+    pub(crate) fn has_snapshot(&self, id: u64) -> bool {
+        let files = std::fs::read_dir(self.dirs[&id].path()).expect("the directory can be read");
+        files.flatten().any(|file| file.path().extension().is_some_and(|extension| extension == "snap"))
     }
 
     /// Waits until the member's status is as wanted.

@@ -43,7 +43,12 @@ struct World {
 }
 
 fn clone(r: &Recovered) -> Recovered {
-    Recovered { vote: r.vote.clone(), committed: r.committed.clone(), entries: r.entries.clone() }
+    Recovered {
+        vote: r.vote.clone(),
+        committed: r.committed.clone(),
+        entries: r.entries.clone(),
+        ..Recovered::default()
+    }
 }
 
 impl World {
@@ -104,7 +109,8 @@ impl World {
         if let Some(at) = batches(self.dir.path(), number).last() {
             let path = segment::path(self.dir.path(), number);
             let mut bytes = fs::read(&path).unwrap();
-            bytes[at + keep..].fill(0);
+            let kept = bytes.len().min(at + keep);
+            bytes[kept..].fill(0);
             fs::write(path, bytes).unwrap();
             // A job over the size of a segment is several batches: any beginning of it may be there.
             let (wal, recovered) = open(self.dir.path()).unwrap();
