@@ -156,11 +156,14 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
+/// A state that is taken, and not encoded yet.
+type Encode = Box<dyn FnOnce() -> Vec<u8> + Send>;
+
 /// Encodes one state and saves it, while the machine goes on.
 pub(crate) struct Builder {
     meta: SnapshotMeta,
     /// A mutex only because a builder must be `Sync`.
-    state: Mutex<Option<Box<dyn FnOnce() -> Vec<u8> + Send>>>,
+    state: Mutex<Option<Encode>>,
     snapshots: Arc<dyn Snapshots>,
 }
 

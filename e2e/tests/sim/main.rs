@@ -4,6 +4,7 @@
 //! `SKEP_SIM_SEED=7` runs one seed and prints what happened; `SKEP_SIM_SEEDS=5000` runs that many.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+#![expect(clippy::print_stdout, reason = "a seed that failed, and what happened in it")]
 
 mod client;
 mod faults;

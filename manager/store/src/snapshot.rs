@@ -76,9 +76,8 @@ impl Store {
             let words = format!("it has format {}, and this build reads {FORMAT}", snapshot.format);
             return Err(SnapshotError(words));
         }
-        let mut view = View::default();
-        view.cluster =
-            snapshot.cluster.map(TryInto::try_into).transpose().map_err(Refusal::from)?.map(Arc::new);
+        let cluster = snapshot.cluster.map(TryInto::try_into).transpose().map_err(Refusal::from)?;
+        let mut view = View { cluster: cluster.map(Arc::new), ..View::default() };
         for node in snapshot.nodes {
             view.restore_node(node.try_into().map_err(Refusal::from)?)?;
         }
