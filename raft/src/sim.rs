@@ -23,8 +23,9 @@ use crate::wal::Done;
 use crate::wal::record::Record;
 use crate::wal::recover::Recovered;
 
-/// How long a sync may take.
+/// How long a sync may take, and one in eight that is slow.
 const SYNC_MAX_MICROS: u64 = 4_000;
+const SLOW_SYNC_MAX_MICROS: u64 = 60_000;
 
 /// From now on the random numbers of members that run on this thread come from `seed`.
 pub fn seed_this_thread(seed: u64) {
@@ -113,7 +114,9 @@ impl SimDisk {
         }
         let (disk, boot) = (self.clone(), platter.boot);
         let n = platter.unsynced.len();
-        let takes = Duration::from_micros(random(&mut platter.random) % SYNC_MAX_MICROS);
+        let is_slow = random(&mut platter.random).is_multiple_of(8);
+        let max = if is_slow { SLOW_SYNC_MAX_MICROS } else { SYNC_MAX_MICROS };
+        let takes = Duration::from_micros(random(&mut platter.random) % max);
         tokio::spawn(async move {
             tokio::time::sleep(takes).await;
             disk.synced(boot, n);

@@ -78,7 +78,7 @@ impl Trouble<'_> {
     /// One more thing goes wrong, or is put right.
     fn strike(&mut self) {
         let (one, other) = (self.pick(), self.pick());
-        match self.world.below(12) {
+        match self.world.below(14) {
             0..=2 => self.kill(one),
             3 | 4 => {
                 if let Some(id) = self.down.first().copied() {
@@ -102,6 +102,7 @@ impl Trouble<'_> {
                 self.world.lock().resign = Some(one);
             }
             11 => self.change_target(),
+            12 => self.power_cut(),
             _ => {}
         }
     }
@@ -110,8 +111,26 @@ impl Trouble<'_> {
         1 + self.world.below(4)
     }
 
+    /// All at one instant; they come back one by one.
+    fn power_cut(&mut self) {
+        for id in IDS {
+            self.kill_one(id);
+        }
+        for id in IDS {
+            let pause = Duration::from_millis(self.world.below(200));
+            self.run_for(pause);
+            self.start(id);
+        }
+    }
+
     fn kill(&mut self, id: u64) {
-        if self.down.len() >= DOWN_MAX || !self.down.insert(id) {
+        if self.down.len() < DOWN_MAX {
+            self.kill_one(id);
+        }
+    }
+
+    fn kill_one(&mut self, id: u64) {
+        if !self.down.insert(id) {
             return;
         }
         let disk = {
