@@ -48,10 +48,12 @@ fn fate(outcome: Result<(), Status>) -> Fate {
     if std::error::Error::source(&status).is_some() {
         return Fate::Out;
     }
-    match status.code() {
-        Code::PermissionDenied => Fate::Denied,
-        Code::Unauthenticated => Fate::Anonymous,
-        _ => Fate::In,
+    if status.code() == Code::PermissionDenied {
+        Fate::Denied
+    } else if status.code() == Code::Unauthenticated {
+        Fate::Anonymous
+    } else {
+        Fate::In
     }
 }
 

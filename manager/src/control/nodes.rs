@@ -90,7 +90,7 @@ impl Control {
                 return words;
             }
             // `removingManagerCausesLossOfQuorum`
-            if n_reachable < n_unreachable + 2 {
+            if n_reachable <= n_unreachable + 2 {
                 words.push_str(&format!(
                     "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
                     n_reachable - 1,
