@@ -142,8 +142,8 @@ mod tests {
     #[test]
     fn certificates_are_found_by_the_registrys_name() {
         let dir = tempfile::tempdir().unwrap();
-        let mut registries = Registries::default();
-        registries.certs_dirs = vec![dir.path().to_owned(), dir.path().join("none")];
+        let certs_dirs = vec![dir.path().to_owned(), dir.path().join("none")];
+        let registries = Registries { certs_dirs, ..Registries::default() };
         fs::create_dir(dir.path().join("h:5000")).unwrap();
         for name in ["b.crt", "a.crt", "client.cert", "client.key", "readme"] {
             fs::write(dir.path().join("h:5000").join(name), name).unwrap();

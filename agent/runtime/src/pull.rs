@@ -114,11 +114,13 @@ pub struct Pull {
 pub type Outcome = Result<Pulled, Arc<PullError>>;
 
 type Key = (String, Credentials, String);
+/// A pull that others may join while somebody waits for it.
+type Flight = (WeakShared<BoxFuture<'static, Outcome>>, broadcast::Sender<PullNews>);
 
 /// The pulls under way, and what they need that nobody may take away.
 #[derive(Debug, Default)]
 pub(crate) struct Pulls {
-    flights: Mutex<BTreeMap<Key, (WeakShared<BoxFuture<'static, Outcome>>, broadcast::Sender<PullNews>)>>,
+    flights: Mutex<BTreeMap<Key, Flight>>,
     /// Layers of pulls under way, with how many want each: no clean-up takes them.
     pinned: Mutex<BTreeMap<String, usize>>,
     /// One fetches a layer, others wait for it.

@@ -204,6 +204,10 @@ impl Registry {
     }
 
     /// Docker's words where it has some.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "errors of another crate: those that are not told apart are all worded alike"
+    )]
     fn error(&self, error: OciDistributionError) -> PullError {
         use OciDistributionError as E;
         let (registry, image) = (self.host.clone(), self.image.clone());

@@ -1,5 +1,7 @@
 //! Pulls from a real registry: plain, with a password, with a CA of its own; and from one that lies.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 #[path = "support/lab.rs"]
 mod lab;
 #[path = "support/registry.rs"]

@@ -68,7 +68,7 @@ impl Registry {
         let file = dir.join("config.yml");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new("docker-registry");
-        let started = command.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+        let started = command.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let Ok(process) = started else {
             say("docker-registry is missing: apt-get install docker-registry");
             return None;

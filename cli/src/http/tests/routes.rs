@@ -75,15 +75,6 @@ async fn wrong_requests_are_named() {
         ("GET /tasks/none", "", 404, "task none not found"),
         ("GET /nodes/none", "", 404, "node none not found"),
         ("GET /nodes/self", "", 200, r#""Hostname":"alpha""#),
-        ("GET /distribution/a/b:c/json", "", 404, "manifest for a/b:c not found: manifest unknown"),
-        (
-            "GET /distribution/far:1/json",
-            "",
-            200,
-            r#""size":7},"Platforms":[{"architecture":"amd64","os":"linux"}]"#,
-        ),
-        ("POST /auth", r#"{"serveraddress":"h:5000"}"#, 200, r#"{"Status":"Login Succeeded""#),
-        ("POST /auth", r#"{"serveraddress":"x"}"#, 403, "login attempt failed"),
         ("GET /secrets", "", 200, "[]"),
         ("GET /configs?filters=%7B%7D", "", 200, "[]"),
         ("POST /secrets/create", "{}", 501, "secrets is not supported"),
@@ -137,20 +128,6 @@ async fn wrong_requests_are_named() {
         ("DELETE /networks/ingress", "", 501, "removing the ingress network"),
         ("GET /networks/nope", "", 404, "network nope not found"),
         ("POST /networks/bridge/connect", "{}", 501, "connecting a container to a network"),
-        ("POST /images/create?fromImage=alpine&tag=3", "", 404, "no alpine:3"),
-        (
-            "POST /images/create?fromImage=far&tag=1",
-            "",
-            200,
-            "\"Pull complete\",\"progressDetail\":{},\"id\":\"0123",
-        ),
-        ("POST /images/create?fromImage=far:1", "", 200, "Status: Downloaded newer image for far:1"),
-        ("POST /images/skep/whoami:latest/tag?repo=a&tag=1", "", 201, ""),
-        ("POST /images/none/tag?repo=a", "", 404, "No such image: none"),
-        ("POST /images/skep/whoami:latest/tag", "", 400, "repo is empty"),
-        ("POST /images/a/push", "", 501, "pushing to a registry"),
-        ("GET /images/skep/whoami:latest/json", "", 200, r#""RepoTags":["skep/whoami:latest"]"#),
-        ("GET /images/none/json", "", 404, "No such image: none"),
         ("GET /containers/cdcd/json", "", 200, r#""Name":"/web.1.xyz""#),
         ("POST /swarm/init", "{}", 503, "This node is already part of a swarm"),
         (
@@ -168,6 +145,38 @@ async fn wrong_requests_are_named() {
         ),
         ("POST /swarm/update?version=1&rotateManagerUnlockKey=1", "{}", 501, "rotating the unlock key"),
         ("GET /swarm/unlockkey", "", 501, "unlock key"),
+    ] {
+        check(&server, request, body, status, expect).await;
+    }
+}
+
+#[tokio::test]
+async fn images_and_registries_are_asked() {
+    let server = Running::manager();
+    for (request, body, status, expect) in [
+        ("GET /distribution/a/b:c/json", "", 404, "manifest for a/b:c not found: manifest unknown"),
+        (
+            "GET /distribution/far:1/json",
+            "",
+            200,
+            r#""size":7},"Platforms":[{"architecture":"amd64","os":"linux"}]"#,
+        ),
+        ("POST /auth", r#"{"serveraddress":"h:5000"}"#, 200, r#"{"Status":"Login Succeeded""#),
+        ("POST /auth", r#"{"serveraddress":"x"}"#, 403, "login attempt failed"),
+        ("POST /images/create?fromImage=alpine&tag=3", "", 404, "no alpine:3"),
+        (
+            "POST /images/create?fromImage=far&tag=1",
+            "",
+            200,
+            "\"Pull complete\",\"progressDetail\":{},\"id\":\"0123",
+        ),
+        ("POST /images/create?fromImage=far:1", "", 200, "Status: Downloaded newer image for far:1"),
+        ("POST /images/skep/whoami:latest/tag?repo=a&tag=1", "", 201, ""),
+        ("POST /images/none/tag?repo=a", "", 404, "No such image: none"),
+        ("POST /images/skep/whoami:latest/tag", "", 400, "repo is empty"),
+        ("POST /images/a/push", "", 501, "pushing to a registry"),
+        ("GET /images/skep/whoami:latest/json", "", 200, r#""RepoTags":["skep/whoami:latest"]"#),
+        ("GET /images/none/json", "", 404, "No such image: none"),
     ] {
         check(&server, request, body, status, expect).await;
     }
