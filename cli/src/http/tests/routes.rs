@@ -111,6 +111,15 @@ async fn wrong_requests_are_named() {
             200,
             r#""VolumesDeleted":["old"]"#,
         ),
+    ] {
+        check(&server, request, body, status, expect).await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_requests_on_networks_and_the_swarm_are_named() {
+    let server = Running::manager();
+    for (request, body, status, expect) in [
         ("POST /networks/create", "{}", 400, "network name cannot be empty"),
         (
             "POST /networks/create",
