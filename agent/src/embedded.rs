@@ -148,7 +148,6 @@ fn spec(container: NewContainer, api_socket: &Path) -> ContainerSpec {
         },
         sysctls: container.sysctls,
         ulimits: container.ulimits.into_iter().map(ulimit).collect(),
-        ..ContainerSpec::default()
     }
 }
 
