@@ -118,6 +118,6 @@ fn a_registry_with_a_password_serves_who_sends_it() {
 }
 
 fn keeps_login(config: &Path, host: &str) {
-    let kept = std::fs::read_to_string(config.join("config.json")).unwrap();
+    let kept = std::fs::read_to_string(config.join("config.json")).expect("a login is kept in its file");
     assert!(kept.contains(host), "{kept}");
 }

@@ -79,18 +79,8 @@ fn ids(cluster: &Cluster) -> Vec<String> {
     ["shop_web", "shop_worker"].iter().flat_map(|name| cluster.running(name)).map(|task| task.id).collect()
 }
 
-#[test]
-fn a_stack_is_deployed_looked_at_changed_and_removed() {
-    let cluster = cluster(1);
-    let files = Files::new();
-    deploy(&cluster, &files.write(&stack("")), &[]);
-    let _ = cluster.wait_running("shop_web", 2, SOON);
-    let _ = cluster.wait_running("shop_worker", 1, SOON);
-    for address in cluster.addresses() {
-        let answer = get(address, 8087, "/").expect("each node answers on the stack's port");
-        assert!(answer.text().starts_with("web-"), "{}", answer.text());
-    }
-
+/// What `docker` lists of the stack as deployed.
+fn every_list_shows_it(cluster: &Cluster) {
     let lists = cluster.docker(&["stack", "ls"]).ok();
     assert!(lists.lines().any(|line| line.split_whitespace().eq(["shop", "2"])), "{lists}");
     let services = cluster.docker(&["stack", "services", "shop", "--format", "{{.Name}} {{.Replicas}}"]).ok();
@@ -128,6 +118,21 @@ fn a_stack_is_deployed_looked_at_changed_and_removed() {
         pretty.contains("Networks: shop_back shop_default") || pretty.contains("shop_default shop_back"),
         "{pretty}"
     );
+}
+
+#[test]
+fn a_stack_is_deployed_looked_at_changed_and_removed() {
+    let cluster = cluster(1);
+    let files = Files::new();
+    deploy(&cluster, &files.write(&stack("")), &[]);
+    let _ = cluster.wait_running("shop_web", 2, SOON);
+    let _ = cluster.wait_running("shop_worker", 1, SOON);
+    for address in cluster.addresses() {
+        let answer = get(address, 8087, "/").expect("each node answers on the stack's port");
+        assert!(answer.text().starts_with("web-"), "{}", answer.text());
+    }
+
+    every_list_shows_it(&cluster);
 
     // The same again changes nothing; a change of one service replaces that one's tasks alone.
     let before = ids(&cluster);

@@ -60,7 +60,7 @@ fn link(root: &Path, at: &str, to: &str) -> io::Result<()> {
     fs::create_dir_all(&parent)?;
     let at = parent.join(name);
     match fs::remove_file(&at) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         Ok(()) | Err(_) => std::os::unix::fs::symlink(to, at),
     }
 }
