@@ -135,53 +135,55 @@ mod tests {
         assert_eq!(serde_json::to_value(body).unwrap(), expect);
     }
 
-    #[test]
-    fn all_that_a_spec_asks_for_is_passed_on() {
+    /// All that the agent can ask for.
+    fn asked() -> NewContainer {
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let mount = |kind, target: &str, read_only| Mount { kind, target: target.into(), read_only };
-        let (name, body) = container(
-            NewContainer {
-                id: "b".repeat(64),
-                image: "i:1".into(),
-                entrypoint: Some(words(&["/x"])),
-                args: Some(words(&["y"])),
-                env: words(&["A=b"]),
-                workdir: Some("/w".into()),
-                user: Some("1:2".into()),
-                groups: words(&["5"]),
-                mounts: vec![
-                    mount(MountKind::Bind { source: "/s".into() }, "/t", true),
-                    mount(
-                        MountKind::Volume {
-                            name: Some("v".into()),
-                            labels: [("k".into(), "v".into())].into(),
-                            no_copy: true,
-                        },
-                        "/v",
-                        false,
-                    ),
-                    mount(
-                        MountKind::Volume { name: None, labels: BTreeMap::new(), no_copy: false },
-                        "/own",
-                        false,
-                    ),
-                    mount(MountKind::Tmpfs { size_bytes: 4096, mode: Some(0o777) }, "/m", false),
-                    mount(MountKind::Tmpfs { size_bytes: 0, mode: None }, "/n", false),
-                    mount(MountKind::ApiSocket, "/var/run/docker.sock", true),
-                ],
-                read_only_root: true,
-                limits: Limits { memory_bytes: 1 << 20, nano_cpus: 5, pids: 10 },
-                cap_add: words(&["NET_ADMIN"]),
-                cap_drop: words(&["ALL"]),
-                stop_signal: Some("SIGQUIT".into()),
-                labels: [(TASK_NAME_LABEL.to_owned(), "web.1.t".to_owned())].into(),
-                log: LogLimits { max_size: Some(10), max_file: Some(3) },
-                sysctls: [("net.core.somaxconn".to_owned(), "9".to_owned())].into(),
-                ulimits: vec![Ulimit { name: "nofile".into(), soft: 10, hard: u64::MAX }],
-                ..Default::default()
-            },
-            Path::new("/api.sock"),
-        );
+        NewContainer {
+            id: "b".repeat(64),
+            image: "i:1".into(),
+            entrypoint: Some(words(&["/x"])),
+            args: Some(words(&["y"])),
+            env: words(&["A=b"]),
+            workdir: Some("/w".into()),
+            user: Some("1:2".into()),
+            groups: words(&["5"]),
+            mounts: vec![
+                mount(MountKind::Bind { source: "/s".into() }, "/t", true),
+                mount(
+                    MountKind::Volume {
+                        name: Some("v".into()),
+                        labels: [("k".into(), "v".into())].into(),
+                        no_copy: true,
+                    },
+                    "/v",
+                    false,
+                ),
+                mount(
+                    MountKind::Volume { name: None, labels: BTreeMap::new(), no_copy: false },
+                    "/own",
+                    false,
+                ),
+                mount(MountKind::Tmpfs { size_bytes: 4096, mode: Some(0o777) }, "/m", false),
+                mount(MountKind::Tmpfs { size_bytes: 0, mode: None }, "/n", false),
+                mount(MountKind::ApiSocket, "/var/run/docker.sock", true),
+            ],
+            read_only_root: true,
+            limits: Limits { memory_bytes: 1 << 20, nano_cpus: 5, pids: 10 },
+            cap_add: words(&["NET_ADMIN"]),
+            cap_drop: words(&["ALL"]),
+            stop_signal: Some("SIGQUIT".into()),
+            labels: [(TASK_NAME_LABEL.to_owned(), "web.1.t".to_owned())].into(),
+            log: LogLimits { max_size: Some(10), max_file: Some(3) },
+            sysctls: [("net.core.somaxconn".to_owned(), "9".to_owned())].into(),
+            ulimits: vec![Ulimit { name: "nofile".into(), soft: 10, hard: u64::MAX }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn all_that_a_spec_asks_for_is_passed_on() {
+        let (name, body) = container(asked(), Path::new("/api.sock"));
         assert_eq!(name, "web.1.t");
         let made = serde_json::to_value(body).unwrap();
         for (path, expect) in [
