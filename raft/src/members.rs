@@ -92,28 +92,32 @@ impl Raft {
     /// # Errors
     /// See [`TransferError`].
     pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), TransferError> {
+        if to == Some(self.raft_id()) {
+            return Ok(());
+        }
+        self.hand_over(|id| to.is_none_or(|to| to == id)).await
+    }
+
+    /// Moves the lead to the furthest of the other voters that answer and that `may` take it.
+    async fn hand_over(&self, may: impl Fn(u64) -> bool + Send) -> Result<(), TransferError> {
         if self.is_stopped() {
             return Err(TransferError::Stopped);
         }
-        let status = self.status_ref().borrow().clone();
         if !self.core().is_leader() {
             return Ok(());
         }
-        let now = Instant::now();
-        let able = |id: &u64| {
-            let progress = status.members.get(id).copied().unwrap_or_default();
-            (status.voters.contains(id) && progress.is_reachable(now, REACHABLE_WITHIN))
-                .then_some((progress.matched, *id))
-        };
-        let target = match to {
-            Some(to) if to == self.raft_id() => return Ok(()),
-            Some(to) => able(&to).map(|(_, id)| id),
-            None => status.members.keys().filter_map(able).max().map(|(_, id)| id),
-        };
-        let target = target.ok_or(TransferError::NobodyElse)?;
-        self.core().trigger().transfer_leader(target).await.map_err(|_| TransferError::Stopped)?;
+        let (now, id) = (Instant::now(), self.raft_id());
         let mut status = self.status_ref().clone();
-        let id = self.raft_id();
+        let target = {
+            let status = status.borrow();
+            let able = status.members.iter().filter(|(other, progress)| {
+                let votes = **other != id && status.voters.contains(other) && may(**other);
+                votes && progress.is_reachable(now, REACHABLE_WITHIN)
+            });
+            able.map(|(other, progress)| (progress.matched, *other)).max()
+        };
+        let (_, target) = target.ok_or(TransferError::NobodyElse)?;
+        self.core().trigger().transfer_leader(target).await.map_err(|_| TransferError::Stopped)?;
         let moved = status.wait_for(|status| status.leader.is_some_and(|leader| leader != id));
         match timeout(TRANSFER_MAX, moved).await {
             Ok(Ok(_)) => Ok(()),
@@ -132,7 +136,9 @@ impl Raft {
     }
 
     /// The members as they are, this one leading and no change under way. A change that an earlier
-    /// leader left half done is brought to its end first.
+    /// leader left half done is brought to its end first; one that ends with this member out is left to
+    /// another leader: who leads has to be a voter, and nothing would ever come to a leader's log from
+    /// elsewhere, so it could not become one again.
     async fn settled(&self) -> Result<Status, ChangeError> {
         if self.is_stopped() {
             return Err(ChangeError::Stopped);
@@ -141,22 +147,31 @@ impl Raft {
         if !status.is_leader {
             return Err(ChangeError::NotLeader);
         }
-        let (joint, _) = self.membership();
-        if joint {
+        let (is_joint, end) = self.end_of_change();
+        if !end.contains(&self.raft_id()) {
+            return match self.hand_over(|id| end.contains(&id)).await {
+                Ok(()) => Err(ChangeError::NotLeader),
+                Err(TransferError::Stopped) => Err(ChangeError::Stopped),
+                Err(TransferError::NobodyElse | TransferError::TimedOut) => Err(ChangeError::Unknown),
+            };
+        }
+        if is_joint {
             self.change(Changes::AddVoterIds(BTreeSet::new()), true).await?;
         }
-        let (_, status_now) = self.membership();
-        (status.voters, status.learners) = status_now;
-        Ok(status)
-    }
-
-    /// Whether a change is half done; voters and learners.
-    fn membership(&self) -> (bool, (BTreeSet<u64>, BTreeSet<u64>)) {
         let metrics = self.core().metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let joint = membership.get_joint_config().len() > 1;
-        (joint, (membership.voter_ids().collect(), membership.learner_ids().collect()))
+        (status.voters, status.learners) =
+            (membership.voter_ids().collect(), membership.learner_ids().collect());
+        Ok(status)
+    }
+
+    /// Whether a change is half done, and the voters at its end.
+    fn end_of_change(&self) -> (bool, BTreeSet<u64>) {
+        let metrics = self.core().metrics();
+        let metrics = metrics.borrow_watched();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        (configs.len() > 1, configs.last().cloned().unwrap_or_default())
     }
 
     /// Proposes a change made from the present membership; it goes on to its end if the caller does not
