@@ -20,6 +20,7 @@ const PEER_SHARE: usize = 5;
 
 /// Rows in the order of the table, with their unit and what is promised of the embedded engine.
 const ROWS: &[(&str, &str, f64)] = &[
+    (steps::ONE, "ms", 150.0),
     (steps::CREATE, "ms", 900.0),
     (steps::KILLED, "ms", 1000.0),
     (steps::FROZEN, "ms", 1000.0),
@@ -96,8 +97,11 @@ fn add(rounds: Rounds, label: &str, table: &mut Table) {
 fn all(daemons: &mut dyn Daemons, failovers: usize, rounds: &mut Rounds) -> anyhow::Result<()> {
     steps::form(daemons, rounds)?;
     steps::memory(daemons, rounds, steps::RSS_IDLE)?;
+    for _ in 0..5 {
+        steps::create(daemons, rounds, steps::ONE, 1)?;
+    }
     for _ in 0..2 {
-        steps::create(daemons, rounds)?;
+        steps::create(daemons, rounds, steps::CREATE, 50)?;
     }
     for _ in 0..2 {
         steps::drain(daemons, rounds)?;

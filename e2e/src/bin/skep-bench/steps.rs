@@ -16,6 +16,7 @@ use crate::table::{PROGRAM, ms};
 pub(crate) const INIT: &str = "init -> GET /nodes answers";
 pub(crate) const JOIN: &str = "worker join -> Ready";
 pub(crate) const PROMOTE: &str = "promote -> Reachable";
+pub(crate) const ONE: &str = "create of 1 -> running";
 pub(crate) const CREATE: &str = "create of 50 -> all running";
 pub(crate) const DRAIN: &str = "drain of 10 tasks -> all running elsewhere";
 pub(crate) const LOST: &str = "worker lost with its tasks -> all 10 replaced";
@@ -107,13 +108,19 @@ fn removed(daemons: &dyn Daemons, by: &Node, name: &str) -> anyhow::Result<()> {
     wait("all containers are gone", || programs_of(daemons.name(), name).is_empty())
 }
 
-pub(crate) fn create(daemons: &dyn Daemons, rounds: &mut Rounds) -> anyhow::Result<()> {
+/// A service of `n` replicas, until all run; its row is `row`.
+pub(crate) fn create(
+    daemons: &dyn Daemons,
+    rounds: &mut Rounds,
+    row: &'static str,
+    n: usize,
+) -> anyhow::Result<()> {
     let by = &daemons.nodes()[0];
     let watch = Stopwatch::start();
-    call(by, "POST", "/services/create", &spec(daemons.name(), "fifty", 50))?;
-    wait("fifty tasks run", || running(by).len() == 50)?;
-    rounds.push((CREATE, ms(watch)));
-    removed(daemons, by, "fifty")
+    call(by, "POST", "/services/create", &spec(daemons.name(), "created", n))?;
+    wait("the created tasks run", || running(by).len() == n)?;
+    rounds.push((row, ms(watch)));
+    removed(daemons, by, "created")
 }
 
 /// Ten tasks, all on the node `name`, which others may take over.
