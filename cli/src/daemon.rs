@@ -95,10 +95,7 @@ pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
     let effective = config::Effective::of(words)?;
     let args = &effective.args;
     let settings = settings::Settings::of(args)?;
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
-        .with_context(|| format!("--log-level: '{}' is no level", args.log_level))?
-        // Their info is our debug.
-        .add_directive("openraft=warn".parse().context("the filter for openraft")?);
+    let filter = log_filter(&args.log_level)?;
     if args.check {
         std::io::stdout().write_all(effective.text().as_bytes()).context("print the settings")?;
         return Ok(ExitCode::SUCCESS);
@@ -108,6 +105,21 @@ pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(serve(settings))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is logged at `level`. A library is heard one step less than we are: with a manager away, openraft
+/// warns of it at every heartbeat, twenty times a second, where one line of ours says it.
+fn log_filter(level: &str) -> anyhow::Result<tracing_subscriber::EnvFilter> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .with_context(|| format!("--log-level: '{level}' is no level"))?;
+    if level.contains("openraft") {
+        return Ok(filter);
+    }
+    let theirs = match filter.max_level_hint() {
+        Some(max) if max <= tracing::level_filters::LevelFilter::INFO => "openraft=error",
+        Some(_) | None => "openraft=warn",
+    };
+    Ok(filter.add_directive(theirs.parse().context("the filter for openraft")?))
 }
 
 async fn serve(settings: settings::Settings) -> anyhow::Result<()> {
@@ -172,4 +184,18 @@ fn share(socket: &std::path::Path, api_socket: &std::path::Path) -> anyhow::Resu
     std::fs::hard_link(socket, &fresh)
         .and_then(|()| std::fs::rename(&fresh, api_socket))
         .with_context(|| format!("cannot make {}", api_socket.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log_filter;
+
+    #[test]
+    fn openraft_says_less_unless_it_is_named() {
+        let shown = |level: &str| log_filter(level).unwrap().to_string();
+        assert!(shown("info").contains("openraft=error"));
+        assert!(shown("debug").contains("openraft=warn"));
+        assert!(shown("info,openraft=debug").contains("openraft=debug"));
+        assert!(log_filter("skep=loud").is_err());
+    }
 }
