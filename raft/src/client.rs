@@ -67,6 +67,23 @@ impl Raft {
         }
     }
 
+    /// As [`Raft::propose`], but only if this member leads: what one leader decided must not be written by
+    /// the next one, which knows better. Waits for nobody to lead.
+    ///
+    /// # Errors
+    /// As [`Raft::propose`].
+    pub async fn propose_as_leader(&self, entry: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        if entry.len() > ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: entry.len(), max: ENTRY_BYTES_MAX });
+        }
+        match attempt(self, Command(Bytes::from(entry))).await {
+            Attempt::Written { response, .. } => Ok(response),
+            Attempt::Refused => Err(ProposeError::NoLeader),
+            Attempt::Lost => Err(ProposeError::Lost),
+            Attempt::Stopped => Err(ProposeError::Stopped),
+        }
+    }
+
     /// Returns once this member has applied all that was committed in the swarm when it was called, so
     /// that a read of the local state is linearizable. Waits up to a second for a leader.
     ///

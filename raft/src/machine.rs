@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -16,6 +17,9 @@ use tokio::sync::watch;
 
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::types::{LogId, Payload, SnapshotMeta, StoredMembership, Types};
+
+/// Between attempts to write a snapshot.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What entries mean: the replicated state. All members apply the same entries in the same order, so
 /// `apply` must be a function of its arguments and of what was applied before.
@@ -170,16 +174,24 @@ pub(crate) struct Builder {
 impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Bytes;
 
+    /// A disk that is full is waited out: the log is whole without this snapshot, and is not purged before
+    /// there is one. An error would end consensus on this member for good.
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Bytes>, io::Error> {
         let encode = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let encode = encode.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
         let meta = self.meta.clone();
-        let built = elsewhere(&self.snapshots, move |snapshots| {
-            let snapshot = Snapshot { meta, state: Bytes::from(encode()) };
-            snapshots.save(&snapshot)?;
-            Ok(snapshot)
-        })
-        .await?;
+        let built =
+            elsewhere(&self.snapshots, move |_| Ok(Snapshot { meta, state: Bytes::from(encode()) })).await?;
+        loop {
+            let snapshot = built.clone();
+            match elsewhere(&self.snapshots, move |snapshots| snapshots.save(&snapshot)).await {
+                Ok(()) => break,
+                Err(error) => tracing::error!(
+                    err = %error, "a snapshot cannot be written; trying again every {SAVE_AGAIN:?}"
+                ),
+            }
+            tokio::time::sleep(SAVE_AGAIN).await;
+        }
         Ok(SnapshotOf::<Types, Bytes> { meta: built.meta, snapshot: built.state })
     }
 }

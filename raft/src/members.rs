@@ -25,6 +25,8 @@ const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(10);
 const LAG_MAX: u64 = 64;
 /// A member that answered nothing for this long does not count for a quorum that is to be kept.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+/// How long one that is to go may take to hear of it.
+const HEAR_MAX: Duration = Duration::from_millis(300);
 /// How long a planned move of the lead may take.
 const TRANSFER_MAX: Duration = Duration::from_secs(2);
 /// How long a removed member may take to answer that it has heard of it.
@@ -43,7 +45,7 @@ impl Raft {
             return Ok(());
         }
         self.shorten_log().await;
-        self.change(Changes::AddNodes([(id, EmptyNode {})].into()), true).await
+        self.change(Changes::AddNodes([(id, EmptyNode {})].into()), true).await.map(drop)
     }
 
     /// Makes the learner `id` a voter, once it has caught up; waits some seconds for that. Done already
@@ -60,7 +62,7 @@ impl Raft {
             return Err(ChangeError::NotMember { id });
         }
         self.caught_up(id, status.last).await?;
-        self.change(Changes::AddVoterIds([id].into()), true).await
+        self.change(Changes::AddVoterIds([id].into()), true).await.map(drop)
     }
 
     /// Removes the member `id`, voter or learner. Done already if it is none. A leader does not remove
@@ -79,7 +81,8 @@ impl Raft {
                 return Err(ChangeError::Leads);
             }
             // As a learner first: it hears of that, and stands for no election from then on.
-            self.change(Changes::RemoveVoters([id].into()), true).await?;
+            let index = self.change(Changes::RemoveVoters([id].into()), true).await?;
+            self.heard_by(id, index).await;
         }
         self.change(Changes::RemoveNodes([id].into()), true).await?;
         self.bid_farewell(id);
@@ -174,9 +177,22 @@ impl Raft {
         (configs.len() > 1, configs.last().cloned().unwrap_or_default())
     }
 
-    /// Proposes a change made from the present membership; it goes on to its end if the caller does not
-    /// wait for it.
-    async fn change(&self, changes: Changes, retain: bool) -> Result<(), ChangeError> {
+    /// Waits a moment until a member that is to go has the entry that says so, if it answers at all: nobody
+    /// replicates to it afterwards.
+    async fn heard_by(&self, id: u64, index: u64) {
+        let mut status = self.status_ref().clone();
+        let heard = |status: &Status| {
+            let progress = status.members.get(&id).copied().unwrap_or_default();
+            let is_there = progress.is_reachable(Instant::now(), REACHABLE_WITHIN);
+            !is_there || progress.matched.is_some_and(|matched| matched >= index)
+        };
+        // However it ends, it goes.
+        timeout(HEAR_MAX, status.wait_for(heard)).await.ok();
+    }
+
+    /// Proposes a change made from the present membership, and returns the index of its last entry; it goes
+    /// on to its end if the caller does not wait for it.
+    async fn change(&self, changes: Changes, retain: bool) -> Result<u64, ChangeError> {
         let core = self.core().clone();
         let last = *core.metrics().borrow_watched().membership_config.log_id();
         let guard = Precondition::<Types>::LastMembershipLogId { last_membership_log_id: last };
@@ -186,7 +202,7 @@ impl Raft {
             return Err(if self.is_stopped() { ChangeError::Stopped } else { ChangeError::Unknown });
         };
         match outcome {
-            Ok(_) => Ok(()),
+            Ok(changed) => Ok(changed.log_id.index),
             Err(RaftError::Fatal(_)) => Err(ChangeError::Stopped),
             Err(RaftError::APIError(error)) => Err(match error {
                 ClientWriteError::ForwardToLeader(_) => ChangeError::NotLeader,

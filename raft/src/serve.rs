@@ -3,6 +3,8 @@
 //! A member that is asked by another never asks a third one: what it cannot do itself it refuses, and
 //! the one who asked looks for the leader again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use openraft::ReadPolicy;
 use openraft::errors::RaftError;
@@ -17,6 +19,9 @@ use crate::wire::{
     self, Answer, AppendAnswer, AppendMsg, Ask, Empty, Outcome, ProposeAnswer, ReadAnswer, Request, Response,
     TransferAnswer, VoteAnswer, WireError, WrittenMsg,
 };
+
+/// Appends that were on their way when a member was let go come no later than this.
+const LATE_MAX: Duration = Duration::from_secs(1);
 
 impl Raft {
     /// Answers a request that another member's [`Transport`](crate::Transport) carried here. May be
@@ -56,7 +61,7 @@ impl Raft {
             Ask::Propose(entry) => Some(Answer::Propose(self.propose_asked(entry).await)),
             Ask::ReadIndex(Empty {}) => self.read_index().await,
             Ask::Removed(Empty {}) => {
-                self.heard().removed.send_replace(true);
+                self.heard().removed.send_replace(Some(Instant::now()));
                 Some(Answer::Removed(Empty {}))
             }
         })
@@ -67,9 +72,10 @@ impl Raft {
         match &answer {
             AppendResponse::Success | AppendResponse::PartialSuccess(_) | AppendResponse::Conflict => {
                 self.heard().leader.send_replace(Some(Instant::now()));
-                if *self.heard().removed.borrow() {
+                let removed = *self.heard().removed.borrow();
+                if removed.is_some_and(|at| at.elapsed() > LATE_MAX) {
                     // Whoever leads replicates to members only.
-                    self.heard().removed.send_replace(false);
+                    self.heard().removed.send_replace(None);
                 }
             }
             AppendResponse::HigherVote(_) => {}

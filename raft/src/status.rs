@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::Instant as _;
+use openraft::errors::Fatal;
 use openraft::rt::WatchReceiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -97,12 +98,12 @@ impl Status {
 pub(crate) struct Heard {
     /// When a leader's append was last accepted here.
     pub(crate) leader: watch::Sender<Option<Instant>>,
-    pub(crate) removed: watch::Sender<bool>,
+    pub(crate) removed: watch::Sender<Option<Instant>>,
 }
 
 impl Default for Heard {
     fn default() -> Heard {
-        Heard { leader: watch::Sender::new(None), removed: watch::Sender::new(false) }
+        Heard { leader: watch::Sender::new(None), removed: watch::Sender::new(None) }
     }
 }
 
@@ -114,7 +115,7 @@ pub(crate) struct Follow {
     pub(crate) status: watch::Sender<Status>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) heard_leader: watch::Receiver<Option<Instant>>,
-    pub(crate) removed: watch::Receiver<bool>,
+    pub(crate) removed: watch::Receiver<Option<Instant>>,
     /// Since when this member has led in its present term.
     pub(crate) leads_since: Option<(u64, Instant)>,
 }
@@ -155,7 +156,12 @@ impl Follow {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         if let Err(error) = &metrics.running_state {
-            tracing::debug!(err = %error, "consensus has stopped");
+            match error {
+                Fatal::Stopped => {}
+                Fatal::StorageError(_) | Fatal::Panicked => tracing::error!(
+                    err = %error, "consensus has stopped by itself on this manager; restart its daemon"
+                ),
+            }
             return None;
         }
         let term = metrics.current_term;
@@ -187,7 +193,7 @@ impl Follow {
         if leads && !status.has_quorum {
             status.leader = None;
         }
-        status.removed = *self.removed.borrow_and_update();
+        status.removed = self.removed.borrow_and_update().is_some();
         Some(status)
     }
 

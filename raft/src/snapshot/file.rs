@@ -96,7 +96,11 @@ pub(super) fn write_new(
         }
         file.sync_all()
     };
-    write(&mut file).map_err(OpenError::io("write", &new))?;
+    if let Err(error) = write(&mut file) {
+        // Half of one would only take the log's space.
+        fs::remove_file(&new).ok();
+        return Err(OpenError::io("write", &new)(error));
+    }
     Ok((new, path))
 }
 

@@ -172,3 +172,53 @@ fn is_sealed_under_this_members_key_and_may_not_go_missing() {
     fs::remove_file(&path).unwrap();
     assert!(matches!(open(dir.path()), Err(OpenError::Damaged { .. })), "the log begins after entry 5");
 }
+
+/// Has no room the first time.
+#[derive(Debug)]
+struct Full(SnapshotDir, std::sync::atomic::AtomicBool);
+
+impl Snapshots for Full {
+    fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
+        if !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.save(snapshot)
+    }
+
+    fn current(&self) -> io::Result<Option<Snapshot>> {
+        self.0.current()
+    }
+
+    fn is_simulated(&self) -> bool {
+        false
+    }
+}
+
+struct State;
+
+impl crate::StateMachine for State {
+    fn apply(&self, _: u64, _: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+        Box::new(|| b"state".to_vec())
+    }
+
+    fn restore(&self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_waited_out() {
+    use openraft::{RaftSnapshotBuilder as _, storage::RaftStateMachine as _};
+    let dir = TempDir::new().unwrap();
+    let full = Full(sample(dir.path()), false.into());
+    let mut machine =
+        crate::machine::Machine::new(std::sync::Arc::new(State), std::sync::Arc::new(full), None).unwrap();
+    let built = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    assert_eq!(built.snapshot, Bytes::from_static(b"state"));
+    let kept = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(kept.snapshot, built.snapshot);
+}

@@ -30,6 +30,18 @@ async fn any_member_writes_and_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_decided_is_not_written_by_another() {
+    let swarm = Swarm::new(3).await;
+    let leader = swarm.leader(&IDS).await;
+    let follower = IDS.into_iter().find(|id| *id != leader).unwrap();
+    let refused = swarm.raft(follower).propose_as_leader(b"of a leader that was".to_vec()).await;
+    assert!(matches!(refused, Err(ProposeError::NoLeader)), "{refused:?}");
+    swarm.raft(leader).propose_as_leader(b"of the leader".to_vec()).await.unwrap();
+    swarm.raft(follower).read_barrier().await.unwrap();
+    assert_eq!(swarm.entries(follower), ["of the leader"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_leads_when_the_leader_is_gone_and_it_comes_back() {
     let mut swarm = Swarm::new(3).await;
     let old = swarm.leader(&IDS).await;
