@@ -17,7 +17,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use crate::types::{Entry, LogId, Payload, Types, Vote};
-use crate::wal::record::{Kind, Record, TruncateRecord};
+use crate::wal::record::{self, Kind, Record, TruncateRecord};
 use crate::wal::recover::Recovered;
 use crate::wal::{Done, Wal};
 
@@ -27,6 +27,8 @@ pub(crate) trait Disk: Debug + Send + Sync + 'static {
     fn write(&self, records: Vec<Record>, done: Done);
     /// Queues a record that may become durable with any later write.
     fn write_lazily(&self, record: Record);
+    /// May forget all that was queued before: `records` say what still counts of it.
+    fn begin_anew(&self, _records: Vec<Record>) {}
 }
 
 impl Disk for Wal {
@@ -36,6 +38,10 @@ impl Disk for Wal {
 
     fn write_lazily(&self, record: Record) {
         Wal::write_lazily(self, record);
+    }
+
+    fn begin_anew(&self, records: Vec<Record>) {
+        Wal::begin_anew(self, records);
     }
 }
 
@@ -63,6 +69,18 @@ struct Memory {
     committed: Option<LogId>,
     purged: Option<LogId>,
     entries: BTreeMap<u64, Entry>,
+}
+
+impl Memory {
+    /// All that counts of the log.
+    fn records(&self) -> Vec<Record> {
+        record::anew(
+            self.vote.as_ref().map(codec::write_vote),
+            self.purged.map(codec::write_position),
+            self.entries.values().map(codec::write_entry),
+            self.committed.map(codec::write_position),
+        )
+    }
 }
 
 impl LogStore {
@@ -173,13 +191,17 @@ impl RaftLogStorage<Types> for LogStore {
         self.write(Kind::Truncate(TruncateRecord { keep_to })).await
     }
 
-    /// Forgets entries that a snapshot has. Their segments stay.
+    /// Forgets entries that a snapshot has.
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         {
             let mut memory = self.memory();
             memory.purged = Some(log_id);
             memory.entries = memory.entries.split_off(&(log_id.index + 1));
         }
-        self.write(Kind::Purged(codec::write_position(log_id))).await
+        self.write(Kind::Purged(codec::write_position(log_id))).await?;
+        // Nothing else is written meanwhile: openraft has one writer.
+        let records = self.memory().records();
+        self.disk.begin_anew(records);
+        Ok(())
     }
 }

@@ -36,6 +36,11 @@ pub(crate) type FatalHook = Arc<dyn Fn(&Path, &io::Error) + Send + Sync>;
 /// Called by the writer thread once a job's records are durable, or never will be.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// An opening that finds so many segments begins the log anew,
+const SEGMENTS_AT_OPENING: usize = 8;
+/// and so does a purge.
+const SEGMENTS_AT_PURGE: usize = 3;
+
 /// How a log is opened.
 #[derive(Clone)]
 pub(crate) struct Options {
@@ -62,6 +67,8 @@ pub(crate) struct Job {
     records: Vec<Record>,
     /// None: these records may wait for the next batch.
     done: Option<Done>,
+    /// The log begins anew with these records.
+    anew: bool,
 }
 
 /// What the writer thread is told.
@@ -98,9 +105,11 @@ impl Wal {
             tracing::warn!(file = %file.display(), offset, "cut the torn tail of the log: a write that was never acknowledged");
             segment::cut(file, *offset)?;
         }
+        segment::remove_before(&dir, scan.begins_at)
+            .map_err(OpenError::io("remove old segments from", &dir))?;
         let number = numbers.last().map_or(1, |last| last + 1);
         let segment = Segment::create(&dir, &key, number, scan.next_sequence, options.segment_bytes)?;
-        let writer = Writer {
+        let mut writer = Writer {
             dir,
             key,
             segment,
@@ -110,6 +119,10 @@ impl Wal {
             on_fatal: options.on_fatal,
             body: Vec::new(),
         };
+        // Each opening begins a segment: those of many restarts would fill the disk.
+        writer
+            .begin_anew(&scan.recovered.records(), SEGMENTS_AT_OPENING)
+            .map_err(OpenError::io("begin anew the log in", &options.dir))?;
         let (queue, jobs) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("skep-wal".to_owned())
@@ -120,12 +133,18 @@ impl Wal {
 
     /// Queues `records`; `done` is called once they and all before them are durable.
     pub(crate) fn write(&self, records: Vec<Record>, done: Done) {
-        self.send(Job { records, done: Some(done) });
+        self.send(Job { records, done: Some(done), anew: false });
     }
 
     /// Queues a record that may become durable with any later write.
     pub(crate) fn write_lazily(&self, record: Record) {
-        self.send(Job { records: vec![record], done: None });
+        self.send(Job { records: vec![record], done: None, anew: false });
+    }
+
+    /// Lets the log begin anew with `records`, which say all that was queued before ([`record::anew`]), and
+    /// frees the disk of what is older; if it is worth it, and they fit in one batch.
+    pub(crate) fn begin_anew(&self, records: Vec<Record>) {
+        self.send(Job { records, done: None, anew: true });
     }
 
     fn send(&self, job: Job) {

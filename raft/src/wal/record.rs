@@ -1,4 +1,4 @@
-//! What a batch carries: entries, votes, truncations, purges and commit marks, as protobuf.
+//! What a batch carries: entries, votes, truncations, purges, commit marks and new beginnings, as protobuf.
 //!
 //! Fields are added, never renumbered.
 //! A record of a kind that this binary does not know decodes to no kind at all, and is refused.
@@ -9,7 +9,7 @@ use prost::Message;
 /// One record of the log.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Record {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub(crate) kind: Option<Kind>,
 }
 
@@ -27,6 +27,27 @@ pub(crate) enum Kind {
     /// This entry and all before it are gone: a snapshot has them.
     #[prost(message, tag = "5")]
     Purged(LogPosition),
+    /// The first record of a segment: its batch says all that counted before it, so that older segments
+    /// are of no use any more.
+    #[prost(message, tag = "6")]
+    Anew(AnewRecord),
+}
+
+/// Says nothing more.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AnewRecord {}
+
+/// The records of one batch with which a log begins anew.
+pub(crate) fn anew(
+    vote: Option<VoteRecord>,
+    purged: Option<LogPosition>,
+    entries: impl IntoIterator<Item = EntryRecord>,
+    committed: Option<LogPosition>,
+) -> Vec<Record> {
+    let before = [Some(Kind::Anew(AnewRecord {})), vote.map(Kind::Vote), purged.map(Kind::Purged)];
+    let entries = entries.into_iter().map(Kind::Entry);
+    let kinds = before.into_iter().flatten().chain(entries).chain(committed.map(Kind::Committed));
+    kinds.map(Record::from).collect()
 }
 
 /// An entry of the log; its index is one more than the last one's.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::batch::{self, Found};
-use super::record::{EntryRecord, Kind, LogPosition, Record, VoteRecord};
+use super::record::{self, EntryRecord, Kind, LogPosition, Record, VoteRecord};
 use super::seal::DataKey;
 use super::segment::{self, HEADER_BYTES, Loaded};
 use crate::error::OpenError;
@@ -36,33 +36,57 @@ pub(crate) struct Scan {
     pub(crate) next_sequence: u64,
     /// The torn tail of the last segment, to be cut before a new segment is made.
     pub(crate) torn: Option<(PathBuf, u64)>,
+    /// The first segment that counts. What is left of older ones is to be removed.
+    pub(crate) begins_at: u64,
 }
 
-/// Reads the segments `numbers`; changes nothing.
+/// Reads the segments `numbers`; changes nothing. What is wrong with a segment does not count once a later
+/// one begins anew: it was to be removed.
 pub(crate) fn scan(dir: &Path, key: &DataKey, numbers: &[u64]) -> Result<Scan, OpenError> {
-    let mut scan = Scan { recovered: Recovered::default(), next_sequence: 1, torn: None };
-    for (expected, &number) in (1..).zip(numbers) {
-        if number != expected {
-            let reason = "this segment of the log is missing".to_owned();
-            return Err(OpenError::Damaged { file: segment::path(dir, expected), offset: 0, reason });
+    let mut scan = Ok(Scan::beginning(1, 1));
+    let mut expected = 1;
+    for &number in numbers {
+        let segment = Loaded::read(dir, key, number);
+        if let Ok(anew) = &segment
+            && anew.begins_anew()
+        {
+            scan = Ok(Scan::beginning(number, anew.first_sequence));
+            expected = number;
         }
-        let segment = Loaded::read(dir, key, number)?;
-        // A torn tail of an earlier segment was cut, and its sequence number given out again, before
-        // this segment was made. If this one begins later, that tail had been acknowledged.
-        if segment.first_sequence != scan.next_sequence {
-            let (file, offset) = scan.torn.take().unwrap_or_else(|| (segment.path.clone(), 0));
-            let reason = format!(
-                "batch {} cannot be read, and segment {number} goes on at batch {}",
-                scan.next_sequence, segment.first_sequence
-            );
-            return Err(OpenError::Damaged { file, offset, reason });
-        }
-        scan.torn = scan.read_segment(&segment)?;
+        scan = scan.and_then(|mut scan| {
+            if number != expected {
+                let reason =
+                    format!("this segment of the log is missing, and segment {number} does not stand for it");
+                return Err(OpenError::Damaged { file: segment::path(dir, expected), offset: 0, reason });
+            }
+            scan.go_on(&segment?, number)?;
+            Ok(scan)
+        });
+        expected += 1;
     }
-    Ok(scan)
+    scan
 }
 
 impl Scan {
+    fn beginning(number: u64, sequence: u64) -> Scan {
+        Scan { recovered: Recovered::default(), next_sequence: sequence, torn: None, begins_at: number }
+    }
+
+    fn go_on(&mut self, segment: &Loaded, number: u64) -> Result<(), OpenError> {
+        // A torn tail of an earlier segment was cut, and its sequence number given out again, before
+        // this segment was made. If this one begins later, that tail had been acknowledged.
+        if segment.first_sequence != self.next_sequence {
+            let (file, offset) = self.torn.take().unwrap_or_else(|| (segment.path.clone(), 0));
+            let reason = format!(
+                "batch {} cannot be read, and segment {number} goes on at batch {}",
+                self.next_sequence, segment.first_sequence
+            );
+            return Err(OpenError::Damaged { file, offset, reason });
+        }
+        self.torn = self.read_segment(segment)?;
+        Ok(())
+    }
+
     /// Takes in one segment; says where its torn tail begins, if it has one.
     fn read_segment(&mut self, segment: &Loaded) -> Result<Option<(PathBuf, u64)>, OpenError> {
         let mut at = usize::try_from(HEADER_BYTES).expect("a header is small");
@@ -80,7 +104,7 @@ impl Scan {
                             format!("batch {} should stand here, not {sequence}", self.next_sequence);
                         return Err(damaged(at, reason));
                     }
-                    let records = super::record::decode_all(&plain)
+                    let records = record::decode_all(&plain)
                         .map_err(|e| damaged(at, format!("batch {sequence} holds no records: {e}")))?;
                     for record in records {
                         self.recovered.take(record).map_err(|reason| damaged(at, reason))?;
@@ -126,6 +150,12 @@ fn later_batch(segment: &Loaded, at: usize) -> Option<usize> {
 }
 
 impl Recovered {
+    /// What a log that begins anew begins with.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let entries = self.entries.values().cloned();
+        record::anew(self.vote.clone(), self.purged.clone(), entries, self.committed.clone())
+    }
+
     /// What openraft relies on and no single record shows.
     pub(crate) fn check(&self, dir: &Path) -> Result<(), OpenError> {
         let in_snapshot =
@@ -169,6 +199,9 @@ impl Recovered {
                 self.purged = Some(purged);
             }
             Some(Kind::Committed(position)) => self.committed = Some(position),
+            Some(Kind::Anew(_)) => {
+                *self = Recovered { snapshot: self.snapshot.take(), ..Recovered::default() };
+            }
             None => return Err("a record is of a kind that this binary does not know".to_owned()),
         }
         Ok(())

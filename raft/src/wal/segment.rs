@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::batch;
+use super::record::{self, Kind};
 use super::seal::{self, DataKey, SALT_BYTES, SegmentSeal, TAG_BYTES};
 use crate::error::OpenError;
 
@@ -50,6 +51,20 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Where segment `number` is until it is whole.
+pub(crate) fn new_path(dir: &Path, number: u64) -> PathBuf {
+    path(dir, number).with_extension("seg.new")
+}
+
+/// Removes the segments before `number`, the oldest first.
+pub(crate) fn remove_before(dir: &Path, number: u64) -> io::Result<()> {
+    let old: Vec<u64> = list(dir)?.into_iter().filter(|old| *old < number).collect();
+    for old in &old {
+        fs::remove_file(path(dir, *old))?;
+    }
+    if old.is_empty() { Ok(()) } else { seal::sync_dir(dir) }
+}
+
 /// A segment that is being written.
 pub(crate) struct Segment {
     file: File,
@@ -84,7 +99,7 @@ impl Segment {
         let tag = seal.header_tag(&header);
         header.extend_from_slice(&tag);
         header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
-        let file = write_new(dir, &path, &header, bytes)?;
+        let file = write_new(dir, number, &header, bytes)?;
         Ok(Segment { file, seal, path, number, bytes, offset: HEADER_BYTES })
     }
 
@@ -105,8 +120,8 @@ impl Segment {
     }
 }
 
-fn write_new(dir: &Path, path: &Path, header: &[u8], bytes: u64) -> Result<File, OpenError> {
-    let new = path.with_extension("seg.new");
+fn write_new(dir: &Path, number: u64, header: &[u8], bytes: u64) -> Result<File, OpenError> {
+    let (new, path) = (new_path(dir, number), path(dir, number));
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -118,7 +133,7 @@ fn write_new(dir: &Path, path: &Path, header: &[u8], bytes: u64) -> Result<File,
         .and_then(|()| file.write_all_at(header, 0))
         .and_then(|()| file.sync_all())
         .map_err(OpenError::io("fill", &new))?;
-    fs::rename(&new, path).map_err(OpenError::io("rename to", path))?;
+    fs::rename(&new, &path).map_err(OpenError::io("rename to", &path))?;
     seal::sync_dir(dir).map_err(OpenError::io("sync", dir))?;
     Ok(file)
 }
@@ -178,6 +193,20 @@ impl Loaded {
         }
         let first_sequence = le_u64(header, 24);
         Ok(Loaded { path, seal, first_sequence, bytes })
+    }
+}
+
+impl Loaded {
+    /// Whether all that counts of older segments is said at its beginning.
+    pub(crate) fn begins_anew(&self) -> bool {
+        let at = usize::try_from(HEADER_BYTES).expect("a header is small");
+        let batch::Found::Batch { plain, .. } =
+            batch::decode(&self.seal, self.bytes.get(at..).unwrap_or_default())
+        else {
+            return false;
+        };
+        let records = record::decode_all(&plain).unwrap_or_default();
+        records.first().is_some_and(|first| matches!(first.kind, Some(Kind::Anew(_))))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The log against what a disk may do to it: torn and lost writes, failed syncs, damage, wrong keys.
 
+mod anew;
 mod damage;
 mod model;
 mod torn;

@@ -4,15 +4,16 @@
 //! along with the next batch. After a failed write or sync the state of the disk is unknown, and a
 //! second sync may lie: the process ends, and the next opening reads what is there.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use super::record;
+use super::record::{self, Record};
 use super::seal::DataKey;
-use super::segment::{HEADER_BYTES, Segment, SyncFile};
-use super::{Done, FatalHook, Job, Message};
+use super::segment::{self, HEADER_BYTES, Segment, SyncFile};
+use super::{Done, FatalHook, Job, Message, SEGMENTS_AT_PURGE};
 use crate::error::OpenError;
 
 /// Queued jobs are joined up to about this many bytes: beyond, a sync costs little against the write,
@@ -85,6 +86,9 @@ impl Writer {
     /// Puts a job's records into the next batch; writes batches as they fill up.
     fn add(&mut self, job: Job, dones: &mut Vec<Done>) -> io::Result<()> {
         dones.extend(job.done);
+        if job.anew {
+            return self.begin_anew(&job.records, SEGMENTS_AT_PURGE);
+        }
         for record in &job.records {
             if self.body.len() + record::encoded_len(record) > self.body_max() {
                 self.flush()?;
@@ -92,6 +96,31 @@ impl Writer {
             record::encode(record, &mut self.body);
         }
         Ok(())
+    }
+
+    /// Begins a segment with these records as one batch, then removes the older ones; does nothing if there
+    /// are fewer than `n_segments`, or if the records do not fit. Until the batch is durable the older
+    /// segments say the same, and from then on they are not read.
+    pub(crate) fn begin_anew(&mut self, records: &[Record], n_segments: usize) -> io::Result<()> {
+        let len: usize = records.iter().map(record::encoded_len).sum();
+        if len > self.body_max() || segment::list(&self.dir)?.len() < n_segments {
+            return Ok(());
+        }
+        self.flush()?;
+        let number = self.segment.number + 1;
+        let segment = Segment::create(&self.dir, &self.key, number, self.next_sequence, self.segment_bytes);
+        match segment {
+            Ok(segment) => self.segment = segment,
+            Err(error) => {
+                // The log is whole as it is, and needs the space more than this does.
+                tracing::warn!(err = %error, "old segments of the log stay for now");
+                fs::remove_file(segment::new_path(&self.dir, number)).ok();
+                return Ok(());
+            }
+        }
+        records.iter().for_each(|record| record::encode(record, &mut self.body));
+        self.flush()?;
+        segment::remove_before(&self.dir, number)
     }
 
     /// The most plain text that a fresh segment has room for.

@@ -15,6 +15,8 @@ enum Op {
         back: u64,
     },
     Commit,
+    /// The log begins anew, and goes on with a vote.
+    Anew,
     Reopen,
     /// The last batch lost its end before the next opening.
     Tear {
@@ -28,6 +30,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Vote),
         1 => (0..5_u64).prop_map(|back| Op::Truncate { back }),
         1 => Just(Op::Commit),
+        1 => Just(Op::Anew),
         1 => Just(Op::Reopen),
         2 => (0..600_usize).prop_map(|keep| Op::Tear { keep }),
     ]
@@ -89,6 +92,12 @@ impl World {
                 let position = LogPosition { term: entry.term, index: *index };
                 self.model.committed = Some(position.clone());
                 self.durable(vec![Kind::Committed(position).into()]);
+            }
+            Op::Anew => {
+                self.wal.as_ref().unwrap().begin_anew(self.model.records());
+                self.term += 1;
+                self.model.vote = Some(VoteRecord { term: self.term, raft_id: 7, committed: true });
+                self.durable(vec![vote(self.term)]);
             }
             Op::Reopen => return self.reopen(),
             Op::Tear { keep } => return self.tear(*keep),
