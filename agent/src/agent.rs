@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use skep_api::{TaskId, wire};
-use skep_link::{Identity, stubs::prober_server::ProberServer};
+use skep_link::{Answerer, Identity, Knows, stubs::prober_server::ProberServer};
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
@@ -20,7 +20,7 @@ use crate::{
     mesh,
     netmesh::MeshNetwork,
     network::Network,
-    prober::AgentProber,
+    prober::knows_by_mesh,
     records::{Records, RecordsError, Remembered},
     reporter::Reporter,
     session::{Introduction, NodeRole, Session, Ties},
@@ -158,6 +158,7 @@ impl Agent {
         let ties = Arc::new(Ties {
             managers: watch::Sender::new(config.managers),
             is_connected: watch::Sender::new(false),
+            is_removed: watch::Sender::new(false),
             role: watch::Sender::new(None),
             mesh,
             client: watch::Sender::new(None),
@@ -269,6 +270,18 @@ impl Agent {
         self.0.ties.managers.borrow().clone()
     }
 
+    /// Follows the managers known, host:port.
+    #[must_use]
+    pub fn managers_known(&self) -> watch::Receiver<Vec<String>> {
+        self.0.ties.managers.subscribe()
+    }
+
+    /// Follows whether the managers say that this node is not in the swarm any more.
+    #[must_use]
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.0.ties.is_removed.subscribe()
+    }
+
     /// Whether a manager holds a session with this node.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -282,9 +295,11 @@ impl Agent {
     }
 
     /// Answers other nodes' probes while this agent runs, for the daemon to serve at its `probe_addr`.
+    /// `knows` says which nodes are of the swarm; without it the newest mesh does.
     #[must_use]
-    pub fn prober(&self) -> ProberServer<AgentProber> {
-        ProberServer::new(AgentProber::new(&self.0.host.node_id, self.0.closing.subscribe()))
+    pub fn prober(&self, knows: Option<Knows>) -> ProberServer<Answerer> {
+        let knows = knows.unwrap_or_else(|| knows_by_mesh(self.0.ties.mesh.subscribe()));
+        ProberServer::new(Answerer::new(&self.0.host.node_id, self.0.closing.subscribe(), knows))
     }
 
     /// Tasks on this node that have not come to their end.

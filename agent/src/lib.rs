@@ -26,7 +26,6 @@ mod worker;
 
 pub use agent::{Agent, AgentError, Config, StopReason, TaskEngine};
 pub use docker::{About as DockerAbout, DockerEngine, DockerError, OtherSwarm};
-pub use prober::AgentProber;
 pub use records::RecordsError;
 pub use session::NodeRole;
 /// The embedded engine, which the daemon opens and also serves images from.

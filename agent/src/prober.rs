@@ -1,38 +1,35 @@
-//! Answers probes: the word that this agent runs, for whoever hears nothing else of it.
-//!
-//! A frozen process still accepts TCP, so the answer is an RPC that the agent's own runtime gives.
+//! Whose probes this agent answers: the nodes of the newest mesh, and of the swarm's managers' knowledge
+//! where this node is one of them.
+
+use std::sync::Arc;
 
 use skep_api::{NodeId, wire};
-use skep_link::{peer, stubs::prober_server::Prober};
+use skep_link::Knows;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
 
-/// The gRPC service. Any node of the swarm may ask.
-#[derive(Debug)]
-pub struct AgentProber {
-    node_id: Vec<u8>,
-    closing: watch::Receiver<bool>,
+/// Before this node has heard of any mesh a certificate of the swarm is enough.
+pub(crate) fn knows_by_mesh(mesh: watch::Receiver<Option<Arc<wire::MeshState>>>) -> Knows {
+    Arc::new(move |node: NodeId| {
+        let id = node.to_bytes();
+        mesh.borrow().as_ref().is_none_or(|mesh| mesh.peers.iter().any(|peer| peer.node_id == id))
+    })
 }
 
-impl AgentProber {
-    pub(crate) fn new(node_id: &str, closing: watch::Receiver<bool>) -> Self {
-        let node_id = node_id.parse::<NodeId>().map(NodeId::to_bytes).unwrap_or_default();
-        Self { node_id, closing }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use skep_api::Id;
 
-#[tonic::async_trait]
-impl Prober for AgentProber {
-    async fn probe(
-        &self,
-        request: Request<wire::ProbeRequest>,
-    ) -> Result<Response<wire::ProbeResponse>, Status> {
-        if peer(&request).is_none() {
-            return Err(Status::unauthenticated("a node certificate is needed"));
-        }
-        if *self.closing.borrow() {
-            return Err(Status::unavailable("the agent stops"));
-        }
-        Ok(Response::new(wire::ProbeResponse { node_id: self.node_id.clone() }))
+    use super::*;
+
+    #[test]
+    fn a_removed_node_is_in_no_mesh() {
+        let (there, removed) = (NodeId(Id(1)), NodeId(Id(2)));
+        let (mesh, newest) = watch::channel(None);
+        let knows = knows_by_mesh(newest);
+        assert!(knows(removed), "nothing is known yet");
+        let peer = wire::MeshPeer { node_id: there.to_bytes(), ..wire::MeshPeer::default() };
+        let state = wire::MeshState { peers: vec![peer], ..wire::MeshState::default() };
+        mesh.send_replace(Some(Arc::new(state)));
+        assert!(knows(there) && !knows(removed));
     }
 }

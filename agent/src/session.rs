@@ -33,6 +33,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// and the longest: a swarm that comes back is whole again soon after.
 /// It must stay well under a new leader's reconnect window (`manager/src/liveness.rs`).
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// Between attempts of a node that was removed: an id is never taken in again, but for a swarm that is brought
+/// back from a backup.
+const REMOVED_PAUSE: Duration = Duration::from_secs(60);
 /// Until the manager says otherwise.
 const BEAT_DEFAULT: Duration = Duration::from_secs(1);
 /// A manager that is not connected to in this time is passed over: another one may be quicker.
@@ -88,6 +91,8 @@ pub(crate) struct Ties {
     /// Every manager known, host:port.
     pub(crate) managers: watch::Sender<Vec<String>>,
     pub(crate) is_connected: watch::Sender<bool>,
+    /// The managers say that this node is not in the swarm any more.
+    pub(crate) is_removed: watch::Sender<bool>,
     /// What the store says this node is to be; `None` until a manager said it.
     pub(crate) role: watch::Sender<Option<NodeRole>>,
     /// The newest mesh.
@@ -154,11 +159,17 @@ impl Session {
             let was_connected = self.ties.is_connected.send_replace(false);
             self.ties.client.send_replace(None);
             failures = if was_connected { 0 } else { failures + 1 };
-            if matches!(&ended, SessionError::Broken(status) if status.code() == Code::PermissionDenied) {
+            let is_removed =
+                matches!(&ended, SessionError::Broken(status) if status.code() == Code::PermissionDenied);
+            let is_news = is_removed && !self.ties.is_removed.send_replace(is_removed);
+            if is_news {
                 self.end_all().await;
             }
             match ended {
                 SessionError::Closing => return,
+                SessionError::Broken(_) if is_removed && !is_news => {
+                    tracing::debug!(manager, "this node is still removed");
+                }
                 SessionError::Dial(_) if failures > 1 => {
                     tracing::debug!(manager, err = chain(&ended), "no manager");
                 }
@@ -171,7 +182,10 @@ impl Session {
                 }
             }
             let spread = if was_connected { share(self.spread, &mut self.chance) } else { Duration::ZERO };
-            let pause = backoff(failures, &mut self.chance) + spread;
+            let mut pause = backoff(failures, &mut self.chance) + spread;
+            if *self.ties.is_removed.borrow() {
+                pause += REMOVED_PAUSE;
+            }
             tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
                 () = sleep(pause) => {}
@@ -289,6 +303,7 @@ impl Session {
         }
         self.ties.client.send_replace(Some(client.clone()));
         self.ties.is_connected.send_replace(true);
+        self.ties.is_removed.send_replace(false);
     }
 
     /// Probes another node for a manager that does not hear it.

@@ -361,12 +361,25 @@ async fn the_terms_of_a_session_change_while_it_lasts() {
 }
 
 #[tokio::test]
+async fn a_removed_node_knows_that_it_is_none() {
+    let mut stage = Stage::new().await;
+    let agent = stage.agent().await;
+    let (talk, _) = stage.talk().await;
+    talk.welcome(1000).await;
+    let gone = Status::permission_denied("this node was removed from the swarm");
+    talk.outgoing.send(Err(gone)).await.unwrap();
+    let mut removed = agent.removed();
+    timeout(LIMIT, removed.wait_for(|removed| *removed)).await.expect("it hears of it").unwrap();
+    assert!(!agent.is_connected());
+}
+
+#[tokio::test]
 async fn agents_answer_probes_and_probe_for_managers() {
     let mut stage = Stage::new().await;
     let agent = stage.agent().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let (worker, routes) = (stage.worker.clone(), Routes::new(agent.prober()));
+    let (worker, routes) = (stage.worker.clone(), Routes::new(agent.prober(None)));
     let mut serving = JoinSet::new();
     serving.spawn(async move {
         skep_link::serve(listener, worker, routes, std::future::pending()).await.unwrap();

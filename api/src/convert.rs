@@ -278,7 +278,8 @@ impl From<&NodeStatus> for wire::NodeStatus {
             NodeState::Down => 1,
             NodeState::Ready => 2,
         };
-        Self { state, message: status.message.clone(), addr: status.addr.clone() }
+        let restarting_since = status.restarting_since.0;
+        Self { state, message: status.message.clone(), addr: status.addr.clone(), restarting_since }
     }
 }
 
@@ -292,7 +293,8 @@ impl TryFrom<wire::NodeStatus> for NodeStatus {
             2 => NodeState::Ready,
             other => return Err(malformed("node", format!("state {other}"))),
         };
-        Ok(Self { state, message: status.message, addr: status.addr })
+        let restarting_since = Timestamp(status.restarting_since);
+        Ok(Self { state, message: status.message, addr: status.addr, restarting_since })
     }
 }
 

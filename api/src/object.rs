@@ -270,6 +270,8 @@ pub struct NodeStatus {
     pub message: String,
     /// The address from which it speaks to us.
     pub addr: String,
+    /// When its daemon said that it restarts; zero: it did not.
+    pub restarting_since: Timestamp,
 }
 
 /// A member of the swarm.

@@ -72,7 +72,7 @@ impl Join for JoinService {
             spec: NodeSpec { role, availability, ..NodeSpec::default() },
             description: request.description.unwrap_or_default().into(),
             // Ready once its session is there.
-            status: NodeStatus { state: NodeState::Unknown, message: String::new(), addr },
+            status: NodeStatus { state: NodeState::Unknown, addr, ..NodeStatus::default() },
             data_path_addr,
             ..Node::default()
         };

@@ -41,6 +41,9 @@ impl Leader {
             last = now;
             let due: Vec<ServiceId> = wakes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
             dirty.services.extend(due);
+            if dirty.all {
+                wakes.clear();
+            }
             for service in &dirty.services {
                 wakes.remove(service);
             }
@@ -78,7 +81,7 @@ impl Leader {
                 mark(&mut again, &proposal, &self.machine.view());
                 continue;
             }
-            match self.raft.propose(proposal.encode()).await {
+            match self.raft.propose_as_leader(proposal.encode()).await {
                 Ok(answer) => {
                     if let Err(error) = decode_result(&answer) {
                         report(&error);

@@ -16,6 +16,8 @@ mod members;
 mod names;
 pub mod pass;
 mod peers;
+#[cfg(test)]
+mod rig;
 mod roles;
 mod server;
 mod tell;

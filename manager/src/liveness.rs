@@ -10,7 +10,7 @@ mod watch;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use skep_api::{
-    NodeId,
+    NodeId, Timestamp,
     object::{Node, NodeState},
 };
 use skep_store::View;
@@ -49,9 +49,10 @@ impl Liveness {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A leader begins: every node that counts as there must be heard within the reconnect window.
-    pub(crate) fn begin(&self, view: &View) {
-        *self.lock() = Some(Roster::begin(Limits::of(view), stored(view), Instant::now()));
+    /// A leader begins: every node that counts as there must be heard within the reconnect window, but for
+    /// those that have kept their manager.
+    pub(crate) fn begin(&self, view: &View, now: Timestamp, settled: Vec<(NodeId, Instant)>) {
+        *self.lock() = Some(Roster::begin(Limits::of(view), stored(view, now), settled, Instant::now()));
     }
 
     /// Nodes gave a sign of life.
@@ -95,21 +96,22 @@ impl Liveness {
     }
 
     /// What to do now, and until when nobody is given up; `None` when no leader has begun.
-    fn step(&self, view: &View) -> Option<(Step, Option<Instant>)> {
+    fn step(&self, view: &View, time: Timestamp) -> Option<(Step, Option<Instant>)> {
         let now = Instant::now();
         let mut roster = self.lock();
         let roster = roster.as_mut()?;
-        roster.sync(Limits::of(view), stored(view), now);
+        roster.sync(Limits::of(view), stored(view, time), now);
         let step = roster.step(now);
         Some((step, roster.hold()))
     }
 }
 
 /// The nodes that count as there.
-fn stored(view: &View) -> impl Iterator<Item = (NodeId, Stored)> + '_ {
+fn stored(view: &View, now: Timestamp) -> impl Iterator<Item = (NodeId, Stored)> + '_ {
     let is_expected = |node: &&std::sync::Arc<Node>| node.status.state != NodeState::Down;
-    view.nodes().filter(is_expected).map(|node| {
+    view.nodes().filter(is_expected).map(move |node| {
         let restarts = node.status.message == RESTARTING;
-        (node.id, if restarts { Stored::Restarting } else { Stored::Expected })
+        let ago = || now.since(node.status.restarting_since);
+        (node.id, if restarts { Stored::Restarting(ago()) } else { Stored::Expected })
     })
 }

@@ -82,10 +82,11 @@ impl StateMachine for Machine {
             let applied = store.apply(entry);
             (applied, store.view())
         };
+        // Also when nothing changed: the revision may have, and a member that restored a snapshot shows it.
+        self.view.store(Arc::new(view.clone()));
         if applied.changed.is_empty() {
             return applied.answer;
         }
-        self.view.store(Arc::new(view.clone()));
         let mut dirty = Dirty::default();
         for object in &applied.changed {
             dirty.mark(*object);
@@ -115,7 +116,52 @@ impl StateMachine for Machine {
         if let Some(listener) = &**self.listener.load() {
             listener.applied(&view, &changed);
         }
+        self.nodes.send_replace(view.revision());
         self.mark(Dirty::everything());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::{
+        Id, NodeId, TaskId,
+        object::{Cluster, Node, TaskStatus},
+    };
+    use skep_store::{Change, Proposal};
+
+    use super::*;
+
+    fn entry(change: Change) -> Vec<u8> {
+        Proposal { changes: vec![change], ..Proposal::default() }.encode()
+    }
+
+    #[test]
+    fn a_restored_state_is_news_of_its_nodes_and_shows_the_same_revision_as_its_source() {
+        let (source, restored) = (Machine::new(), Machine::new());
+        source.apply(1, &entry(Change::PutCluster(Arc::new(Cluster::default()))));
+        source.apply(2, &entry(Change::PutNode(Arc::new(Node { id: NodeId(Id(1)), ..Node::default() }))));
+        // It changes nothing, and is counted all the same.
+        source.apply(3, &entry(Change::TaskStatus(TaskId(Id(9)), TaskStatus::default())));
+        let mut nodes = restored.nodes_changed();
+        assert!(!nodes.has_changed().unwrap());
+        restored.restore(&source.snapshot()()).unwrap();
+        assert!(nodes.has_changed().unwrap());
+        assert_eq!(*nodes.borrow_and_update(), restored.view().revision());
+        assert_eq!(restored.view().revision(), source.view().revision());
+    }
+
+    #[test]
+    fn who_never_looks_does_not_gather_what_changed() {
+        let machine = Machine::new();
+        for id in 0..10 {
+            machine.apply(
+                id,
+                &entry(Change::PutNode(Arc::new(Node { id: NodeId(Id(id.into())), ..Node::default() }))),
+            );
+        }
+        assert_eq!(machine.take_dirty(), Dirty::everything());
+        machine.mark(Dirty { nodes: [NodeId(Id(1))].into(), ..Dirty::default() });
+        assert_eq!(machine.take_dirty().nodes.len(), 1);
     }
 }

@@ -158,7 +158,8 @@ impl Shared {
             return status.has_quorum;
         }
         // Followers hear of each other by what each manager tells all others.
-        self.book.last_heard(node.id).is_none_or(|at| now.saturating_duration_since(at) <= REACHABLE_WITHIN)
+        let heard = self.book.last_heard(node.id);
+        heard.is_some_and(|at| now.saturating_duration_since(at) <= REACHABLE_WITHIN)
     }
 
     /// Whether the managers that are left without this one have a quorum that answers (Swarm's rule,

@@ -13,14 +13,14 @@ use skep_api::{
     spec::{Availability, NodeSpec, Role, SwarmSpec},
 };
 use skep_link::{
-    Authority, Identity, JoinToken, MESSAGE_MAX_BYTES, new_csr,
+    Authority, Identity, JoinToken, Knows, MESSAGE_MAX_BYTES, new_csr,
     stubs::{
         dispatcher_server::DispatcherServer, join_server::JoinServer, members_server::MembersServer,
         node_ca_server::NodeCaServer,
     },
 };
 use skep_raft::{Config, Leadership, Raft};
-use skep_store::{Change, Proposal, decode_result};
+use skep_store::{Change, Dirty, Proposal, decode_result};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
@@ -246,6 +246,16 @@ impl Manager {
             )
     }
 
+    /// Which nodes are of the swarm by the state that is applied here; without any, all of them.
+    #[must_use]
+    pub fn knows(&self) -> Knows {
+        let machine = self.control.shared.machine.clone();
+        Arc::new(move |node| {
+            let view = machine.view();
+            view.cluster().is_none() || view.node(node).is_some()
+        })
+    }
+
     /// A handle for users' calls.
     #[must_use]
     pub fn control(&self) -> Control {
@@ -290,11 +300,15 @@ fn fresh_raft_id() -> u64 {
     u64::try_from(SystemIds::default().next_id().0 >> 65).expect("63 bits are left").max(1)
 }
 
+/// Whole and on disk, or not there: a start that finds half of it would take this for a damaged manager.
 fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
     let path = dir.join(RAFT_ID_FILE);
+    let new = path.with_extension("new");
     std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::write(&path, raft_id.to_string()))
-        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .and_then(|()| std::fs::write(&new, raft_id.to_string()))
+        .and_then(|()| std::fs::File::open(&new)?.sync_all())
+        .and_then(|()| std::fs::rename(&new, &path))
+        .and_then(|()| std::fs::File::open(dir)?.sync_all())
         .map_err(|source| ManagerError::Dir { path, source })
 }
 
@@ -366,6 +380,8 @@ async fn lead(shared: Arc<Shared>) {
             _ = leading => {}
             ended = leadership.wait_for(|state| *state != term) => if ended.is_err() { return },
         }
+        // Nobody takes what changes from now on, one thing at a time; the next leader looks at everything.
+        shared.machine.mark(Dirty::everything());
         tracing::info!("no longer leading");
     }
 }

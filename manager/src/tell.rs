@@ -45,10 +45,9 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
         // If we hung, their words wait unread.
         if now < due + TELL_EACH {
             let lost = shared.hub.forget_silent();
-            if !lost.is_empty() {
-                lost.iter().for_each(|node| shared.logs.node_gone(*node));
-                shared.liveness.excuse(lost);
-            }
+            lost.agents.iter().chain(&lost.managers).for_each(|node| shared.logs.node_gone(*node));
+            shared.liveness.excuse(lost.agents);
+            shared.liveness.broken(lost.managers);
         }
         let n_hundreds = u32::try_from(told.heard.len() / 100).unwrap_or(u32::MAX);
         let gap = now + GAP_MIN.saturating_mul(n_hundreds.max(1));

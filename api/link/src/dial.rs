@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// A manager whose host is gone is noticed after the sum of the two. Any frame from it counts as an answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// HTTP/2 wants an authority; TLS has checked who is there.
 const AUTHORITY: &str = "http://swarm-manager";
 

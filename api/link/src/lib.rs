@@ -24,7 +24,7 @@ pub use dial::{
     DialError, JoinError, JoinParams, Joined, Whom, connect, connect_once, dispatcher, join, unary,
 };
 pub use identity::{Identity, IdentityError};
-pub use probe::{ProbeError, probe};
+pub use probe::{Answerer, Knows, ProbeError, probe};
 pub use renewal::{RenewError, renew};
 pub use subject::Role;
 pub use token::{JoinToken, RootDigest, TokenError};

@@ -24,8 +24,14 @@ const DIAL_MAX: Duration = Duration::from_secs(2);
 /// A change of role that failed is tried again after this long.
 const CHANGE_RETRY: Duration = Duration::from_secs(3);
 
+/// What `info` says of a node that the managers have removed.
+const REMOVED: &str =
+    "this node was removed from the swarm: \"docker swarm leave\" here, then it may join again";
+
 /// Why a change of role has not come about.
 enum NotYet {
+    /// This node is none of the swarm any more.
+    Removed,
     /// Something else is wanted by now.
     Overtaken,
     /// Asking again will not help: in words for the user.
@@ -42,20 +48,60 @@ impl From<anyhow::Error> for NotYet {
 
 /// Runs as long as the node is a member. `first` is what a join granted; else the agent's session tells.
 pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Option<NodeRole>) {
+    tokio::join!(follow_role(&node, &membership, first), remember_managers(&node, &membership));
+}
+
+/// The next start begins with the managers that there are now: those of the join may be gone by then.
+async fn remember_managers(node: &Inner, membership: &Membership) {
+    let mut known = membership.agent.managers_known();
+    let mut member = membership.member.clone();
+    loop {
+        let managers = known.borrow_and_update().clone();
+        if !managers.is_empty() && managers != member.managers {
+            member.managers = managers;
+            if let Err(error) = member.save(&node.settings.state_dir) {
+                tracing::warn!(err = format!("{error:#}"), "cannot keep the managers' addresses");
+            }
+        }
+        if known.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRole>) {
     let mut told = membership.agent.role();
+    let mut removed = membership.agent.removed();
     let mut wanted = *told.borrow_and_update();
     if wanted.is_none() {
         wanted = first;
     }
     loop {
-        let outcome = match wanted {
-            Some(role) if role.manager => promote(&node, &membership, role, told.clone()).await,
-            // It is demoted once the others have let it go.
-            Some(role) if role.raft_id == 0 => demote(&node, &membership, told.clone()).await,
-            Some(_) | None => Ok(()),
+        let changing = async {
+            match wanted {
+                Some(role) if role.manager => promote(node, membership, role, told.clone()).await,
+                // It is demoted once the others have let it go.
+                Some(role) if role.raft_id == 0 => demote(node, membership, told.clone()).await,
+                Some(_) | None => Ok(()),
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = changing => outcome,
+            Ok(_) = removed.wait_for(|removed| *removed) => Err(NotYet::Removed),
         };
         let again = match outcome {
             Ok(()) | Err(NotYet::Overtaken) => None,
+            Err(NotYet::Removed) => {
+                if !give_up(node, membership).await {
+                    sleep(CHANGE_RETRY).await;
+                    continue;
+                }
+                if removed.wait_for(|removed| !*removed).await.is_err() {
+                    return;
+                }
+                node.set(Place::Worker(node.current(membership)));
+                None
+            }
             Err(NotYet::Refused(words)) => {
                 tracing::error!(err = words, "this node cannot become a manager");
                 node.refused(&words).await;
@@ -74,20 +120,40 @@ pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Opti
         };
         tokio::select! {
             changed = told.changed() => if changed.is_err() { return },
+            Ok(_) = removed.wait_for(|removed| *removed) => {}
             () = waiting => {}
         }
         wanted = told.borrow_and_update().or(wanted);
     }
 }
 
+/// The managers have removed this node: it is none of the swarm, whatever it was. What it has on disk stays
+/// until it leaves. False if it is a manager in good standing, and goes on.
+async fn give_up(node: &Inner, membership: &Membership) -> bool {
+    let mut slot = node.manager.lock().await;
+    if slot.as_ref().is_some_and(|manager| manager.entrance().is_heard()) {
+        tracing::error!("a manager refuses this node, which is a manager itself: it goes on");
+        return false;
+    }
+    let current = node.current(membership);
+    if let Some(manager) = slot.take() {
+        if let Some(listener) = &current.listener {
+            listener.set(routes_of_worker(membership));
+        }
+        manager.stop().await;
+    }
+    node.set(Place::Refused(current, REMOVED.to_owned()));
+    true
+}
+
 /// What a node serves that is no manager.
 pub(super) fn routes_of_worker(membership: &Membership) -> Routes {
-    Routes::new(membership.agent.prober())
+    Routes::new(membership.agent.prober(None))
 }
 
 /// What a manager serves.
 pub(super) fn routes_of_manager(manager: &Manager, membership: &Membership) -> Routes {
-    manager.routes().add_service(membership.agent.prober())
+    manager.routes().add_service(membership.agent.prober(Some(manager.knows())))
 }
 
 async fn promote(

@@ -72,6 +72,17 @@ fn a_removed_nodes_tasks_end_there_and_run_elsewhere() {
         there.iter().all(|task| gone(task.pid)).then_some(())
     });
     wait_for("three tasks run", SOON, || (cluster.running("whoami").len() == 3).then_some(()));
+    // It knows what it is, and is free once it has left.
+    let worker = cluster.node("worker-1");
+    let info = || {
+        let format = "{{.Swarm.LocalNodeState}}: {{.Swarm.Error}}";
+        cluster.docker_on(worker, &["info", "--format", format]).ok()
+    };
+    wait_for("the removed node says so", SOON, || {
+        info().starts_with("error: this node was removed").then_some(())
+    });
+    let _ = cluster.docker_on(worker, &["swarm", "leave"]).ok();
+    assert!(info().starts_with("inactive"), "{}", info());
 }
 
 fn signal(pid: i32, signal: Signal) {

@@ -1,30 +1,36 @@
 //! Method by method, over a real listener: who is let in, by certificates of every kind.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use skep_api::{
     Id, NodeId,
-    object::{Node, NodeDescription},
-    spec::{Availability, NodeSpec, Role, SwarmSpec},
+    object::Node,
+    spec::{NodeSpec, Role},
     wire,
 };
 use skep_link::{
-    Authority, new_csr,
+    Answerer, Authority, new_csr,
     stubs::{
         dispatcher_client::DispatcherClient, join_client::JoinClient, members_client::MembersClient,
-        node_ca_client::NodeCaClient,
+        node_ca_client::NodeCaClient, prober_client::ProberClient, prober_server::ProberServer,
     },
 };
 use skep_store::Change;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::{InitParams, Manager, ManagerConfig};
+use crate::{
+    Manager,
+    rig::{clock, first_manager},
+};
 
 const MANAGER: NodeId = NodeId(Id(11));
 const WORKER: NodeId = NodeId(Id(12));
@@ -57,41 +63,26 @@ fn fate(outcome: Result<(), Status>) -> Fate {
     }
 }
 
-fn clock() -> i64 {
-    i64::try_from(UnixTime::now().as_secs()).unwrap() * 1_000_000_000
-}
-
 struct Swarm {
     manager: Manager,
     addr: SocketAddr,
     root: String,
     authority: Authority,
     cluster: String,
+    _closing: watch::Sender<bool>,
     _dir: tempfile::TempDir,
 }
 
 impl Swarm {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = ManagerConfig {
-            dir: dir.path().join("manager"),
-            clock,
-            raft_heartbeat: Duration::from_millis(50),
-            raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
-        };
-        let params = InitParams {
-            advertise_addr: "127.0.0.1:1".to_owned(),
-            data_path_addr: "127.0.0.1".to_owned(),
-            data_path_port: 0,
-            description: NodeDescription::default(),
-            availability: Availability::Active,
-            spec: SwarmSpec::default(),
-            identity_dir: dir.path().join("identity"),
-        };
-        let (manager, identity) = Manager::init(config, params).await.unwrap();
+        let (manager, identity, dir) = first_manager().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let serving = skep_link::serve(listener, identity.clone(), manager.routes(), std::future::pending());
+        let (closing, open) = watch::channel(false);
+        // As the daemon serves it beside the manager's own.
+        let prober = Answerer::new(&identity.node_id(), open, manager.knows());
+        let routes = manager.routes().add_service(ProberServer::new(prober));
+        let serving = skep_link::serve(listener, identity.clone(), routes, std::future::pending());
         tokio::spawn(async move { serving.await.unwrap() });
         let shared = manager.control().shared;
         let node = |id, role, raft_id| {
@@ -114,6 +105,7 @@ impl Swarm {
             root: cluster.ca_cert_pem.clone(),
             authority,
             cluster: cluster.id.to_string(),
+            _closing: closing,
             _dir: dir,
         }
     }
@@ -166,6 +158,7 @@ enum Method {
     Stopping,
     Leave,
     Depart,
+    Probe,
 }
 
 impl fmt::Display for Method {
@@ -191,6 +184,7 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
         Method::PublishLogs => dispatcher.publish_logs(Request::new(tokio_stream::empty())).await.map(drop),
         Method::Stopping => dispatcher.stopping(wire::StoppingRequest::default()).await.map(drop),
         Method::Leave => dispatcher.leave(wire::LeaveRequest {}).await.map(drop),
+        Method::Probe => ProberClient::new(channel).probe(wire::ProbeRequest {}).await.map(drop),
         Method::Depart => members.depart(wire::DepartRequest {}).await.map(drop),
     }
 }
@@ -227,6 +221,7 @@ async fn each_method_lets_in_whom_the_store_says() {
         (Method::Stopping, any_node),
         (Method::Leave, any_node),
         (Method::Depart, any_node),
+        (Method::Probe, any_node),
     ] {
         for ((who, channel), expected) in callers.iter().zip(expected) {
             let outcome = call(method, channel.clone()).await;

@@ -1,6 +1,6 @@
 //! Writes on nodes: what users want of them, roles among it, and their removal.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use skep_api::{
     ApiError, ErrorKind, NodeId,
@@ -9,9 +9,13 @@ use skep_api::{
     validate,
 };
 use skep_store::{Change, Guard, GuardKind, View};
+use tokio::time::timeout;
 
 use super::{Control, out_of_sequence};
 use crate::roles::LOSS_OF_QUORUM;
+
+/// How long a removal waits for a demotion to be brought about.
+const LET_GO_MAX: Duration = Duration::from_secs(5);
 
 impl Control {
     /// Updates what the user wants of a node, from the version that the caller has seen. A new role is
@@ -60,20 +64,37 @@ impl Control {
     pub async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
         let view = self.view().await?;
         let node = view.node(id).ok_or_else(|| ApiError::not_found(format!("node {id} not found")))?;
-        // One that is being demoted is one until it is out.
         let is_member = node.raft_id != 0;
-        if is_member {
-            return Err(refuse(&format!(
+        let still = || {
+            refuse(&format!(
                 "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
-            )));
+            ))
+        };
+        if is_member && node.spec.role == Role::Manager {
+            return Err(still());
         }
         if !force && node.status.state == NodeState::Ready {
             return Err(refuse(&format!("node {id} is not down and can't be removed")));
         }
+        // One that was demoted is a member until the others have let it go: in a moment.
+        if is_member && timeout(LET_GO_MAX, self.let_go(id)).await.is_err() {
+            return Err(still());
+        }
+        let view = self.stale_view();
+        let Some(node) = view.node(id) else { return Ok(()) };
         // It may come in as a member meanwhile.
         let guard = Guard { kind: GuardKind::Node, id: id.0, version: node.meta.version };
-        self.write(vec![guard], vec![Change::DeleteNode(id)]).await?;
-        Ok(())
+        if node.raft_id != 0 {
+            return Err(still());
+        }
+        self.write(vec![guard], vec![Change::DeleteNode(id)]).await
+    }
+
+    /// Waits until a node is no raft member by the state here.
+    async fn let_go(&self, id: NodeId) {
+        let mut changed = self.shared.machine.nodes_changed();
+        let is_member = || self.stale_view().node(id).is_some_and(|node| node.raft_id != 0);
+        while is_member() && changed.changed().await.is_ok() {}
     }
 
     /// What to say to a manager that is to leave the swarm without force: Docker's words
@@ -111,4 +132,31 @@ const LEAVING_FORCE: &str = "The only way to restore a swarm that has lost conse
 fn refuse(words: &str) -> ApiError {
     let words = format!("rpc error: code = FailedPrecondition desc = {words}");
     ApiError::new(ErrorKind::FailedPrecondition, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::Id;
+
+    use super::*;
+    use crate::rig::first_manager;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_was_demoted_just_now_is_removed_once_it_is_let_go() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let id = NodeId(Id(7));
+        let node = |role, raft_id| {
+            let spec = NodeSpec { role, ..NodeSpec::default() };
+            let advertise_addr = "127.0.0.1:2".to_owned();
+            Change::PutNode(Arc::new(Node { id, spec, raft_id, advertise_addr, ..Node::default() }))
+        };
+        control.shared.write(Vec::new(), vec![node(Role::Manager, 77)]).await.unwrap();
+        let refused = control.remove_node(id, true).await.unwrap_err();
+        assert!(refused.message.contains("It must be demoted to worker before removal"), "{refused}");
+        control.shared.write(Vec::new(), vec![node(Role::Worker, 77)]).await.unwrap();
+        control.remove_node(id, true).await.unwrap();
+        assert!(control.view().await.unwrap().node(id).is_none());
+        manager.stop().await;
+    }
 }

@@ -73,7 +73,6 @@ fn assignment(view: &View, task: &Task, drained: bool) -> wire::Assignment {
         state: task.status.state.number(),
         registry_auth: service.map(|s| s.registry_auth.reveal().to_vec()).unwrap_or_default(),
         service_labels: task.spec.labels.clone().unwrap_or_default(),
-        ..wire::Assignment::default()
     }
 }
 

@@ -125,6 +125,15 @@ pub(crate) enum Whereabouts {
     Nowhere,
 }
 
+/// Nodes that lost their only session with the manager that held it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Lost {
+    /// They may find another manager.
+    pub(crate) agents: Vec<NodeId>,
+    /// The managers themselves.
+    pub(crate) managers: Vec<NodeId>,
+}
+
 /// Shared by all sessions.
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -314,24 +323,38 @@ impl Hub {
     }
 
     /// Forgets managers that tell nothing any more. Returns the nodes that lost their only session by it.
-    pub(crate) fn forget_silent(&self) -> Vec<NodeId> {
+    pub(crate) fn forget_silent(&self) -> Lost {
         let mut inner = self.lock();
         let silent = inner.roll.forget_silent(Instant::now());
+        let mut lost = Lost::default();
         if silent.is_empty() {
-            return Vec::new();
+            return lost;
         }
         self.wake_drains(&inner);
-        for (manager, agents) in &silent {
+        for (manager, agents) in silent {
             tracing::warn!(node.id = %manager, agents = agents.len(), "a manager is not heard any more");
+            for node in agents.into_iter().filter(|node| !inner.is_anywhere(*node)) {
+                if node == manager { lost.managers.push(node) } else { lost.agents.push(node) }
+            }
         }
-        let agents = silent.into_iter().flat_map(|(_, agents)| agents);
-        agents.filter(|node| !inner.is_anywhere(*node)).collect()
+        lost
     }
 
-    /// Whether another manager has told of itself within the last two seconds.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked once there are several managers"))]
-    pub(crate) fn heard_lately(&self, manager: NodeId) -> bool {
-        self.lock().roll.has(manager)
+    /// The agents that have not lost their manager, as far as this one knows, with their last signs of life:
+    /// those here, those whose manager told of itself just now, and managers' own, which go with them.
+    pub(crate) fn settled(&self) -> Vec<(NodeId, Instant)> {
+        let now = Instant::now();
+        let inner = self.lock();
+        let mut newest: BTreeMap<NodeId, (Instant, bool)> = BTreeMap::new();
+        let here = inner.sessions.iter().map(|(node, connected)| (*node, connected.heard, true));
+        for (node, at, is_settled) in here.chain(inner.roll.agents(now)) {
+            let known = newest.entry(node).or_insert((at, is_settled));
+            if at > known.0 {
+                *known = (at, is_settled);
+            }
+        }
+        let settled = newest.into_iter().filter(|(_, (_, is_settled))| *is_settled);
+        settled.map(|(node, (at, _))| (node, at)).collect()
     }
 
     /// When the next drain stops waiting.

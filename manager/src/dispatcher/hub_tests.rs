@@ -96,17 +96,15 @@ async fn a_drain_waits_a_second_at_most_and_not_for_the_forgotten() {
     let (view, task) = running();
     let hub = Hub::new();
     hub.refresh(&view);
-    let stale = Heard { node: B, at: Instant::now(), applied: view.revision() };
-    hub.take_told(B, &[stale]);
+    let stale = |node| Heard { node, at: Instant::now(), applied: view.revision() };
+    hub.take_told(B, &[stale(A), stale(B)]);
     let stopping = Task { desired_state: TaskState::Shutdown, ..task };
     hub.refresh(&push(&view, vec![Change::PutTask(Arc::new(stopping.clone()))]));
     assert!(!hub.is_drained(&stopping));
     tokio::time::advance(DRAIN_MAX).await;
     assert!(hub.is_drained(&stopping));
-    assert!(hub.heard_lately(B));
     tokio::time::advance(DRAIN_MAX).await;
-    assert_eq!(hub.forget_silent(), [B]);
-    assert!(!hub.heard_lately(B));
+    assert_eq!(hub.forget_silent(), Lost { agents: vec![A], managers: vec![B] });
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,4 +126,26 @@ async fn a_node_is_where_its_newest_session_is() {
     assert_eq!(hub.whereabouts(A), Whereabouts::With(B));
     assert_eq!(hub.take_told(B, &[]), [A]);
     assert_eq!(hub.whereabouts(A), Whereabouts::Nowhere);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_kept_its_manager_is_known_by_its_newest_sign_of_life() {
+    let node = |n| NodeId(Id(n));
+    let (hub, start) = (Hub::new(), Instant::now());
+    let (aside, _keep) = mpsc::channel(1);
+    let heard = |node, at| Heard { node, at, applied: 0 };
+    // It has gone to B since, without a word.
+    hub.connect(node(11), aside.clone());
+    tokio::time::advance(Duration::from_millis(100)).await;
+    let then = Instant::now();
+    hub.take_told(B, &[heard(node(11), then), heard(node(12), then), heard(B, then)]);
+    tokio::time::advance(Duration::from_millis(600)).await;
+    let now = Instant::now();
+    hub.take_told(A, &[heard(node(13), now)]);
+    hub.connect(node(14), aside);
+    // B is silent for longer than it should be: its agents may have lost it, and its own is lost with it.
+    assert_eq!(hub.settled(), [(B, then), (node(13), now), (node(14), now)]);
+    hub.take_told(B, &[heard(node(11), now)]);
+    assert_eq!(hub.settled(), [(node(11), now), (node(13), now), (node(14), now)]);
+    assert!(start < then);
 }

@@ -17,17 +17,40 @@ pub(crate) async fn mind_leader(shared: Arc<Shared>) {
         if status.wait_for(|status| !status.has_quorum).await.is_err() {
             return;
         }
-        match timeout(LEADERLESS_MAX, status.wait_for(|status| status.has_quorum)).await {
-            Ok(Ok(_)) => continue,
-            Ok(Err(_)) => return,
-            Err(_) => {}
+        let again = timeout(LEADERLESS_MAX, status.wait_for(|status| status.has_quorum)).await;
+        let again = again.map(|found| found.is_ok());
+        if again == Ok(true) {
+            continue;
         }
+        // Also when consensus has stopped by itself: nothing that is decided comes here any more.
         let n_ended = shared.hub.end_all();
         if n_ended > 0 {
             tracing::warn!(sessions = n_ended, "no leader is known here; agents are sent to other managers");
         }
-        if status.wait_for(|status| status.has_quorum).await.is_err() {
+        if again.is_ok() || status.wait_for(|status| status.has_quorum).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::{Id, NodeId};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::rig::first_manager;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_manager_whose_consensus_stopped_keeps_no_agents() {
+        let (manager, _, _dir) = first_manager().await;
+        let shared = manager.control().shared;
+        let (aside, _keep) = mpsc::channel(1);
+        let ties = shared.hub.connect(NodeId(Id(7)), aside);
+        shared.raft.shutdown().await;
+        // As its session waits.
+        let woken = timeout(Duration::from_secs(10), ties.wake.notified()).await;
+        woken.expect("it is sent away");
+        assert!(!shared.hub.is_current(NodeId(Id(7)), ties.session));
     }
 }

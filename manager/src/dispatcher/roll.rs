@@ -10,6 +10,9 @@ use tokio::time::Instant;
 /// A manager's list is forgotten so long after it was last told: four times its rhythm.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(2);
 
+/// One that told this recently is there: a little more than its rhythm.
+const FRESH: Duration = Duration::from_millis(600);
+
 /// One agent, as the manager that holds its session tells of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Heard {
@@ -55,11 +58,6 @@ impl Roll {
         silent.map(|(manager, list)| (manager, list.agents.into_keys().collect())).collect()
     }
 
-    /// Whether this manager told of itself lately.
-    pub(super) fn has(&self, manager: NodeId) -> bool {
-        self.0.contains_key(&manager)
-    }
-
     /// Which manager holds a node's session: the one with the newest sign of life.
     pub(super) fn holder(&self, node: NodeId) -> Option<NodeId> {
         let of = |(manager, list): (&NodeId, &List)| Some((*list.agents.get(&node)?, *manager));
@@ -69,6 +67,15 @@ impl Roll {
     /// Whether the agents of all lists have a mesh that is right up to this revision.
     pub(super) fn have_applied(&self, revision: u64) -> bool {
         self.0.values().all(|list| list.lowest >= revision)
+    }
+
+    /// The agents of all lists with their last signs of life, and whether they have their manager still: it
+    /// told lately, or it is their own, and lost with them.
+    pub(super) fn agents(&self, now: Instant) -> impl Iterator<Item = (NodeId, Instant, bool)> + '_ {
+        self.0.iter().flat_map(move |(manager, list)| {
+            let is_fresh = list.told_at + FRESH > now;
+            list.agents.iter().map(move |(node, at)| (*node, *at, is_fresh || node == manager))
+        })
     }
 
     /// The agents of all lists, each list from this node on and around.
@@ -108,6 +115,6 @@ mod tests {
         assert!(roll.have_applied(8));
         assert_eq!(roll.forget_silent(ms(1_999)), []);
         assert_eq!(roll.forget_silent(ms(2_000)), [(id(2), vec![id(12)])]);
-        assert_eq!((roll.has(id(1)), roll.has(id(2)), roll.holder(id(12))), (true, false, Some(id(1))));
+        assert_eq!(roll.holder(id(12)), Some(id(1)));
     }
 }

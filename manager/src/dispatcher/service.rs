@@ -125,7 +125,8 @@ impl Dispatcher for DispatcherService {
         let node = self.node(&request).await?;
         let shared = &self.0;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
-        let status = NodeStatus { state: NodeState::Down, message: LEFT.to_owned(), addr };
+        let status =
+            NodeStatus { state: NodeState::Down, message: LEFT.to_owned(), addr, ..NodeStatus::default() };
         store_status(shared, node, status).await?;
         Ok(Response::new(wire::LeaveResponse {}))
     }
@@ -142,7 +143,11 @@ impl Dispatcher for DispatcherService {
             view.node(node).map(|stored| stored.status.clone()).filter(|now| now.state == NodeState::Ready);
         if let Some(now) = stored {
             let status = match request.into_inner().reason() {
-                Reason::Restart => NodeStatus { message: RESTARTING.to_owned(), ..now },
+                Reason::Restart => NodeStatus {
+                    message: RESTARTING.to_owned(),
+                    restarting_since: Timestamp((shared.clock)()),
+                    ..now
+                },
                 Reason::Shutdown => {
                     NodeStatus { state: NodeState::Down, message: SHUTTING_DOWN.to_owned(), ..now }
                 }

@@ -171,7 +171,7 @@ async fn revive(shared: &Shared, node: NodeId, addr: &str) {
     if is_as_thought {
         return;
     }
-    let status = NodeStatus { state: NodeState::Ready, message: String::new(), addr: addr.to_owned() };
+    let status = NodeStatus { state: NodeState::Ready, addr: addr.to_owned(), ..NodeStatus::default() };
     let changes = vec![Change::NodeStatus(node, status)];
     let proposal = Proposal { changes, now: Timestamp((shared.clock)()), ..Proposal::default() };
     if let Err(error) = shared.raft.propose(proposal.encode()).await {
@@ -256,7 +256,7 @@ pub(super) async fn describe(
         proposal.changes.push(Change::PutNode(Arc::new(new)));
     }
     if let Some(addr) = addr {
-        let status = NodeStatus { state: NodeState::Ready, message: String::new(), addr };
+        let status = NodeStatus { state: NodeState::Ready, addr, ..NodeStatus::default() };
         if stored.status != status {
             proposal.changes.push(Change::NodeStatus(node, status));
         }

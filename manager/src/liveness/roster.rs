@@ -78,8 +78,8 @@ pub(crate) fn reconnect_spread(n_agents: usize) -> Duration {
 pub(crate) enum Stored {
     /// It is to be heard.
     Expected,
-    /// Its daemon said that it restarts.
-    Restarting,
+    /// Its daemon said that it restarts, so long ago.
+    Restarting(Duration),
 }
 
 #[derive(Debug)]
@@ -90,9 +90,16 @@ struct Expected {
     broken: Option<Instant>,
     is_suspect: bool,
     probed: Option<Instant>,
-    /// When its host last answered, while it restarts.
-    restarting: Option<Instant>,
+    restarting: Option<Restarting>,
     given_up: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Restarting {
+    /// When its host last answered.
+    host: Instant,
+    /// Its time is up then, whoever leads meanwhile.
+    until: Instant,
 }
 
 impl Expected {
@@ -105,7 +112,7 @@ impl Expected {
         let silent = self.since + limits.down_after;
         match self.restarting {
             None => silent,
-            Some(host) => (host + limits.down_after).min(self.since + RESTART_GRACE).max(silent),
+            Some(Restarting { host, until }) => (host + limits.down_after).min(until).max(silent),
         }
     }
 }
@@ -134,16 +141,23 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    /// A leader begins: each of these nodes must be heard within the reconnect window.
+    /// A leader begins: each of these nodes must be heard within the reconnect window, but for those that
+    /// have not lost their manager (`settled`, with their last signs of life): for them nothing changes.
     pub(crate) fn begin(
         limits: Limits,
         stored: impl IntoIterator<Item = (NodeId, Stored)>,
+        settled: impl IntoIterator<Item = (NodeId, Instant)>,
         now: Instant,
     ) -> Self {
         let mut roster = Self { limits, nodes: BTreeMap::new(), turned: BTreeMap::new(), hold_until: None };
         roster.sync(limits, stored, now);
         let all: Vec<NodeId> = roster.nodes.keys().copied().collect();
         roster.excuse(all, now);
+        for (node, at) in settled {
+            if let Some(expected) = roster.nodes.get_mut(&node) {
+                expected.since = at.min(now);
+            }
+        }
         roster
     }
 
@@ -170,7 +184,11 @@ impl Roster {
             });
             expected.restarting = match stored {
                 Stored::Expected => None,
-                Stored::Restarting => Some(expected.restarting.unwrap_or(now)),
+                Stored::Restarting(ago) => Some(
+                    expected
+                        .restarting
+                        .unwrap_or(Restarting { host: now, until: now + RESTART_GRACE.saturating_sub(ago) }),
+                ),
             };
             self.nodes.insert(id, expected);
         }
@@ -190,8 +208,8 @@ impl Roster {
     /// The host of a node that restarts answered, though its daemon did not.
     pub(crate) fn host_alive(&mut self, node: NodeId, at: Instant) {
         let restarting = self.nodes.get_mut(&node).and_then(|expected| expected.restarting.as_mut());
-        if let Some(host) = restarting {
-            *host = at.max(*host);
+        if let Some(restarting) = restarting {
+            restarting.host = at.max(restarting.host);
         }
     }
 

@@ -40,7 +40,7 @@ impl Play {
     fn beginning(n: u64) -> Self {
         let now = Instant::now();
         let stored: BTreeMap<_, _> = (1..=n).map(|id| (node(id), Stored::Expected)).collect();
-        let roster = Roster::begin(Limits::default(), stored.clone(), now);
+        let roster = Roster::begin(Limits::default(), stored.clone(), [], now);
         Self { start: now, now, roster, stored, down: Vec::new(), probed: Vec::new(), n_steps: 0 }
     }
 
@@ -155,6 +155,30 @@ fn a_new_leader_waits_for_the_fleet() {
 }
 
 #[test]
+fn a_new_leader_grants_no_time_to_those_who_kept_their_manager() {
+    let mut play = Play::beginning(2);
+    let stored = play.stored.clone();
+    // The first one is with another manager, and gave its last sign of life 1.2 s ago.
+    let settled = [(node(1), play.now.checked_sub(ms(1_200)).unwrap())];
+    play.roster = Roster::begin(Limits::default(), stored, settled, play.now);
+    play.until(4_000);
+    assert_eq!(play.down, [(node(1), 1_800), (node(2), 3_000)]);
+    assert!(play.probed.iter().any(|(id, at)| (*id, *at) == (node(1), 550)), "{:?}", play.probed);
+}
+
+#[test]
+fn a_new_leader_does_not_prolong_a_restart() {
+    let mut play = Play::of(2);
+    play.stored.insert(node(1), Stored::Restarting(ms(50_000)));
+    for at in (500..=14_000).step_by(500) {
+        play.until(at);
+        play.roster.host_alive(node(1), play.now);
+        play.roster.alive(node(2), play.now);
+    }
+    assert_eq!(play.down, [(node(1), 10_000)]);
+}
+
+#[test]
 fn agents_of_a_lost_manager_get_time_to_find_another() {
     let mut play = Play::of(5);
     play.beats_but(&[1, 2, 3], 2_000);
@@ -214,7 +238,7 @@ fn a_hold_goes_on_with_each_new_suspect_and_ends_when_nobody_is_one() {
 fn a_daemon_that_restarts_has_a_minute_while_its_host_answers() {
     let mut play = Play::of(5);
     for n in 1..=3 {
-        play.stored.insert(node(n), Stored::Restarting);
+        play.stored.insert(node(n), Stored::Restarting(Duration::ZERO));
     }
     // The first one's host answers, the second one's does not; the third is back.
     let mut at = 0;
@@ -244,7 +268,7 @@ fn a_leader_that_hung_gives_everybody_time() {
 
 #[test]
 fn who_could_not_be_recorded_as_down_comes_again() {
-    let mut roster = Roster::begin(Limits::default(), [(node(1), Stored::Expected)], Instant::now());
+    let mut roster = Roster::begin(Limits::default(), [(node(1), Stored::Expected)], [], Instant::now());
     let at = Instant::now() + ms(5_000);
     assert_eq!(roster.step(at).down, [node(1)]);
     let step = roster.step(at + ms(10));

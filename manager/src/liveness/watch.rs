@@ -12,18 +12,19 @@ use tokio::time::Instant;
 use super::{HELD, probe::Probes, roster::Limits};
 use crate::dispatcher::Shared;
 
-/// A timer that fires later than this says that we hung, not that the nodes did.
+/// Running again later than this after it was due says that we hung, not that the nodes did.
 const LATE: Duration = Duration::from_millis(500);
 
 /// Runs until it is dropped.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     let liveness = &shared.liveness;
-    liveness.begin(&shared.machine.view());
+    let time = || Timestamp((shared.clock)());
+    liveness.begin(&shared.machine.view(), time(), shared.hub.settled());
     let mut probes = Probes::new(shared.clone());
     let mut held_until = None;
     loop {
         let view = shared.machine.view();
-        let Some((step, hold)) = liveness.step(&view) else { return };
+        let Some((step, hold)) = liveness.step(&view, time()) else { return };
         if held_until != hold {
             say_held(held_until, hold);
             held_until = hold;
@@ -37,14 +38,16 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         if !step.down.is_empty() {
             record(&shared, down_changes(&view, &step.down)).await;
         }
+        // Recording may have taken its time.
+        let due = step.next.max(Instant::now());
         tokio::select! {
             () = liveness.changed.notified() => {}
-            () = tokio::time::sleep_until(step.next) => {
-                if step.next + LATE < Instant::now() {
-                    tracing::warn!("this manager did not run for a while; every node gets its full time again");
-                    liveness.grant_all();
-                }
-            }
+            () = tokio::time::sleep_until(due) => {}
+        }
+        // Whatever woke it: after a freeze, sessions that broke meanwhile are news as well.
+        if due + LATE < Instant::now() {
+            tracing::warn!("this manager did not run for a while; every node gets its full time again");
+            liveness.grant_all();
         }
     }
 }
@@ -60,12 +63,13 @@ fn say_held(before: Option<Instant>, now: Option<Instant>) {
     }
 }
 
-/// What is not recorded now comes again.
+/// What is not recorded now comes again. Only as the leader: what one that was frozen thinks of the nodes
+/// is nothing for the next leader to write.
 async fn record(shared: &Shared, changes: Vec<Change>) {
     for chunk in changes.chunks(CHANGES_MAX) {
         let now = Timestamp((shared.clock)());
         let proposal = Proposal { changes: chunk.to_vec(), now, ..Proposal::default() };
-        if let Err(error) = shared.raft.propose(proposal.encode()).await {
+        if let Err(error) = shared.raft.propose_as_leader(proposal.encode()).await {
             tracing::warn!(err = %error, "could not record the state of silent nodes; trying again");
             return;
         }
@@ -79,7 +83,7 @@ fn down_changes(view: &View, lost: &[NodeId]) -> Vec<Change> {
         .map(|node| {
             tracing::warn!(node.id = %node.id, "node is down: no sign of life for {down_after:?}");
             let message = "heartbeat failure".to_owned();
-            let status = NodeStatus { state: NodeState::Down, message, addr: node.status.addr.clone() };
+            let status = NodeStatus { state: NodeState::Down, message, ..node.status.clone() };
             Change::NodeStatus(node.id, status)
         })
         .collect()

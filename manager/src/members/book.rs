@@ -2,7 +2,7 @@
 //! member needs whose state is behind, as after a restart or when it is new.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -49,6 +49,8 @@ pub(crate) struct Book {
     stored: ArcSwap<Entries>,
     /// What the file or a manager said; of no weight any more once the state has caught up.
     told: ArcSwap<Entries>,
+    /// What the file holds.
+    filed: Mutex<Entries>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
@@ -60,6 +62,7 @@ impl Book {
         Arc::new(Self {
             path,
             stored: ArcSwap::default(),
+            filed: Mutex::new(told.clone()),
             told: ArcSwap::from_pointee(told),
             heard: Mutex::default(),
         })
@@ -87,21 +90,34 @@ impl Book {
         };
         let entries: Entries = peers.iter().filter_map(entry).collect();
         write(&self.path, &entries);
+        self.filed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&entries);
         self.told.store(Arc::new(entries));
     }
 
     /// Takes over the applied state. From when it has caught up it alone counts, and is what the file holds.
     pub(crate) fn follow(&self, view: &View, caught_up: bool) {
         let stored = members(view);
+        self.know(stored.values().map(|entry| entry.node).collect());
         if caught_up && view.cluster().is_some() {
-            if stored != **self.told.load() {
+            let mut filed = self.filed.lock().unwrap_or_else(PoisonError::into_inner);
+            if stored != *filed {
                 write(&self.path, &stored);
+                filed.clone_from(&stored);
             }
             // Emptied: nobody is introduced to a member that knows for itself.
             self.told.store(Arc::default());
         }
         if stored != **self.stored.load() {
             self.stored.store(Arc::new(stored));
+        }
+    }
+
+    /// Members that are new to this one count as heard for now; those that are none any more are forgotten.
+    fn know(&self, members: BTreeSet<NodeId>) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|node, _| members.contains(node));
+        for node in members {
+            heard.entry(node).or_insert_with(Instant::now);
         }
     }
 
@@ -116,7 +132,7 @@ impl Book {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, Instant::now());
     }
 
-    /// When a member last called this one.
+    /// When a member last called this one, or when this one learnt of it; `None` of what is no member.
     pub(crate) fn last_heard(&self, node: NodeId) -> Option<Instant> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
     }
@@ -200,6 +216,9 @@ mod tests {
         book.follow(&view(&[(1, 1, "a:1"), (3, 3, "c:1")]), true);
         assert_eq!((book.addr(2), book.addr(3).as_deref()), (None, Some("c:1")));
         assert!(!book.is_introduced(NodeId(Id(2))), "it is not in the state, which is whole");
+
+        assert!(book.last_heard(NodeId(Id(3))).is_some(), "it has had no time to call yet");
+        assert!(book.last_heard(NodeId(Id(2))).is_none());
 
         let again = Book::open(dir.path());
         assert_eq!((again.addr(1).as_deref(), again.addr(3).as_deref()), (Some("a:1"), Some("c:1")));

@@ -129,8 +129,8 @@ impl Members for MembersService {
             let spec = NodeSpec { role: Role::Worker, ..node.spec.clone() };
             let guard = Guard { kind: GuardKind::Node, id: node.id.0, version: node.meta.version };
             let new = Node { spec, ..(**node).clone() };
-            let message = LEFT.to_owned();
-            let status = NodeStatus { state: NodeState::Down, message, addr: node.status.addr.clone() };
+            let status =
+                NodeStatus { state: NodeState::Down, message: LEFT.to_owned(), ..node.status.clone() };
             let changes = vec![Change::PutNode(Arc::new(new)), Change::NodeStatus(node.id, status)];
             match shared.write(vec![guard], changes).await {
                 Ok(()) => break,

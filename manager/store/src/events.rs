@@ -30,8 +30,6 @@ pub struct Dirty {
     pub tasks: BTreeSet<TaskId>,
     /// These nodes.
     pub nodes: BTreeSet<NodeId>,
-    /// Nodes whose set of tasks changed.
-    pub nodes_of_tasks: BTreeSet<NodeId>,
 }
 
 impl Dirty {
@@ -44,11 +42,7 @@ impl Dirty {
     /// Whether there is nothing to look at.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.all
-            && self.services.is_empty()
-            && self.tasks.is_empty()
-            && self.nodes.is_empty()
-            && self.nodes_of_tasks.is_empty()
+        !self.all && self.services.is_empty() && self.tasks.is_empty() && self.nodes.is_empty()
     }
 
     /// Marks one object.
@@ -57,10 +51,9 @@ impl Dirty {
             ObjectRef::Service(id) => {
                 self.services.insert(id);
             }
-            ObjectRef::Task(id, service, node) => {
+            ObjectRef::Task(id, service, _) => {
                 self.tasks.insert(id);
                 self.services.insert(service);
-                self.nodes_of_tasks.extend(node);
             }
             ObjectRef::Node(id) => {
                 self.nodes.insert(id);
@@ -70,12 +63,15 @@ impl Dirty {
         }
     }
 
-    /// Adds what another one has.
+    /// Adds what another one has. Beside everything, single objects are not kept: a member that does not
+    /// lead marks for as long as it lives.
     pub fn merge(&mut self, other: Self) {
-        self.all |= other.all;
+        if self.all || other.all {
+            *self = Self::everything();
+            return;
+        }
         self.services.extend(other.services);
         self.tasks.extend(other.tasks);
         self.nodes.extend(other.nodes);
-        self.nodes_of_tasks.extend(other.nodes_of_tasks);
     }
 }
