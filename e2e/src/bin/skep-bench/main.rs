@@ -8,6 +8,7 @@ mod one;
 mod ours;
 mod peer;
 mod quiet;
+mod soak;
 mod steps;
 mod swarm;
 mod table;
@@ -18,7 +19,8 @@ use anyhow::{Context as _, bail};
 
 const USAGE: &str = "usage: skep-bench [one] [--rounds N]
        skep-bench five [--engine embedded|docker]... [--peer dockerd] [--rounds N] [--failovers N]
-       skep-bench quiet [--minutes N] [--spin N]";
+       skep-bench quiet [--minutes N] [--spin N]
+       skep-bench soak [--minutes N] [--seed N] [--engine embedded|docker]";
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +36,10 @@ fn main() -> anyhow::Result<()> {
             let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
             quiet::run(flags.number("--minutes", 10)?, flags.number("--spin", cores)?)
         }
+        "soak" => {
+            let engine = flags.values("--engine").last().map_or("embedded", String::as_str);
+            soak::run(flags.number("--minutes", 10)?, flags.number("--seed", 1)?, engine)
+        }
         other => bail!("{other} is no command\n{USAGE}"),
     }
 }
@@ -46,7 +52,7 @@ impl Flags {
         let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in args.chunks(2) {
             let [flag, value] = pair else { bail!("{} has no value\n{USAGE}", pair.concat()) };
-            let known = ["--rounds", "--failovers", "--minutes", "--spin", "--engine", "--peer"];
+            let known = ["--rounds", "--failovers", "--minutes", "--spin", "--seed", "--engine", "--peer"];
             if !known.contains(&flag.as_str()) {
                 bail!("{flag} is no flag\n{USAGE}");
             }
