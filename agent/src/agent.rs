@@ -36,6 +36,9 @@ const COMMANDS_MAX: usize = 64;
 /// How long the last statuses may take to reach the manager when the daemon stops.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
+/// The files of the Docker Engine's sandboxes, below the state directory.
+const SANDBOXES_DIR: &str = "sandboxes";
+
 /// What an agent is started with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -126,9 +129,10 @@ impl Agent {
         let engine: Arc<dyn Engine> = match engine {
             TaskEngine::Embedded(engine) => Arc::new(Embedded::new(engine, config.api_socket.clone())),
             TaskEngine::Docker(engine) => {
-                let swept = engine.sweep(&config.identity.node_id()).await;
-                swept.map_err(|e| AgentError::Engine(chain(&e)))?;
-                Arc::new(engine.with_api_socket(config.api_socket.clone()))
+                let dir = config.state_dir.join(SANDBOXES_DIR);
+                let engine = engine.of_node(&config.identity.node_id(), dir, config.api_socket.clone());
+                engine.sweep().await.map_err(|e| AgentError::Engine(chain(&e)))?;
+                Arc::new(engine)
             }
         };
         let parts = Parts { engine, network: Arc::new(network) };
@@ -189,6 +193,8 @@ impl Agent {
         let (applied, has_ingress) = (host.mesh_applied.clone(), host.has_ingress.clone());
         parts.spawn(mesh::keep(Arc::clone(&host.network), newest, applied, has_ingress));
         parts.spawn(Arc::clone(&host.records).keep());
+        let engine = Arc::clone(&host.engine);
+        parts.spawn(async move { engine.keep().await });
         parts.spawn(session.run(closing.subscribe()));
         let parts = Mutex::new(parts);
         Ok(Self(Arc::new(Inner { host, board, ties, identity, commands, closing, parts })))
@@ -226,6 +232,9 @@ impl Agent {
             let _ended_already = ended.await;
         }
         self.end_parts().await;
+        if let Err(e) = agent.host.engine.leave().await {
+            tracing::error!(err = chain(&e), "what the engine kept for tasks to come cannot be removed");
+        }
         if let Err(e) = agent.host.network.teardown().await {
             tracing::error!(err = chain(&e), "the mesh cannot be taken down");
         }

@@ -5,6 +5,7 @@
 //! Docker gives its own ids, so ours is a label, and what Docker calls a container is looked up by it.
 
 mod logs;
+mod pause;
 mod pull;
 mod sandbox;
 mod translate;
@@ -20,37 +21,44 @@ use async_trait::async_trait;
 use bollard::{
     Docker,
     errors::Error,
-    models::{ContainerInspectResponse, ContainerStateStatusEnum, LocalNodeState},
+    models::{
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummaryStateEnum,
+        LocalNodeState,
+    },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
         ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-        WaitContainerOptions,
+        UploadToContainerOptionsBuilder, WaitContainerOptions,
     },
 };
 use futures::{
-    StreamExt,
-    future::{BoxFuture, try_join_all},
-    stream::BoxStream,
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
 };
 use skep_api::Secret;
 
 use crate::{
     engine::{
         Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, NewContainer,
-        NewSandbox,
+        NewSandbox, Sandbox,
     },
     task::container::NODE_ID_LABEL,
 };
+use sandbox::Sandboxes;
+use translate::Translated;
 
 /// The label that holds our id of a task's container.
 const ID_LABEL: &str = "skep.id";
-/// The label that holds our id of the container whose sandbox this is.
-const SANDBOX_LABEL: &str = "skep.sandbox";
+/// The label that every sandbox has, and no other container.
+pub const SANDBOX_LABEL: &str = "skep.sandbox";
 
 /// The longest that Docker may take to begin its answer: a container's start on a busy machine takes seconds.
 const ANSWER_MAX_S: u64 = 120;
 /// The longest that it may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(5);
+/// Containers that are looked at at the same time when a daemon takes up what an earlier one left.
+const INSPECTS_MAX: usize = 8;
 /// How long to wait before a Docker Engine that does not answer is asked again for a container's end.
 const AWAY_RETRY: Duration = Duration::from_millis(500);
 
@@ -61,6 +69,7 @@ pub struct DockerEngine {
     socket: PathBuf,
     /// What a task that asks for Docker's socket gets.
     api_socket: PathBuf,
+    sandboxes: Arc<Sandboxes>,
     about: Arc<About>,
     /// What Docker calls the containers that it made or showed for us, by our id.
     names: Arc<Mutex<BTreeMap<String, String>>>,
@@ -93,6 +102,15 @@ pub struct DockerError {
     /// Why.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A container in a list.
+struct Labelled {
+    /// What Docker calls it.
+    id: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    state: Option<ContainerSummaryStateEnum>,
 }
 
 impl DockerEngine {
@@ -128,14 +146,17 @@ impl DockerEngine {
             docker,
             socket: socket.to_owned(),
             api_socket: PathBuf::new(),
+            sandboxes: Arc::new(Sandboxes::new("", PathBuf::new())),
             about: Arc::new(about),
             names: Arc::default(),
         })
     }
 
-    /// Names the socket that a task gets for Docker's.
-    pub(crate) fn with_api_socket(mut self, api_socket: PathBuf) -> Self {
+    /// For the tasks of a node: `dir` is for the files of their sandboxes, `api_socket` what one gets that asks
+    /// for Docker's.
+    pub(crate) fn of_node(mut self, node_id: &str, dir: PathBuf, api_socket: PathBuf) -> Self {
         self.api_socket = api_socket;
+        self.sandboxes = Arc::new(Sandboxes::new(node_id, dir));
         self
     }
 
@@ -192,33 +213,27 @@ impl DockerEngine {
         Ok(())
     }
 
-    /// Removes the sandboxes of this node that no task's container uses: what a crash in between left.
-    pub(crate) async fn sweep(&self, node_id: &str) -> Result<(), EngineError> {
-        let used: Vec<String> = self.list().await?.into_iter().map(|container| container.id).collect();
-        let ours = [SANDBOX_LABEL.to_owned(), of_node(node_id)];
-        for (docker_id, labels) in self.labelled(&ours).await.map_err(failed)? {
-            if labels.get(SANDBOX_LABEL).is_some_and(|id| !used.contains(id)) {
-                self.force_remove(&docker_id).await.map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
     fn away(&self, error: Error) -> DockerError {
         DockerError { socket: self.socket.clone(), source: error.into() }
     }
 
     async fn ids(&self, labels: &[String]) -> Result<Vec<String>, Error> {
-        Ok(self.labelled(labels).await?.into_iter().map(|(id, _)| id).collect())
+        Ok(self.labelled(labels).await?.into_iter().map(|found| found.id).collect())
     }
 
-    /// All containers with the labels: what Docker calls them, and all their labels.
-    async fn labelled(&self, labels: &[String]) -> Result<Vec<(String, BTreeMap<String, String>)>, Error> {
+    /// All containers with the labels.
+    async fn labelled(&self, labels: &[String]) -> Result<Vec<Labelled>, Error> {
         let filters = [("label", labels.to_vec())].into();
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let found = self.docker.list_containers(Some(options)).await?;
         let one = |summary: bollard::models::ContainerSummary| {
-            Some((summary.id?, summary.labels.unwrap_or_default().into_iter().collect()))
+            let name = summary.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
+            Some(Labelled {
+                id: summary.id?,
+                name: name.trim_start_matches('/').to_owned(),
+                labels: summary.labels.unwrap_or_default().into_iter().collect(),
+                state: summary.state,
+            })
         };
         Ok(found.into_iter().filter_map(one).collect())
     }
@@ -255,25 +270,42 @@ impl DockerEngine {
         }
     }
 
+    /// What Docker calls the container that it made.
+    async fn try_create(
+        &self,
+        name: &str,
+        body: ContainerCreateBody,
+        links: &BTreeMap<String, String>,
+    ) -> Result<String, EngineError> {
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let made = self.docker.create_container(Some(options), body).await.map_err(failed)?;
+        if !links.is_empty() {
+            let archive = translate::archive(links).map_err(|e| EngineError::Failed(e.into()))?;
+            let options = UploadToContainerOptionsBuilder::new().path("/").build();
+            let body = bollard::body_full(archive.into());
+            self.docker.upload_to_container(&made.id, Some(options), body).await.map_err(failed)?;
+        }
+        Ok(made.id)
+    }
+
     /// Waits for the container's end, also across a restart of the Docker Engine.
     async fn ended(self, id: String) -> Result<Exit, EngineError> {
         let name = self.name(&id);
         loop {
+            // An exit code that is not zero comes as an error, too: the look tells.
+            let waited = self.docker.wait_container(&name, None::<WaitContainerOptions>).boxed().next().await;
             match self.inspect(&name).await {
                 Ok(None) => return Err(EngineError::Failed(format!("No such container: {name}").into())),
                 Ok(Some(about)) => {
                     if let ContainerState::Exited(exit) = state(&about) {
                         return Ok(exit);
                     }
-                    let mut waiting = self.docker.wait_container(&name, None::<WaitContainerOptions>).boxed();
-                    // An exit code that is not zero comes as an error, too: the next look tells.
-                    if let Some(Err(Error::DockerContainerWaitError { .. }) | Ok(_)) = waiting.next().await {
-                        continue;
-                    }
                 }
                 Err(e) => tracing::debug!(err = %e, "the Docker Engine does not answer; asking again"),
             }
-            tokio::time::sleep(AWAY_RETRY).await;
+            if !matches!(waited, Some(Ok(_) | Err(Error::DockerContainerWaitError { .. }))) {
+                tokio::time::sleep(AWAY_RETRY).await;
+            }
         }
     }
 }
@@ -345,29 +377,52 @@ impl Engine for DockerEngine {
         pull::pull(&self.docker, image, auth).await
     }
 
-    async fn sandbox(&self, sandbox: NewSandbox) -> Result<Option<u32>, EngineError> {
+    async fn sandbox(&self, sandbox: NewSandbox) -> Result<Option<Sandbox>, EngineError> {
+        self.sandboxes.asked();
         self.make_sandbox(sandbox).await.map(Some)
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError> {
-        self.force_remove(&sandbox::name(id)).await.map_err(failed)
+        self.sandboxes.asked();
+        self.drop_sandbox(id).await.map_err(failed)
+    }
+
+    async fn keep(&self) {
+        self.keep_spares().await;
+    }
+
+    async fn leave(&self) -> Result<(), EngineError> {
+        // All that is there of this node: its tasks have ended.
+        self.remove_tasks(self.sandboxes.node_id()).await.map_err(|e| EngineError::Failed(e.into()))
     }
 
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {
+        self.sandboxes.asked();
         let id = container.id.clone();
         self.write_files(&container).await?;
-        let (name, body) = translate::container(container, &self.api_socket);
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let made = self.docker.create_container(Some(options), body).await.map_err(failed)?;
-        self.set_name(&id, Some(made.id));
+        let Translated { name, body, links } = translate::container(container, &self.api_socket);
+        let made = self.try_create(&name, body, &links).await;
+        if made.is_err() {
+            // Docker may have made it all the same, and nobody else would know of it.
+            self.force_remove(&name).await.unwrap_or_else(|e| {
+                tracing::debug!(container = name, err = %e, "what may be there of a container is left");
+            });
+        }
+        self.set_name(&id, Some(made?));
         Ok(())
     }
 
     async fn start(&self, id: &str) -> Result<u32, EngineError> {
+        self.sandboxes.asked();
         let name = self.name(id);
-        self.docker.start_container(&name, None::<StartContainerOptions>).await.map_err(failed)?;
-        let about = self.inspect(&name).await.map_err(failed)?;
-        Ok(about.as_ref().map_or(0, pid))
+        let started = self.docker.start_container(&name, None::<StartContainerOptions>).await;
+        let about = self.inspect(&name).await;
+        let pid = about.ok().flatten().as_ref().map_or(0, pid);
+        match started {
+            // Docker said no, or the connection broke and it had not begun.
+            Err(e) if pid == 0 => Err(failed(e)),
+            Ok(()) | Err(_) => Ok(pid),
+        }
     }
 
     fn wait(&self, id: &str) -> BoxFuture<'static, Result<Exit, EngineError>> {
@@ -380,20 +435,21 @@ impl Engine for DockerEngine {
     }
 
     async fn remove(&self, id: &str) -> Result<(), EngineError> {
+        self.sandboxes.asked();
         self.force_remove(&self.name(id)).await.map_err(failed)?;
         self.set_name(id, None);
-        self.force_remove(&sandbox::name(id)).await.map_err(failed)
+        self.drop_sandbox(id).await.map_err(failed)
     }
 
     async fn list(&self) -> Result<Vec<Container>, EngineError> {
         let found = self.labelled(&[ID_LABEL.to_owned()]).await.map_err(failed)?;
-        let looking = found.into_iter().map(|(docker_id, labels)| async move {
+        let looking = found.into_iter().map(|Labelled { id: docker_id, labels, .. }| async move {
             let Some(about) = self.inspect(&docker_id).await? else { return Ok(None) };
             let id = labels.get(ID_LABEL).cloned().unwrap_or_default();
             self.set_name(&id, Some(docker_id));
             Ok(Some(Container { id, labels, state: state(&about) }))
         });
-        let all = try_join_all(looking).await.map_err(failed)?;
+        let all: Vec<_> = stream::iter(looking).buffered(INSPECTS_MAX).try_collect().await.map_err(failed)?;
         Ok(all.into_iter().flatten().collect())
     }
 

@@ -15,9 +15,12 @@ use skep_runtime::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::engine::{
-    Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, Mount, MountKind,
-    NewContainer, Ulimit, chain,
+use crate::{
+    api_socket,
+    engine::{
+        Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, Mount, MountKind,
+        NewContainer, Ulimit, chain,
+    },
 };
 
 /// The embedded engine.
@@ -111,10 +114,7 @@ impl Engine for Embedded {
     }
 }
 
-/// Where a container finds the directory of the API socket.
-const API_DIR: &str = "/run/skep-engine";
-
-fn spec(container: NewContainer, api_socket: &Path) -> ContainerSpec {
+fn spec(container: NewContainer, api_path: &Path) -> ContainerSpec {
     let amount = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let default = LogConfig::default();
     ContainerSpec {
@@ -129,8 +129,8 @@ fn spec(container: NewContainer, api_socket: &Path) -> ContainerSpec {
         hostname: container.hostname,
         hosts: container.hosts,
         resolv_conf: container.resolv_conf,
-        links: links(&container.mounts, api_socket),
-        mounts: mounts(container.mounts, api_socket),
+        links: api_socket::links(&container.mounts, api_path),
+        mounts: mounts(container.mounts, api_path),
         read_only_root: container.read_only_root,
         limits: skep_runtime::Limits {
             memory_bytes: amount(container.limits.memory_bytes),
@@ -155,26 +155,18 @@ fn ulimit(limit: Ulimit) -> skep_runtime::Ulimit {
     skep_runtime::Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard }
 }
 
-/// A daemon that starts anew makes a new socket, and a mount of the old one would stay on that. So the
-/// directory is mounted, and what was asked for is a link into it.
-fn links(mounts: &[Mount], api_socket: &Path) -> BTreeMap<String, String> {
-    let name = api_socket.file_name().unwrap_or_default().to_string_lossy();
-    let of_socket = mounts.iter().filter(|mount| mount.kind == MountKind::ApiSocket);
-    of_socket.map(|mount| (mount.target.clone(), format!("{API_DIR}/{name}"))).collect()
-}
-
-fn mounts(mounts: Vec<Mount>, api_socket: &Path) -> Vec<skep_runtime::Mount> {
+fn mounts(mounts: Vec<Mount>, api_path: &Path) -> Vec<skep_runtime::Mount> {
     let mut made: Vec<skep_runtime::Mount> = Vec::with_capacity(mounts.len());
-    for mount in mounts.into_iter().map(|own| one_mount(own, api_socket)) {
+    for mount in mounts.into_iter().map(|own| one_mount(own, api_path)) {
         // Its directory is mounted once, whatever the number of links into it.
-        if mount.target != API_DIR || !made.iter().any(|other| other.target == API_DIR) {
+        if mount.target != api_socket::DIR || !made.iter().any(|other| other.target == api_socket::DIR) {
             made.push(mount);
         }
     }
     made
 }
 
-fn one_mount(mount: Mount, api_socket: &Path) -> skep_runtime::Mount {
+fn one_mount(mount: Mount, api_path: &Path) -> skep_runtime::Mount {
     let bare = skep_runtime::Mount {
         kind: skep_runtime::MountKind::Bind,
         source: None,
@@ -200,10 +192,9 @@ fn one_mount(mount: Mount, api_socket: &Path) -> skep_runtime::Mount {
             tmpfs_mode: mode,
             ..bare
         },
-        // Nothing is written through a directory that holds a socket alone.
         MountKind::ApiSocket => skep_runtime::Mount {
-            source: api_socket.parent().map(|dir| dir.to_string_lossy().into_owned()),
-            target: API_DIR.to_owned(),
+            source: Some(api_socket::source(api_path)),
+            target: api_socket::DIR.to_owned(),
             read_only: true,
             ..bare
         },

@@ -18,8 +18,8 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
     /// `X-Registry-Auth` header, empty for none. Dropped, it stops. Calls for the same image share one pull.
     async fn pull(&self, image: &str, auth: &Secret) -> Result<(), EngineError>;
     /// Where an engine makes the network namespaces of tasks itself: makes the one of this task, or finds it
-    /// again. A process in it, for the network to wire; `None`: the namespace is the network's to make.
-    async fn sandbox(&self, _sandbox: NewSandbox) -> Result<Option<u32>, EngineError> {
+    /// again, for the network to wire; `None`: the namespace is the network's to make.
+    async fn sandbox(&self, _sandbox: NewSandbox) -> Result<Option<Sandbox>, EngineError> {
         Ok(None)
     }
     /// Takes away what [`Engine::sandbox`] made for the container. One that is not there is no error.
@@ -40,6 +40,12 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
     async fn list(&self) -> Result<Vec<Container>, EngineError>;
     /// A container's output; ends with the log, or with the container when followed.
     async fn logs(&self, id: &str, window: LogWindow) -> Result<BoxStream<'static, LogLine>, EngineError>;
+    /// What the engine does of its own accord while the agent runs; dropped, it stops.
+    async fn keep(&self) {}
+    /// Takes away what [`Engine::keep`] made and no task has.
+    async fn leave(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Under which id the engine's own clients see a container that was made.
     fn shown_id(&self, id: &str) -> String {
         id.to_owned()
@@ -80,8 +86,17 @@ pub(crate) struct Exit {
 pub(crate) struct NewSandbox {
     /// Of the container that will join it.
     pub(crate) id: String,
+    /// `None`: any that no other has.
+    pub(crate) hostname: Option<String>,
+}
+
+/// A network namespace that an engine made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    /// A process in it.
+    pub(crate) pid: u32,
+    /// What the container will be called in it.
     pub(crate) hostname: String,
-    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// A container to be made.

@@ -6,6 +6,7 @@
 //! whatever happens to this daemon; tasks run on while managers, or the daemon itself, are away.
 
 mod agent;
+mod api_socket;
 mod assignment;
 mod board;
 mod docker;
@@ -25,7 +26,7 @@ mod task;
 mod worker;
 
 pub use agent::{Agent, AgentError, Config, StopReason, TaskEngine};
-pub use docker::{About as DockerAbout, DockerEngine, DockerError, OtherSwarm};
+pub use docker::{About as DockerAbout, DockerEngine, DockerError, OtherSwarm, SANDBOX_LABEL};
 pub use records::RecordsError;
 pub use session::NodeRole;
 /// The embedded engine, which the daemon opens and also serves images from.

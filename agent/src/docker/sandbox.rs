@@ -1,82 +1,339 @@
 //! A task's sandbox: the container that holds its network namespace, host name, hosts and resolv.conf.
 //!
-//! It starts without a network, which the mesh then gives it, so the task's own process never runs without
-//! one. Its image is made here, of one file: a program that waits for its end.
+//! It starts before the task with a namespace that nobody has wired, which the mesh then does, so the task's
+//! own process never runs without a network. Docker is told to leave its network alone: even its "none" costs
+//! more than half of a start. So hosts and resolv.conf are files of ours, a directory each sandbox, which
+//! Docker shares with who joins it.
+//!
+//! Half of what a task's start costs Docker is the sandbox, so some are made ahead while nothing is asked of
+//! the engine. A sandbox is a task's once it has the name that follows from the task's container; a spare has
+//! another name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bollard::{
     errors::Error,
-    models::{ContainerCreateBody, HostConfig, HostConfigLogConfig},
-    query_parameters::{CreateContainerOptionsBuilder, ImportImageOptions, StartContainerOptions},
+    models::{
+        ContainerCreateBody, ContainerSummaryStateEnum, HostConfig, HostConfigLogConfig, Mount, MountType,
+    },
+    query_parameters::{
+        CreateContainerOptionsBuilder, ImportImageOptions, RenameContainerOptionsBuilder,
+        StartContainerOptions,
+    },
 };
 use futures::StreamExt;
-use serde_json::json;
-use sha2::{Digest, Sha256};
+use tokio::{fs, sync::watch, time::timeout};
 
-use super::{DockerEngine, SANDBOX_LABEL, failed, pid};
-use crate::engine::{EngineError, NewContainer, NewSandbox};
+use super::{DockerEngine, ID_LABEL, SANDBOX_LABEL, failed, of_node, pause, pid};
+use crate::{
+    engine::{EngineError, NewContainer, NewSandbox, Sandbox, chain},
+    task::container::NODE_ID_LABEL,
+};
 
-/// The tag tells the program's versions apart.
-const IMAGE: &str = "skep/sandbox:1";
-const PROGRAM: &str = "pause";
-/// Where Docker shows short ids, this many characters are enough to tell containers apart.
+/// The label with the name of the directory of a sandbox's files.
+const FILES_LABEL: &str = "skep.sandbox.files";
+/// Docker lets no two containers have one name, so this many characters of an id are enough.
 const NAME_CHARS: usize = 25;
+const NAME_PREFIX: &str = "skep-sandbox-";
+const SPARE_PREFIX: &str = "skep-spare-";
+
+/// Sandboxes made ahead: a burst of starts on one node. One that waits costs about 5 MB, most of it in Docker.
+const SPARES_MAX: usize = 8;
+/// They are made once nothing was asked of the engine for so long: a burst has its cores for itself.
+const QUIET: Duration = Duration::from_secs(2);
+/// After a spare could not be made.
+const SPARE_RETRY: Duration = Duration::from_secs(30);
+
+const HOSTS: &str = "hosts";
+const RESOLV_CONF: &str = "resolv.conf";
 
 /// What Docker calls the sandbox of a container of ours.
 pub(super) fn name(id: &str) -> String {
-    format!("skep-sandbox-{}", id.get(..NAME_CHARS).unwrap_or(id))
+    format!("{NAME_PREFIX}{}", id.get(..NAME_CHARS).unwrap_or(id))
+}
+
+/// The sandboxes of this node.
+#[derive(Debug)]
+pub(super) struct Sandboxes {
+    node_id: String,
+    /// The directories of their files lie here.
+    dir: PathBuf,
+    /// The directories of those that tasks have, by the sandbox's name.
+    used: Mutex<BTreeMap<String, String>>,
+    spares: Mutex<Vec<Spare>>,
+    /// Told whenever something is asked of the engine.
+    asked: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Spare {
+    docker_id: String,
+    files: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sandboxes {
+    pub(super) fn new(node_id: &str, dir: PathBuf) -> Self {
+        Self {
+            node_id: node_id.to_owned(),
+            dir,
+            used: Mutex::default(),
+            spares: Mutex::default(),
+            asked: watch::Sender::new(()),
+        }
+    }
+
+    pub(super) fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// Something is asked of the engine: spares can wait.
+    pub(super) fn asked(&self) {
+        self.asked.send_replace(());
+    }
+
+    fn body(&self, hostname: Option<String>, files: &str) -> ContainerCreateBody {
+        let labels = [(NODE_ID_LABEL, self.node_id.as_str()), (SANDBOX_LABEL, ""), (FILES_LABEL, files)];
+        let dir = self.dir.join(files);
+        let bind = |file: &str| Mount {
+            typ: Some(MountType::BIND),
+            source: Some(dir.join(file).to_string_lossy().into_owned()),
+            target: Some(format!("/etc/{file}")),
+            ..Mount::default()
+        };
+        ContainerCreateBody {
+            hostname,
+            image: Some(pause::IMAGE.to_owned()),
+            // As process 1 it would not hear a SIGTERM.
+            stop_signal: Some("SIGKILL".to_owned()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            // A namespace of its own with nothing in it, and no work of Docker's.
+            network_disabled: Some(true),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".to_owned()),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+                mounts: Some(vec![bind(HOSTS), bind(RESOLV_CONF)]),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    /// A directory of its own with empty files.
+    async fn make_files(&self) -> std::io::Result<String> {
+        fs::create_dir_all(&self.dir).await?;
+        for n in 0_u64.. {
+            let name = n.to_string();
+            match fs::create_dir(self.dir.join(&name)).await {
+                Ok(()) => {
+                    for file in [HOSTS, RESOLV_CONF] {
+                        fs::write(self.dir.join(&name).join(file), "").await?;
+                    }
+                    return Ok(name);
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    async fn remove_files(&self, files: &str) {
+        // If this fails, the next daemon sweeps it away.
+        if let Err(e) = fs::remove_dir_all(self.dir.join(files)).await {
+            tracing::debug!(files, err = %e, "a sandbox's files are left");
+        }
+    }
+
+    /// Removes the directories that no sandbox has.
+    async fn sweep_files(&self, known: &BTreeSet<String>) -> std::io::Result<()> {
+        let mut found = match fs::read_dir(&self.dir).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        while let Some(entry) = found.next_entry().await? {
+            if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
+                fs::remove_dir_all(entry.path()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn disk(error: std::io::Error) -> EngineError {
+    EngineError::Failed(format!("a sandbox's files: {error}").into())
 }
 
 impl DockerEngine {
-    /// Makes and starts it, or finds it again; the process that holds its namespaces.
-    pub(super) async fn make_sandbox(&self, sandbox: NewSandbox) -> Result<u32, EngineError> {
+    /// Makes and starts the sandbox of a container that is not there, in place of any that was left.
+    pub(super) async fn make_sandbox(&self, sandbox: NewSandbox) -> Result<Sandbox, EngineError> {
         let name = name(&sandbox.id);
-        if let Some(pid) = self.sandbox_pid(&name).await? {
-            return Ok(pid);
+        if lock(&self.sandboxes.used).contains_key(&name) {
+            self.drop_sandbox(&sandbox.id).await.map_err(failed)?;
         }
-        // One that does not run has lost its namespace.
-        self.force_remove(&name).await.map_err(failed)?;
-        let body = body(sandbox);
-        let made = match self.create_sandbox(&name, body.clone()).await {
+        // The host name of one made ahead is settled.
+        while sandbox.hostname.is_none()
+            && let Some(spare) = { lock(&self.sandboxes.spares).pop() }
+        {
+            match self.take(&spare, &name).await {
+                Ok(Some(taken)) => {
+                    lock(&self.sandboxes.used).insert(name, spare.files);
+                    return Ok(taken);
+                }
+                Ok(None) => {}
+                Err(e) => tracing::warn!(err = %e, "a sandbox made ahead cannot be taken"),
+            }
+            self.drop_spare(&spare).await.map_err(failed)?;
+        }
+        let (made, files) = self.start_sandbox(&name, sandbox.hostname).await?;
+        lock(&self.sandboxes.used).insert(name.clone(), files);
+        self.look_at(&made).await.map_err(failed)?.ok_or_else(|| ended_at_once(&name))
+    }
+
+    /// Gives a spare its task's name; `None` if it does not run any more.
+    async fn take(&self, spare: &Spare, name: &str) -> Result<Option<Sandbox>, Error> {
+        let options = RenameContainerOptionsBuilder::new().name(name).build();
+        self.docker.rename_container(&spare.docker_id, options).await?;
+        self.look_at(&spare.docker_id).await
+    }
+
+    async fn look_at(&self, docker_id: &str) -> Result<Option<Sandbox>, Error> {
+        let Some(about) = self.inspect(docker_id).await? else { return Ok(None) };
+        let hostname = about.config.as_ref().and_then(|config| config.hostname.clone()).unwrap_or_default();
+        Ok(Some(Sandbox { pid: pid(&about), hostname }).filter(|sandbox| sandbox.pid != 0))
+    }
+
+    /// What Docker calls it, and the directory of its files.
+    async fn start_sandbox(
+        &self,
+        name: &str,
+        hostname: Option<String>,
+    ) -> Result<(String, String), EngineError> {
+        let files = self.sandboxes.make_files().await.map_err(disk)?;
+        let made = self.try_start_sandbox(name, self.sandboxes.body(hostname, &files)).await;
+        if made.is_err() {
+            // Whatever came of it.
+            self.force_remove(name).await.map_err(failed)?;
+            self.sandboxes.remove_files(&files).await;
+        }
+        Ok((made?, files))
+    }
+
+    async fn try_start_sandbox(&self, name: &str, body: ContainerCreateBody) -> Result<String, EngineError> {
+        let made = match self.create_sandbox(name, body.clone()).await {
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => {
                 self.load_image().await?;
-                self.create_sandbox(&name, body).await
+                self.create_sandbox(name, body).await
+            }
+            // A left-over: nobody has joined it, or it would have been found.
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {
+                self.force_remove(name).await.map_err(failed)?;
+                self.create_sandbox(name, body).await
             }
             other => other,
         };
-        made.map_err(failed)?;
-        self.docker.start_container(&name, None::<StartContainerOptions>).await.map_err(failed)?;
-        let pid = self.sandbox_pid(&name).await?;
-        pid.ok_or_else(|| EngineError::Failed(format!("the sandbox {name} ended at once").into()))
+        let id = made.map_err(failed)?;
+        self.docker.start_container(&id, None::<StartContainerOptions>).await.map_err(failed)?;
+        Ok(id)
     }
 
-    async fn create_sandbox(&self, name: &str, body: ContainerCreateBody) -> Result<(), Error> {
+    async fn create_sandbox(&self, name: &str, body: ContainerCreateBody) -> Result<String, Error> {
         let options = CreateContainerOptionsBuilder::new().name(name).build();
-        self.docker.create_container(Some(options), body).await.map(drop)
+        Ok(self.docker.create_container(Some(options), body).await?.id)
     }
 
-    async fn sandbox_pid(&self, name: &str) -> Result<Option<u32>, EngineError> {
-        let about = self.inspect(name).await.map_err(failed)?;
-        Ok(about.as_ref().map(pid).filter(|pid| *pid != 0))
-    }
-
-    /// Docker shares a sandbox's hosts and resolv.conf with who joins it. They are written through its
-    /// process, since the address in them is known only after its network was made.
+    /// Writes what follows from the container into its sandbox's files, which Docker's containers see at once.
     pub(super) async fn write_files(&self, container: &NewContainer) -> Result<(), EngineError> {
         let name = name(&container.id);
-        let pid = self.sandbox_pid(&name).await?;
-        let pid =
-            pid.ok_or_else(|| EngineError::Failed(format!("the sandbox {name} does not run").into()))?;
-        for (file, text) in [("hosts", &container.hosts), ("resolv.conf", &container.resolv_conf)] {
-            let path = format!("/proc/{pid}/root/etc/{file}");
-            tokio::fs::write(&path, text)
-                .await
-                .map_err(|e| EngineError::Failed(format!("write {path}: {e}").into()))?;
+        let files = lock(&self.sandboxes.used).get(&name).cloned();
+        let files = files.ok_or_else(|| EngineError::Failed(format!("there is no {name}").into()))?;
+        let dir = self.sandboxes.dir.join(files);
+        for (file, text) in [(HOSTS, &container.hosts), (RESOLV_CONF, &container.resolv_conf)] {
+            fs::write(dir.join(file), text).await.map_err(disk)?;
         }
         Ok(())
     }
 
+    /// One that is not there is fine.
+    pub(super) async fn drop_sandbox(&self, id: &str) -> Result<(), Error> {
+        let name = name(id);
+        self.force_remove(&name).await?;
+        let files = lock(&self.sandboxes.used).remove(&name);
+        if let Some(files) = files {
+            self.sandboxes.remove_files(&files).await;
+        }
+        Ok(())
+    }
+
+    async fn drop_spare(&self, spare: &Spare) -> Result<(), Error> {
+        self.force_remove(&spare.docker_id).await?;
+        self.sandboxes.remove_files(&spare.files).await;
+        Ok(())
+    }
+
+    /// Keeps some sandboxes ready while nothing else is to be done.
+    pub(super) async fn keep_spares(&self) {
+        let mut asked = self.sandboxes.asked.subscribe();
+        loop {
+            if timeout(QUIET, asked.changed()).await.is_ok() {
+                continue;
+            }
+            while lock(&self.sandboxes.spares).len() < SPARES_MAX && !asked.has_changed().unwrap_or(true) {
+                if let Err(e) = self.make_spare().await {
+                    tracing::warn!(err = chain(&e), "no sandbox can be made ahead");
+                    tokio::time::sleep(SPARE_RETRY).await;
+                }
+            }
+            if asked.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn make_spare(&self) -> Result<(), EngineError> {
+        // Docker's names of those that were taken are free again; one that is in use is a left-over.
+        let n = lock(&self.sandboxes.spares).len();
+        let (docker_id, files) = self.start_sandbox(&format!("{SPARE_PREFIX}{n}"), None).await?;
+        lock(&self.sandboxes.spares).push(Spare { docker_id, files });
+        Ok(())
+    }
+
+    /// Takes up the sandboxes that an earlier daemon left, and removes those that nobody uses: what a crash in
+    /// between left.
+    pub(crate) async fn sweep(&self) -> Result<(), EngineError> {
+        let ours = |label: &str| [label.to_owned(), of_node(&self.sandboxes.node_id)];
+        let tasks = self.labelled(&ours(ID_LABEL)).await.map_err(failed)?;
+        let used: BTreeSet<String> =
+            tasks.iter().filter_map(|task| Some(name(task.labels.get(ID_LABEL)?))).collect();
+        let mut known = BTreeSet::new();
+        for found in self.labelled(&ours(SANDBOX_LABEL)).await.map_err(failed)? {
+            let files = found.labels.get(FILES_LABEL).cloned().unwrap_or_default();
+            let is_running = found.state == Some(ContainerSummaryStateEnum::RUNNING);
+            if used.contains(&found.name) {
+                lock(&self.sandboxes.used).insert(found.name, files.clone());
+            } else if found.name.starts_with(SPARE_PREFIX) && is_running {
+                lock(&self.sandboxes.spares).push(Spare { docker_id: found.id, files: files.clone() });
+            } else {
+                self.force_remove(&found.id).await.map_err(failed)?;
+                continue;
+            }
+            known.insert(files);
+        }
+        self.sandboxes.sweep_files(&known).await.map_err(disk)
+    }
+
     async fn load_image(&self) -> Result<(), EngineError> {
-        let archive = archive().map_err(|e| EngineError::Failed(e.into()))?;
+        let archive = pause::archive().map_err(|e| EngineError::Failed(e.into()))?;
         let options = ImportImageOptions { quiet: true, ..ImportImageOptions::default() };
         let mut loading = self.docker.import_image(options, bollard::body_full(archive.into()), None).boxed();
         while let Some(step) = loading.next().await {
@@ -86,132 +343,43 @@ impl DockerEngine {
     }
 }
 
-fn body(sandbox: NewSandbox) -> ContainerCreateBody {
-    let mut labels = sandbox.labels;
-    labels.insert(SANDBOX_LABEL.to_owned(), sandbox.id);
-    ContainerCreateBody {
-        hostname: Some(sandbox.hostname),
-        image: Some(IMAGE.to_owned()),
-        // As process 1 it would not hear a SIGTERM.
-        stop_signal: Some("SIGKILL".to_owned()),
-        labels: Some(labels.into_iter().collect()),
-        host_config: Some(HostConfig {
-            network_mode: Some("none".to_owned()),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
-    }
-}
-
-/// A whole program: waits for signals, for ever.
-fn program() -> Option<Vec<u8>> {
-    /// After the ELF header and the one program header.
-    const CODE_AT: u64 = 64 + 56;
-    const LOADED_AT: u64 = 0x40_0000;
-    let (machine, code): (u16, &[u8]) = match std::env::consts::ARCH {
-        // again: mov eax, 34 (pause); syscall; jmp again
-        "x86_64" => (62, &[0xb8, 0x22, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]),
-        // mov x8, 73 (ppoll); again: mov x0..x4, 0; svc 0; b again
-        "aarch64" => (
-            183,
-            &[
-                0x28, 0x09, 0x80, 0xd2, 0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x80, 0xd2, 0x02, 0x00, 0x80,
-                0xd2, 0x03, 0x00, 0x80, 0xd2, 0x04, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4, 0xfa, 0xff,
-                0xff, 0x17,
-            ],
-        ),
-        _ => return None,
-    };
-    let len = CODE_AT + u64::try_from(code.len()).ok()?;
-    // 64 bits, little endian, version 1; then executable, the machine, version 1.
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0];
-    elf.extend(machine.to_le_bytes());
-    elf.extend(1_u32.to_le_bytes());
-    for value in [LOADED_AT + CODE_AT, 64, 0] {
-        elf.extend(value.to_le_bytes());
-    }
-    elf.extend(0_u32.to_le_bytes());
-    // Sizes of the header, of a program header, and how many; no sections.
-    for value in [64_u16, 56, 1, 0, 0, 0] {
-        elf.extend(value.to_le_bytes());
-    }
-    // One segment to load, readable and executable: the whole file.
-    elf.extend([1_u32, 5].iter().flat_map(|value| value.to_le_bytes()));
-    for value in [0, LOADED_AT, LOADED_AT, len, len, 0x1000] {
-        elf.extend(value.to_le_bytes());
-    }
-    elf.extend(code);
-    Some(elf)
-}
-
-/// The image in the form that `docker save` writes and every Docker Engine loads.
-fn archive() -> std::io::Result<Vec<u8>> {
-    let program = program().ok_or_else(|| {
-        let words = format!("no sandbox for the architecture {}", std::env::consts::ARCH);
-        std::io::Error::new(std::io::ErrorKind::Unsupported, words)
-    })?;
-    let layer = tar(&[(PROGRAM, &program)])?;
-    let hex =
-        |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let arch = if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" };
-    let config = json!({
-        "architecture": arch,
-        "os": "linux",
-        "created": "1970-01-01T00:00:00Z",
-        "config": { "Entrypoint": [format!("/{PROGRAM}")] },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))] },
-    })
-    .to_string();
-    let config_name = format!("{}.json", hex(config.as_bytes()));
-    let manifest =
-        json!([{ "Config": config_name, "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]).to_string();
-    tar(&[(&config_name, config.as_bytes()), ("layer.tar", &layer), ("manifest.json", manifest.as_bytes())])
-}
-
-fn tar(files: &[(&str, &[u8])]) -> std::io::Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, bytes) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(0o555);
-        header.set_size(u64::try_from(bytes.len()).map_err(std::io::Error::other)?);
-        tar.append_data(&mut header, name, *bytes)?;
-    }
-    tar.into_inner()
+fn ended_at_once(name: &str) -> EngineError {
+    EngineError::Failed(format!("the sandbox {name} ended at once").into())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::{fs::PermissionsExt, process::ExitStatusExt},
-        process::Command,
-    };
+    use serde_json::json;
 
     use super::*;
 
-    #[test]
-    fn the_program_waits_until_it_is_killed() {
+    #[tokio::test]
+    async fn each_sandbox_has_files_of_its_own_and_left_ones_are_swept() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(PROGRAM);
-        std::fs::write(&path, program().unwrap()).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut child = Command::new(&path).spawn().unwrap();
-        assert_eq!(child.try_wait().unwrap(), None);
-        child.kill().unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        let all = Sandboxes::new("n", dir.path().join("sandboxes"));
+        all.sweep_files(&BTreeSet::new()).await.unwrap();
+        let names = [all.make_files().await.unwrap(), all.make_files().await.unwrap()];
+        assert_ne!(names[0], names[1]);
+        all.sweep_files(&BTreeSet::from([names[1].clone()])).await.unwrap();
+        assert!(!all.dir.join(&names[0]).exists());
+        assert!(all.dir.join(&names[1]).join(HOSTS).is_file());
+        all.remove_files(&names[1]).await;
+        assert!(!all.dir.join(&names[1]).exists());
     }
 
     #[test]
     fn a_sandbox_has_no_network_of_dockers_and_is_told_from_a_task() {
-        let labels = [("com.docker.swarm.node.id".to_owned(), "n".to_owned())].into();
-        let made = body(NewSandbox { id: "a".repeat(64), hostname: "web".into(), labels });
-        let made = serde_json::to_value(made).unwrap();
+        let all = Sandboxes::new("n", PathBuf::from("/s"));
+        let made = serde_json::to_value(all.body(Some("web".into()), "7")).unwrap();
         assert_eq!(made["Hostname"], "web");
-        assert_eq!(made["HostConfig"]["NetworkMode"], "none");
+        assert_eq!(made["NetworkDisabled"], true);
         assert_eq!(
             made["Labels"],
-            json!({ "com.docker.swarm.node.id": "n", "skep.sandbox": "a".repeat(64) })
+            json!({ "com.docker.swarm.node.id": "n", "skep.sandbox": "", "skep.sandbox.files": "7" })
+        );
+        assert_eq!(
+            made["HostConfig"]["Mounts"][0],
+            json!({ "Type": "bind", "Source": "/s/7/hosts", "Target": "/etc/hosts" })
         );
         assert_eq!(name(&"a".repeat(64)), format!("skep-sandbox-{}", "a".repeat(25)));
     }

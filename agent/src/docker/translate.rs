@@ -1,6 +1,6 @@
 //! What a task's container is in Docker's words.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountTmpfsOptions, MountType,
@@ -9,21 +9,37 @@ use bollard::models::{
 
 use super::{ID_LABEL, sandbox};
 use crate::{
+    api_socket,
     engine::{LogLimits, Mount, MountKind, NewContainer, Ulimit},
     task::container::TASK_NAME_LABEL,
 };
 
-/// The container's name and its configuration. Its network, host name, `/etc/hosts` and `/etc/resolv.conf`
-/// are its sandbox's. `api_socket` is what a task that asks for Docker's socket gets.
-pub(super) fn container(container: NewContainer, api_socket: &Path) -> (String, ContainerCreateBody) {
+/// A container in Docker's words.
+pub(super) struct Translated {
+    pub(super) name: String,
+    pub(super) body: ContainerCreateBody,
+    /// Links to be made in it before it starts, and what they lead to.
+    pub(super) links: BTreeMap<String, String>,
+}
+
+/// The container's network, host name, `/etc/hosts` and `/etc/resolv.conf` are its sandbox's. `api_path` is
+/// the socket that a task which asks for Docker's gets.
+pub(super) fn container(container: NewContainer, api_path: &Path) -> Translated {
     let name = container.labels.get(TASK_NAME_LABEL).unwrap_or(&container.id).clone();
     let amount = |value: u64| (value != 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
     let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
     let mut labels = container.labels;
     labels.insert(ID_LABEL.to_owned(), container.id.clone());
+    // Docker makes no links in a root that is read-only: such a task gets the socket itself, which is stale once
+    // the daemon was started anew.
+    let links = if container.read_only_root {
+        BTreeMap::new()
+    } else {
+        api_socket::links(&container.mounts, api_path)
+    };
     let host_config = HostConfig {
         network_mode: Some(format!("container:{}", sandbox::name(&container.id))),
-        mounts: Some(container.mounts.into_iter().map(|own| mount(own, api_socket)).collect()),
+        mounts: Some(mounts(container.mounts, api_path, !links.is_empty())),
         readonly_rootfs: Some(container.read_only_root),
         memory: amount(container.limits.memory_bytes),
         nano_cpus: amount(container.limits.nano_cpus),
@@ -48,7 +64,20 @@ pub(super) fn container(container: NewContainer, api_socket: &Path) -> (String, 
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     };
-    (name, body)
+    Translated { name, body, links }
+}
+
+/// Links in the form in which Docker copies files into a container's root.
+pub(super) fn archive(links: &BTreeMap<String, String>) -> std::io::Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (at, to) in links {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        tar.append_link(&mut header, at.trim_start_matches('/'), to)?;
+    }
+    tar.into_inner()
 }
 
 /// Nothing asked for is the Docker Engine's own default.
@@ -76,12 +105,28 @@ fn some_ulimits(ulimits: Vec<Ulimit>) -> Option<Vec<ResourcesUlimits>> {
     (!ulimits.is_empty()).then(|| ulimits.into_iter().map(one).collect())
 }
 
-fn mount(mount: Mount, api_socket: &Path) -> DockerMount {
+fn mounts(mounts: Vec<Mount>, api_path: &Path, by_link: bool) -> Vec<DockerMount> {
+    let (of_socket, others): (Vec<_>, Vec<_>) =
+        mounts.into_iter().partition(|mount| by_link && mount.kind == MountKind::ApiSocket);
+    let mut made: Vec<_> = others.into_iter().map(|own| mount(own, api_path)).collect();
+    // Once, whatever the number of links into it.
+    if !of_socket.is_empty() {
+        made.push(DockerMount {
+            typ: Some(MountType::BIND),
+            source: Some(api_socket::source(api_path)),
+            target: Some(api_socket::DIR.to_owned()),
+            read_only: Some(true),
+            ..DockerMount::default()
+        });
+    }
+    made
+}
+
+fn mount(mount: Mount, api_path: &Path) -> DockerMount {
     let mut volume_options = None;
     let (typ, source, tmpfs_options) = match mount.kind {
         MountKind::Bind { source } => (MountType::BIND, Some(source), None),
-        // The file itself: Docker makes no links in a container. It is stale once the daemon was started anew.
-        MountKind::ApiSocket => (MountType::BIND, Some(api_socket.to_string_lossy().into_owned()), None),
+        MountKind::ApiSocket => (MountType::BIND, Some(api_path.to_string_lossy().into_owned()), None),
         MountKind::Volume { name, labels, no_copy } => {
             if no_copy || !labels.is_empty() {
                 let labels = (!labels.is_empty()).then(|| labels.into_iter().collect());
@@ -109,8 +154,6 @@ fn mount(mount: Mount, api_socket: &Path) -> DockerMount {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::json;
 
     use super::*;
@@ -118,11 +161,11 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_leaves_all_to_docker() {
-        let (name, body) = container(
+        let Translated { name, body, links } = container(
             NewContainer { id: "a".repeat(64), image: "i:1".into(), ..Default::default() },
             Path::new("/api.sock"),
         );
-        assert_eq!(name, "a".repeat(64));
+        assert_eq!((name, links), ("a".repeat(64), BTreeMap::new()));
         let expect = json!({
             "Image": "i:1",
             "Labels": { "skep.id": "a".repeat(64) },
@@ -183,8 +226,8 @@ mod tests {
 
     #[test]
     fn all_that_a_spec_asks_for_is_passed_on() {
-        let (name, body) = container(asked(), Path::new("/api.sock"));
-        assert_eq!(name, "web.1.t");
+        let Translated { name, body, links } = container(asked(), Path::new("/d/api.sock"));
+        assert_eq!((name.as_str(), links), ("web.1.t", BTreeMap::new()));
         let made = serde_json::to_value(body).unwrap();
         for (path, expect) in [
             ("/Entrypoint", json!(["/x"])),
@@ -214,11 +257,24 @@ mod tests {
             ("/HostConfig/Mounts/2", json!({ "Type": "volume", "Target": "/own", "ReadOnly": false })),
             ("/HostConfig/Mounts/3/TmpfsOptions", json!({ "SizeBytes": 4096, "Mode": 511 })),
             ("/HostConfig/Mounts/4/TmpfsOptions", json!({})),
-            ("/HostConfig/Mounts/5/Source", json!("/api.sock")),
+            ("/HostConfig/Mounts/5/Source", json!("/d/api.sock")),
             ("/HostConfig/Sysctls", json!({ "net.core.somaxconn": "9" })),
             ("/HostConfig/Ulimits", json!([{ "Name": "nofile", "Soft": 10, "Hard": -1 }])),
         ] {
             assert_eq!(made.pointer(path), Some(&expect), "{path}");
         }
+    }
+
+    #[test]
+    fn dockers_socket_is_a_link_that_outlives_the_daemon() {
+        let asked = NewContainer { read_only_root: false, ..asked() };
+        let made = container(asked, Path::new("/d/api.sock"));
+        let link = ("/var/run/docker.sock".to_owned(), "/run/skep-engine/api.sock".to_owned());
+        assert_eq!(made.links, BTreeMap::from([link]));
+        let body = serde_json::to_value(made.body).unwrap();
+        assert_eq!(
+            body["HostConfig"]["Mounts"][5],
+            json!({ "Type": "bind", "Source": "/d", "Target": "/run/skep-engine", "ReadOnly": true })
+        );
     }
 }

@@ -62,10 +62,11 @@ pub(crate) struct Whereabouts<'a> {
     pub(crate) name: &'a str,
 }
 
-/// What the engine is to make of an assignment.
+/// What the engine is to make of an assignment; `given` is the host name where it is settled already.
 pub(crate) fn new_container(
     assignment: &Assignment,
     node: Whereabouts<'_>,
+    given: Option<String>,
     network: &Attached,
     resolv_conf: String,
 ) -> Result<NewContainer, SpecError> {
@@ -73,7 +74,10 @@ pub(crate) fn new_container(
     let spec = task.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
     let id = container_id(assignment.task);
     let facts = facts(assignment, node);
-    let hostname = hostname(spec, &id, &facts)?;
+    let hostname = match given {
+        Some(name) => name,
+        None => hostname(spec, &facts)?.unwrap_or_else(|| id[..SHORT_ID_CHARS].to_owned()),
+    };
     let env = spec.env.iter().flatten().map(|variable| expand(variable, &facts)).collect::<Result<_, _>>()?;
     let hosts = files::hosts(&hostname, network.bridge_addr, spec.hosts.as_deref().unwrap_or_default());
     Ok(NewContainer {
@@ -107,16 +111,14 @@ pub(crate) fn new_sandbox(assignment: &Assignment, node: Whereabouts<'_>) -> Res
     let task = assignment.spec.as_ref().map_err(|e| SpecError::Unreadable(e.clone()))?;
     let spec = task.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
     let id = container_id(assignment.task);
-    let hostname = hostname(spec, &id, &facts(assignment, node))?;
-    let labels = [(NODE_ID_LABEL.to_owned(), node.id.to_owned())].into();
-    Ok(NewSandbox { id, hostname, labels })
+    let hostname = hostname(spec, &facts(assignment, node))?;
+    Ok(NewSandbox { id, hostname })
 }
 
-fn hostname(spec: &spec::ContainerSpec, id: &str, facts: &TaskFacts) -> Result<String, TemplateError> {
-    match spec.hostname.as_deref() {
-        None | Some("") => Ok(id[..SHORT_ID_CHARS].to_owned()),
-        Some(name) => expand(name, facts),
-    }
+/// The one that was asked for, if any.
+fn hostname(spec: &spec::ContainerSpec, facts: &TaskFacts) -> Result<Option<String>, TemplateError> {
+    let asked = spec.hostname.as_deref().filter(|name| !name.is_empty());
+    asked.map(|name| expand(name, facts)).transpose()
 }
 
 fn facts(assignment: &Assignment, node: Whereabouts<'_>) -> TaskFacts {
@@ -241,6 +243,7 @@ mod tests {
         new_container(
             &assignment(spec),
             Whereabouts { id: "node1", name: "alpha" },
+            None,
             &network,
             "nameserver 9.9.9.9\n".into(),
         )

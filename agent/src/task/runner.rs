@@ -4,6 +4,7 @@
 //! nothing is asked again and again. A daemon that stops lets the step under way finish and leaves the
 //! rest as it is: the next one resumes it.
 
+mod clean;
 mod image;
 
 use std::{future::pending, sync::Arc, time::Duration};
@@ -14,6 +15,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep_until, timeout},
 };
+
+use clean::{PATIENT_TRIES, QUICK_TRIES};
 
 use super::{
     container::{SpecError, Whereabouts, container_id, new_container, new_sandbox},
@@ -33,10 +36,6 @@ use crate::{
 pub(crate) const STARTS_MAX: usize = 8;
 /// A task on the ingress network waits so long for its node to be on it.
 const INGRESS_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Cleaning up is tried so often,
-const CLEAN_TRIES: u32 = 5;
-/// and again after so long.
-const CLEAN_RETRY: Duration = Duration::from_millis(500);
 
 /// What all runners of this node use.
 #[derive(Debug)]
@@ -215,11 +214,16 @@ impl Runner {
                 self.facts.stopping = Stopping::Signalled { since };
             }
             Step::Kill => {
+                let since = self.began.elapsed();
                 self.kill(signal::SIGKILL).await;
-                self.facts.stopping = Stopping::Killed;
+                self.facts.stopping = Stopping::Killed { since };
             }
             Step::Finish(end) => self.finish(end, assignment).await,
-            Step::Detach => self.detach().await,
+            Step::Detach => {
+                self.detach(PATIENT_TRIES).await;
+                // What cannot be removed must not hold the task for ever; the log names it.
+                self.facts.is_attached = false;
+            }
             Step::RemoveContainer => self.remove_container().await,
             Step::Forget | Step::Wait { .. } => {}
         }
@@ -297,11 +301,12 @@ impl Runner {
     async fn make(&mut self, assignment: &Assignment) -> Result<(), StepError> {
         self.facts.is_attached = true;
         let node = Whereabouts { id: &self.host.node_id, name: &self.host.node_name };
-        let pid = self.host.engine.sandbox(new_sandbox(assignment, node)?).await?;
+        let sandbox = self.host.engine.sandbox(new_sandbox(assignment, node)?).await?;
+        let (pid, hostname) = sandbox.map(|sandbox| (sandbox.pid, sandbox.hostname)).unzip();
         let attach = Attach { ingress: assignment.ingress, host_ports: assignment.host_ports(), pid };
         let network = self.host.network.attach(self.task, attach).await?;
         let resolv_conf = files::host_resolv_conf().await;
-        let container = new_container(assignment, node, &network, resolv_conf)?;
+        let container = new_container(assignment, node, hostname, &network, resolv_conf)?;
         self.host.engine.create(container).await?;
         self.facts.container = Container::Created;
         let host_ports = convert::ports_out(&network.host_ports);
@@ -345,10 +350,7 @@ impl Runner {
                 self.status.send_modify(|status| status.pid = pid);
                 self.advance(TaskState::Running, Some("started"), None);
             }
-            Err(e) => {
-                self.advance(TaskState::Failed, None, Some(chain(&e)));
-                self.detach().await;
-            }
+            Err(e) => self.advance(TaskState::Failed, None, Some(chain(&e))),
         }
         drop(permit);
         Woken::Changed
@@ -387,7 +389,7 @@ impl Runner {
     async fn finish(&mut self, end: End, assignment: &Assignment) {
         // Whoever hears of the end may take its host ports: they are free by then.
         if self.facts.is_attached && assignment.has_host_ports() {
-            self.detach().await;
+            self.facts.is_attached = !self.detach(QUICK_TRIES).await;
         }
         let (to, message, err, exit) = match end {
             End::Complete => (TaskState::Complete, Some("finished"), None, Some(0)),
@@ -400,29 +402,6 @@ impl Runner {
         };
         self.status.send_modify(|status| status.exit_code = exit);
         self.advance(to, message, err);
-    }
-
-    async fn detach(&mut self) {
-        let (host, task) = (Arc::clone(&self.host), self.task);
-        clean(task, move || {
-            let host = Arc::clone(&host);
-            async move {
-                host.network.detach(task).await.map_err(|e| chain(&e))?;
-                host.engine.remove_sandbox(&container_id(task)).await.map_err(|e| chain(&e))
-            }
-        })
-        .await;
-        self.facts.is_attached = false;
-    }
-
-    async fn remove_container(&mut self) {
-        let (host, id) = (Arc::clone(&self.host), container_id(self.task));
-        clean(self.task, move || {
-            let (host, id) = (Arc::clone(&host), id.clone());
-            async move { host.engine.remove(&id).await.map_err(|e| chain(&e)) }
-        })
-        .await;
-        self.facts.container = Container::Missing;
     }
 
     /// Waits for a change of what is wanted, the container's end, or a time since the runner began.
@@ -461,17 +440,6 @@ impl Runner {
 /// What a change of the orders means: that there is one, or that nobody gives any more.
 fn woken(changed: &Result<(), watch::error::RecvError>) -> Woken {
     if changed.is_err() { Woken::Closing } else { Woken::Changed }
-}
-
-/// Tries some times; then what is left is named in the log and left: it must not hold the task for ever.
-async fn clean<F: Future<Output = Result<(), String>>>(task: TaskId, attempt: impl Fn() -> F) {
-    for tried in 1..=CLEAN_TRIES {
-        let Err(err) = attempt().await else { return };
-        tracing::warn!(task.id = %task, tried, err, "cleaning up after a task failed");
-        if tried < CLEAN_TRIES {
-            tokio::time::sleep(CLEAN_RETRY).await;
-        }
-    }
 }
 
 /// Swarm's words, and the kernel's reason where it killed for want of memory.

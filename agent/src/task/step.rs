@@ -13,6 +13,9 @@ use crate::engine::Exit;
 /// How long a stopping task waits to be out of every node's tables when nobody says that it is.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);
 
+/// An engine that was away did not hear of the kill: it is told again after this.
+const KILL_RETRY: Duration = Duration::from_secs(5);
+
 /// What the manager wants of a task.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
@@ -52,7 +55,7 @@ pub(crate) enum Stopping {
     No,
     Draining { since: Duration },
     Signalled { since: Duration },
-    Killed,
+    Killed { since: Duration },
 }
 
 /// What this node knows of a task.
@@ -157,7 +160,10 @@ fn stop(wanted: &Wanted, facts: &Facts, now: Duration) -> Step {
             let until = since.saturating_add(wanted.stop_grace);
             if now < until { Step::Wait { until: Some(until) } } else { Step::Kill }
         }
-        Stopping::Killed => Step::Wait { until: None },
+        Stopping::Killed { since } => {
+            let until = since + KILL_RETRY;
+            if now < until { Step::Wait { until: Some(until) } } else { Step::Kill }
+        }
     }
 }
 
@@ -262,7 +268,8 @@ mod tests {
             (true, false, false, Draining { since: S(5) }, 7, Step::Signal),
             (true, false, false, Signalled { since: S(5) }, 14, until(15)),
             (true, false, false, Signalled { since: S(5) }, 15, Step::Kill),
-            (false, false, false, Killed, 99, Step::Wait { until: None }),
+            (false, false, false, Killed { since: S(20) }, 21, until(25)),
+            (false, false, false, Killed { since: S(20) }, 25, Step::Kill),
         ] {
             let wanted = Wanted {
                 is_in_mesh: mesh,

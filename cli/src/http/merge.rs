@@ -1,5 +1,7 @@
 //! Answers that are put together of ours and the Docker Engine's, and who answers what where both are there.
 
+mod containers;
+
 use axum::{
     Router,
     body::Body,
@@ -28,6 +30,7 @@ pub(super) async fn answer(
         Owner::Ours => Ok(ours(inner, request).await),
         Owner::Docker => Ok(pass(&docker, asked, request).await),
         Owner::Networks => both(inner, &docker, asked, request, networks).await,
+        Owner::Containers => containers::list(&docker, asked, request).await,
         Owner::Info => both(inner, &docker, asked, request, info).await,
         Owner::Version => both(inner, &docker, asked, request, about).await,
         Owner::Network => network(inner, &docker, asked, request).await,
@@ -45,7 +48,14 @@ async fn both(
     merge: fn(Value, Value) -> Value,
 ) -> Result<Response, ApiError> {
     let uri = request.uri().clone();
-    let (own, theirs) = tokio::join!(ours(inner, request), get(docker, asked, &uri));
+    let theirs = async {
+        let mut theirs = get(docker, asked, &uri).await?;
+        if owner(&Method::GET, uri.path()) == Owner::Info {
+            containers::without_sandboxes(docker, asked, &mut theirs).await;
+        }
+        Ok::<_, ApiError>(theirs)
+    };
+    let (own, theirs) = tokio::join!(ours(inner, request), theirs);
     if !own.status().is_success() {
         return Ok(own);
     }

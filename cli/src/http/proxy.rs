@@ -27,6 +27,8 @@ pub(super) enum Owner {
     Ours,
     /// The engine's.
     Docker,
+    /// The list of the engine's containers, some of which are ours alone.
+    Containers,
     /// Both have some: the list of networks.
     Networks,
     /// One network, ours if we know it.
@@ -47,6 +49,7 @@ pub(super) fn owner(method: &Method, path: &str) -> Owner {
         ("_ping" | "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs" | "skep", _) => {
             Owner::Ours
         }
+        ("containers", Some("json")) if method == Method::GET => Owner::Containers,
         ("info", None) => Owner::Info,
         ("version", None) => Owner::Version,
         ("networks", None) if method == Method::GET || method == Method::HEAD => Owner::Networks,
@@ -194,7 +197,8 @@ mod tests {
             ("GET", "/networks/abc", Owner::Network),
             ("DELETE", "/networks/abc", Owner::Network),
             ("POST", "/networks/abc/connect", Owner::Network),
-            ("GET", "/containers/json", Owner::Docker),
+            ("GET", "/containers/json", Owner::Containers),
+            ("GET", "/containers/abc/json", Owner::Docker),
             ("POST", "/containers/abc/attach", Owner::Docker),
             ("POST", "/exec/abc/start", Owner::Docker),
             ("POST", "/images/create", Owner::Docker),

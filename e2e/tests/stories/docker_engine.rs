@@ -26,6 +26,13 @@ fn running_on(cluster: &Cluster, node: &Node) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
+/// The names of the sandboxes of tasks on a node, which are shown to who asks for them alone.
+fn sandboxes(cluster: &Cluster, node: &Node) -> Vec<String> {
+    let asked = ["ps", "--all", "--filter", "label=skep.sandbox", "--format", "{{.Names}}"];
+    let names = cluster.docker_on(node, &asked).ok();
+    names.lines().filter(|name| !name.starts_with("skep-spare-")).map(str::to_owned).collect()
+}
+
 #[test]
 fn a_service_on_docker_is_reached_updated_drained_and_adopted() {
     let mut cluster = on_docker(2, 3);
@@ -42,6 +49,10 @@ fn a_service_on_docker_is_reached_updated_drained_and_adopted() {
             .docker_on(node, &["inspect", "--format", "{{.Name}} {{.State.Pid}}", &task.container])
             .ok();
         assert_eq!(shown.trim(), format!("/whoami.{}.{} {}", task.slot, task.id, task.pid));
+        assert_eq!(running_on(&cluster, node), [format!("whoami.{}.{}", task.slot, task.id)]);
+        assert_eq!(sandboxes(&cluster, node).len(), 1);
+        let counts = cluster.docker_on(node, &["info", "--format", "{{.Containers}} {{.ContainersRunning}}"]);
+        assert_eq!(counts.ok(), "1 1\n", "sandboxes do not count");
     }
 
     for name in ["worker-1", "manager-1"] {
@@ -77,7 +88,8 @@ fn a_service_on_docker_is_reached_updated_drained_and_adopted() {
     for node in cluster.nodes() {
         wait_for("no container of a task is left, nor a sandbox", DOCKER_SOON, || {
             let all = cluster.docker_on(node, &["ps", "--all", "--format", "{{.Names}}"]).ok();
-            all.lines().all(|name| name == "mine").then_some(())
+            let is_clean = all.lines().all(|name| name == "mine") && sandboxes(&cluster, node).is_empty();
+            is_clean.then_some(())
         });
     }
 }
@@ -196,4 +208,30 @@ fn tasks_that_a_docker_engine_lost_are_replaced() {
     assert!(after.iter().all(|task| before.iter().all(|old| old.id != task.id)), "{after:#?}");
     let node = cluster.manager().clone();
     wait_for("the port answers", SOON, || skep_e2e::get(node.address, 8080, "/").ok());
+}
+
+/// The node's name as its API says it at the socket that a task was given.
+fn heard_by(task: &Task) -> Option<String> {
+    let root = format!("/proc/{}/root", task.pid);
+    let link = std::fs::read_link(format!("{root}/var/run/docker.sock")).ok()?;
+    let socket = format!("{root}{}", link.display());
+    let answer = skep_e2e::request(socket.as_ref(), "GET", "/info", &[], "application/json").ok()?;
+    answer.json()["Name"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_task_on_docker_reaches_its_nodes_api_also_after_the_daemon_started_anew() {
+    let mut cluster = on_docker(0, 0);
+    let socket = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock,readonly";
+    create(&cluster, "asker", &["--mount", socket], IDLE);
+    let before = cluster.wait_running("asker", 1, DOCKER_SOON);
+    for is_killed in [false, true] {
+        assert_eq!(heard_by(&before[0]).as_deref(), Some("manager-1"));
+        if is_killed {
+            cluster.kill_node("manager-1", false);
+        }
+        let _ = cluster.restart_node("manager-1").ok();
+        wait_for("the task hears the daemon that came back", SOON, || heard_by(&before[0]));
+    }
+    assert_eq!(identity(&cluster.wait_running("asker", 1, SOON)), identity(&before));
 }
