@@ -62,7 +62,8 @@ fn half(which: u64) {
     let runs: Vec<Run> = (0..n).filter(|seed| seed % 2 == which).map(|seed| run(seed, false)).collect();
     let sum = |of: fn(&world::Figures) -> u64| runs.iter().map(|run| of(&run.figures)).sum::<u64>();
     println!(
-        "{} seeds: {} operations, {} left open, {} terms, {} crashes, {} cuts, {} changes of members",
+        "{} seeds: {} operations, {} left open, {} terms, {} crashes, {} cuts, {} changes of members, \
+         {} snapshots sent, {} of them to begin with",
         runs.len(),
         sum(|f| f.operations),
         sum(|f| f.open),
@@ -70,10 +71,13 @@ fn half(which: u64) {
         sum(|f| f.crashes),
         sum(|f| f.cuts),
         sum(|f| f.changes),
+        sum(|f| f.installs),
+        sum(|f| f.joins),
     );
     if n >= SEEDS {
         let done = sum(|f| f.operations);
         assert!(done > 100 * (n / 2), "clients got through to too little: {done} operations");
+        assert!(sum(|f| f.joins) > 0, "no member began with a snapshot while clients wrote");
     }
 }
 

@@ -74,7 +74,14 @@ impl StateMachine for Machine {
         let (chain, store) = bytes.split_at(8);
         let store = Store::restore(store).map_err(|e| e.to_string())?;
         let chain = u64::from_le_bytes(chain.try_into().unwrap());
-        *self.inner.lock().unwrap() = Inner { store, chain, changes: BTreeMap::new() };
+        let restored = Inner { store, chain, changes: BTreeMap::new() };
+        let before = std::mem::replace(&mut *self.inner.lock().unwrap(), restored);
+        let mut state = self.world.lock();
+        // Not at a start, which begins with its own.
+        if state.slots[&self.id].up.is_some() {
+            state.figures.installs += 1;
+            state.figures.joins += u64::from(before.chain == 0);
+        }
         Ok(())
     }
 }

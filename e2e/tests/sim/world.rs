@@ -55,6 +55,10 @@ pub(crate) struct Figures {
     pub(crate) crashes: u64,
     pub(crate) cuts: u64,
     pub(crate) changes: u64,
+    /// Snapshots that a member took over from another,
+    pub(crate) installs: u64,
+    /// and those of them with which it began.
+    pub(crate) joins: u64,
     pub(crate) healed_after_ms: u64,
 }
 
