@@ -93,6 +93,10 @@ async fn publish(
     let (batches, outgoing) = mpsc::channel(BATCHES_AHEAD);
     let id = wanted.id.clone();
     let pump = async move {
+        // At once, though there may be nothing to say yet: who does not begin is given up. A manager that is
+        // gone needs no beginning.
+        let first = wire::LogBatch { id: wanted.id.clone(), ..Default::default() };
+        let _gone = batches.send(first).await;
         let mut last = wire::LogBatch { id: wanted.id.clone(), end: true, ..Default::default() };
         if is_full {
             last.error = format!("this node feeds {STREAMS_MAX} streams of logs already: end one of them");

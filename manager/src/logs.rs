@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use skep_api::{NodeId, TaskId, id::IdSource, wire};
@@ -18,6 +19,8 @@ use crate::{
 
 /// Lines that may wait for one reader: it is slower than the nodes, they wait for it.
 const LINES_MAX: usize = 4096;
+/// A node that has not begun to publish by then cannot reach this manager: its lines are not waited for.
+const BEGIN_MAX: Duration = Duration::from_secs(5);
 /// Streams that may be open at once.
 const STREAMS_MAX: usize = 256;
 
@@ -95,6 +98,11 @@ impl LogReader {
         for (node, tasks) in &by_node {
             ask(shared, view, *node, wanted(&id, tasks, query));
         }
+        let (logs, stream) = (Arc::clone(&shared.logs), id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(BEGIN_MAX).await;
+            logs.give_up_silent(&stream);
+        });
         Some(Self { lines: reader, id, nodes: by_node.into_keys().collect(), shared: Arc::clone(shared) })
     }
 
@@ -176,6 +184,16 @@ impl LogBroker {
             }
         }
         streams.retain(|_, stream| !stream.waiting_for.is_empty());
+    }
+
+    /// What nodes that have not begun to publish have will not come.
+    fn give_up_silent(&self, id: &str) {
+        let silent: Vec<NodeId> = {
+            let streams = self.lock();
+            let Some(stream) = streams.get(id) else { return };
+            stream.waiting_for.keys().copied().filter(|node| !stream.publishing.contains(node)).collect()
+        };
+        silent.into_iter().for_each(|node| self.node_unavailable(id, node));
     }
 
     fn node_ended(&self, id: &str, node: NodeId) {
@@ -263,5 +281,27 @@ fn wanted(id: &str, tasks: &[TaskId], query: &LogQuery) -> wire::LogsWanted {
         until: query.until,
         stdout: query.stdout,
         stderr: query.stderr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::Id;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_begin_is_not_waited_for() {
+        let (here, cut_off) = (NodeId(Id(1)), NodeId(Id(2)));
+        let by_node = [(here, vec![TaskId(Id(11))]), (cut_off, vec![TaskId(Id(12))])].into();
+        let (lines, mut reader) = mpsc::channel(LINES_MAX);
+        let broker = LogBroker::default();
+        assert!(broker.insert("x", &by_node, lines));
+        broker.lock().get_mut("x").unwrap().publishing.insert(here);
+        broker.give_up_silent("x");
+        assert_eq!(reader.try_recv(), Ok(unavailable(cut_off)));
+        assert_eq!(reader.try_recv(), Err(mpsc::error::TryRecvError::Empty), "the other one goes on");
+        broker.node_ended("x", here);
+        assert_eq!(reader.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
     }
 }
