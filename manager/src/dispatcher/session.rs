@@ -8,7 +8,9 @@ use skep_api::{
     spec::Role,
     wire::{self, agent_message::Message as In, manager_message::Message as Out},
 };
-use skep_store::{CHANGES_MAX, Change, Guard, GuardKind, Proposal, View, decode_result};
+use skep_store::{
+    CHANGES_MAX, Change, Guard, GuardKind, Proposal, ProposalError, RefusalKind, View, decode_result,
+};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tonic::{Status, Streaming};
 
@@ -20,6 +22,9 @@ pub(crate) const LEFT: &str = "node left the swarm";
 
 /// Batches of one agent that are being stored; an agent of ours has one under way, resent after 5 s.
 const STORING_MAX: usize = 4;
+
+/// How often a node's description is made anew because the node changed meanwhile.
+const STALE_MAX: u32 = 8;
 
 /// What a session is made of.
 pub(super) struct Session {
@@ -230,24 +235,46 @@ pub(super) struct Introduced {
     pub(super) addr: String,
 }
 
-/// Stores what a node says of itself; at the start of a session also that it is there.
+/// Stores what a node says of itself; at the start of a session also that it is there. Made anew if the node
+/// changed meanwhile, as one that has just joined does.
 pub(super) async fn describe(
     shared: &Shared,
     node: NodeId,
     description: NodeDescription,
     introduced: Option<Introduced>,
 ) -> Result<(), Status> {
+    for _ in 0..STALE_MAX {
+        let Some(proposal) = described(shared, node, &description, introduced.as_ref())? else {
+            return Ok(());
+        };
+        let answer = shared.raft.propose(proposal.encode()).await;
+        match decode_result(&answer.map_err(|e| Status::unavailable(e.to_string()))?) {
+            Ok(_) => return Ok(()),
+            Err(ProposalError::Refused(refusal)) if refusal.kind == RefusalKind::Stale => {}
+            Err(error) => return Err(Status::aborted(error.to_string())),
+        }
+    }
+    Err(Status::aborted("the node changes all the time; try again"))
+}
+
+/// What is new in that; `None` for nothing.
+fn described(
+    shared: &Shared,
+    node: NodeId,
+    description: &NodeDescription,
+    introduced: Option<&Introduced>,
+) -> Result<Option<Proposal>, Status> {
     let view = shared.machine.view();
     let stored =
         view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
-    let mut new = Node { description, ..(**stored).clone() };
+    let mut new = Node { description: description.clone(), ..(**stored).clone() };
     let mut addr = None;
     if let Some(introduced) = introduced {
         if !introduced.data_path_addr.is_empty() {
-            new.data_path_addr = introduced.data_path_addr;
+            new.data_path_addr.clone_from(&introduced.data_path_addr);
         }
-        new.probe_addr = introduced.probe_addr;
-        addr = Some(introduced.addr);
+        new.probe_addr.clone_from(&introduced.probe_addr);
+        addr = Some(introduced.addr.clone());
     }
     check_data_path(&new.data_path_addr)?;
     let mut proposal = Proposal { now: Timestamp((shared.clock)()), ..Proposal::default() };
@@ -261,10 +288,5 @@ pub(super) async fn describe(
             proposal.changes.push(Change::NodeStatus(node, status));
         }
     }
-    if proposal.changes.is_empty() {
-        return Ok(());
-    }
-    let answer =
-        shared.raft.propose(proposal.encode()).await.map_err(|e| Status::unavailable(e.to_string()))?;
-    decode_result(&answer).map(|_| ()).map_err(|e| Status::aborted(e.to_string()))
+    Ok((!proposal.changes.is_empty()).then_some(proposal))
 }

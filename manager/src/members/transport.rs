@@ -85,6 +85,8 @@ impl Links {
         let (identity, to) = (self.identity.clone(), addr.clone());
         let dialling = tokio::spawn(async move { dial(&to, &identity).await });
         let dial = dialling.map(|done| done.unwrap_or_else(|e| Err(e.to_string()))).boxed().shared();
+        // Those of members that are gone.
+        lines.retain(|(id, _), _| self.book.addr(*id).is_some());
         lines.insert(key, Line { number, addr, dial: dial.clone(), heard: now, failed: None });
         Ok((number, dial))
     }
