@@ -17,7 +17,7 @@ use skep_api::{Id, Secret, TaskId, TaskState, wire};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -92,6 +92,8 @@ pub(crate) struct Ways {
     /// The code with which a container ends when signalled to stop; `None`: it does not listen.
     pub(crate) stops_with: Option<i32>,
     pub(crate) stop_signal: Option<String>,
+    /// Until then it neither signals nor removes anything.
+    pub(crate) away_until: Option<Instant>,
 }
 
 /// Labels and state.
@@ -117,6 +119,7 @@ impl Default for Ways {
             pull_time: Duration::ZERO,
             stops_with: Some(0),
             stop_signal: None,
+            away_until: None,
         }
     }
 }
@@ -148,6 +151,11 @@ impl FakeEngine {
 
     pub(crate) fn state(&self, task: TaskId) -> Option<ContainerState> {
         self.containers.lock().unwrap().get(&container_id(task)).map(|(_, state)| state.borrow().clone())
+    }
+
+    fn is_there(&self) -> Result<(), EngineError> {
+        let until = self.ways.lock().unwrap().away_until;
+        if until.is_some_and(|until| Instant::now() < until) { Err(failed("away")) } else { Ok(()) }
     }
 
     fn sender(&self, id: &str) -> Result<watch::Sender<ContainerState>, EngineError> {
@@ -215,6 +223,7 @@ impl Engine for FakeEngine {
 
     async fn kill(&self, id: &str, signal: i32) -> Result<(), EngineError> {
         self.called(format!("kill {signal}"));
+        self.is_there()?;
         let listens = self.ways.lock().unwrap().stops_with;
         if let Some(code) = if signal == 9 { Some(137) } else { listens } {
             let exit = Exit { code, oom_killed: false, error: None };
@@ -225,6 +234,7 @@ impl Engine for FakeEngine {
 
     async fn remove(&self, id: &str) -> Result<(), EngineError> {
         self.called("remove");
+        self.is_there()?;
         self.containers.lock().unwrap().remove(id);
         Ok(())
     }

@@ -347,3 +347,20 @@ async fn a_removed_task_is_not_started_again_by_a_late_assignment() {
     assert_eq!(rig.calls().iter().filter(|call| *call == "start").count(), 1);
     assert!(rig.engine.state(a).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_was_away_leaves_nothing_behind() {
+    let rig = Rig::new().await;
+    let a = task(A);
+    rig.put(assignment(a, T::Running)).await;
+    rig.until(a, T::Running).await;
+    // Longer than the time of grace: neither the signal nor the kill is heard.
+    rig.engine.ways.lock().unwrap().away_until = Some(Instant::now() + Duration::from_secs(14));
+    rig.put(assignment(a, T::Shutdown)).await;
+    rig.until(a, T::Shutdown).await;
+    assert_eq!(rig.calls()[3..6], ["kill 15", "kill 9", "kill 9"]);
+    rig.engine.ways.lock().unwrap().away_until = Some(Instant::now() + Duration::from_secs(30));
+    rig.remove(a).await;
+    rig.when("forgotten", |rig| rig.board.status(a).is_none()).await;
+    assert!(rig.engine.state(a).is_none(), "its container is gone too");
+}

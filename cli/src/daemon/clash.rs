@@ -6,8 +6,8 @@ use skep_api::{ApiError, ErrorKind};
 use super::address::CONTROL_PORT;
 
 /// What to do about it.
-const ADVICE: &str = "leave that swarm (docker -H unix:///var/run/docker.sock swarm leave), or give this one other ports \
-     (--listen-addr ADDRESS:PORT here, --data-path-port PORT when it is made)";
+const ADVICE: &str = "leave that swarm (docker -H unix:///var/run/docker.sock swarm leave), or give other ports: this one by \
+     --listen-addr ADDRESS:PORT (TCP), that one by --data-path-port PORT when it is made (UDP)";
 
 /// Refuses ports that a swarm of the Docker Engine's own has: where ours would listen (TCP), and its data
 /// path (UDP).

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use hyper::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::process::ProcessId;
@@ -82,10 +82,10 @@ pub(crate) async fn start(record: &mut Record, wanted: impl Fn(&str) -> bool) ->
     if record.engine != Engine::Docker {
         return Ok(());
     }
-    let name = record.name.clone();
+    let (name, config) = (record.name.clone(), config(&record.daemon_args));
     for node in record.nodes.iter_mut().filter(|n| wanted(&n.name)) {
         if !node.dockerd.as_ref().is_some_and(ProcessId::is_alive) {
-            spawn(&name, node)?;
+            spawn(&name, node, &config)?;
         }
     }
     record.save()?;
@@ -95,15 +95,21 @@ pub(crate) async fn start(record: &mut Record, wanted: impl Fn(&str) -> bool) ->
     Ok(())
 }
 
-fn spawn(name: &SwarmName, node: &mut Node) -> anyhow::Result<()> {
+/// What our daemon is told of registries holds for its Docker Engine too.
+fn config(daemon_args: &[String]) -> String {
+    let insecure = daemon_args.iter().filter_map(|flag| flag.strip_prefix("--insecure-registry="));
+    json!({ "insecure-registries": insecure.collect::<Vec<_>>() }).to_string()
+}
+
+fn spawn(name: &SwarmName, node: &mut Node, config: &str) -> anyhow::Result<()> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(log(node))
         .with_context(|| format!("open {}", log(node).display()))?;
     // The machine's own configuration is for the machine's own engine.
-    let config = node.state_dir.join("dockerd.json");
-    fs::write(&config, "{}").with_context(|| format!("write {}", config.display()))?;
+    let config_file = node.state_dir.join("dockerd.json");
+    fs::write(&config_file, config).with_context(|| format!("write {}", config_file.display()))?;
     let exec_root = node.socket.with_extension("docker");
     let pid_file = node.socket.with_extension("docker.pid");
     // One that was killed leaves them, its containerd's too, which ends with it; the ids may be others' by now.
@@ -112,7 +118,7 @@ fn spawn(name: &SwarmName, node: &mut Node) -> anyhow::Result<()> {
     }
     let path = |flag: &str, path: PathBuf| format!("--{flag}={}", path.display());
     let child = node::enter(node, Some(PROGRAM))?
-        .arg(path("config-file", config))
+        .arg(path("config-file", config_file))
         .arg(path("data-root", node.state_dir.join("docker")))
         .arg(path("exec-root", exec_root))
         .arg(path("pidfile", pid_file))

@@ -31,6 +31,8 @@ pub(super) async fn answer(
         Owner::Docker => Ok(pass(&docker, asked, request).await),
         Owner::Networks => both(inner, &docker, asked, request, networks).await,
         Owner::Containers => containers::list(&docker, asked, request).await,
+        Owner::Usage => containers::usage(&docker, asked, request).await,
+        Owner::Distribution => distribution(&docker, asked, request).await,
         Owner::Info => both(inner, &docker, asked, request, info).await,
         Owner::Version => both(inner, &docker, asked, request, about).await,
         Owner::Network => network(inner, &docker, asked, request).await,
@@ -99,6 +101,33 @@ fn about(mut own: Value, theirs: Value) -> Value {
         }));
     }
     own
+}
+
+/// What a registry says of an image. `docker service create` asks this first; without a registry to be reached
+/// Docker looks for one for 20 s, though an image that was loaded here comes from none.
+async fn distribution(
+    docker: &DockerSocket,
+    asked: (u32, u32),
+    request: Request,
+) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    let name = path.strip_prefix("/distribution/").and_then(|rest| rest.strip_suffix("/json"));
+    let name = name.unwrap_or_default();
+    let uri =
+        format!("/images/{name}/json").parse::<Uri>().map_err(|_| ApiError::invalid("malformed path"))?;
+    let image = get(docker, asked, &uri).await.unwrap_or_default();
+    if is_loaded(name, &image) {
+        let words =
+            format!("manifest for {name} not found: it was loaded on this node and comes from no registry");
+        return Err(ApiError::not_found(words));
+    }
+    Ok(pass(docker, asked, request).await)
+}
+
+/// Whether an image of the engine's came from no registry.
+fn is_loaded(name: &str, image: &Value) -> bool {
+    let has_digests = image["RepoDigests"].as_array().is_none_or(|digests| !digests.is_empty());
+    !has_digests && !name.contains('@')
 }
 
 /// One network: ours if it is one of those that reach over nodes.
@@ -172,6 +201,18 @@ mod tests {
         let theirs = json!({ "Version": "20.10", "Components": [{ "Name": "Engine" }, { "Name": "runc" }] });
         let expect = json!({ "Version": "0.1", "Components": [{ "Name": "Engine" }, { "Name": "Docker Engine" }, { "Name": "runc" }] });
         assert_eq!(about(own, theirs), expect);
+    }
+
+    #[test]
+    fn an_image_that_was_loaded_is_of_no_registry() {
+        for (name, image, expect) in [
+            ("a:1", json!({ "RepoDigests": [] }), true),
+            ("a:1", json!({ "RepoDigests": ["a@sha256:0"] }), false),
+            ("a@sha256:0", json!({ "RepoDigests": [] }), false),
+            ("a:1", json!(null), false),
+        ] {
+            assert_eq!(is_loaded(name, &image), expect, "{name} {image}");
+        }
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub(super) enum Owner {
     Docker,
     /// The list of the engine's containers, some of which are ours alone.
     Containers,
+    /// What the engine's things take of the disk.
+    Usage,
+    /// What a registry says of an image: the engine asks, if the image can be of one.
+    Distribution,
     /// Both have some: the list of networks.
     Networks,
     /// One network, ours if we know it.
@@ -50,6 +54,8 @@ pub(super) fn owner(method: &Method, path: &str) -> Owner {
             Owner::Ours
         }
         ("containers", Some("json")) if method == Method::GET => Owner::Containers,
+        ("distribution", Some(_)) if method == Method::GET => Owner::Distribution,
+        ("system", Some("df")) => Owner::Usage,
         ("info", None) => Owner::Info,
         ("version", None) => Owner::Version,
         ("networks", None) if method == Method::GET || method == Method::HEAD => Owner::Networks,
@@ -204,10 +210,16 @@ mod tests {
             ("POST", "/images/create", Owner::Docker),
             ("POST", "/build", Owner::Docker),
             ("GET", "/events", Owner::Docker),
-            ("GET", "/system/df", Owner::Docker),
+            ("GET", "/system/df", Owner::Usage),
             ("GET", "/volumes", Owner::Docker),
             ("POST", "/auth", Owner::Docker),
-            ("GET", "/distribution/a/json", Owner::Docker),
+            ("GET", "/distribution/a/b:1/json", Owner::Distribution),
+            ("GET", "/plugins", Owner::Docker),
+            ("POST", "/session", Owner::Docker),
+            ("POST", "/grpc", Owner::Docker),
+            ("POST", "/build/prune", Owner::Docker),
+            ("POST", "/commit", Owner::Docker),
+            ("GET", "//networks", Owner::Networks),
             ("GET", "/servicesx", Owner::Docker),
         ] {
             assert_eq!(owner(&method.parse().unwrap(), path), expect, "{method} {path}");

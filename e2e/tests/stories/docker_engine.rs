@@ -1,5 +1,8 @@
 //! The main stories with a Docker Engine on each node, and what passes through our socket to it.
 
+mod five;
+mod pulls;
+
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;

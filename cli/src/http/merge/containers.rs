@@ -41,6 +41,19 @@ pub(super) async fn list(
     Ok(with_json(StatusCode::OK, &all))
 }
 
+/// `docker system df`.
+pub(super) async fn usage(
+    docker: &DockerSocket,
+    asked: (u32, u32),
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut usage = get(docker, asked, request.uri()).await?;
+    if let Some(all) = usage["Containers"].as_array_mut() {
+        all.retain(|one| !is_sandbox(one));
+    }
+    Ok(with_json(StatusCode::OK, &usage))
+}
+
 /// Takes the sandboxes off the numbers of `docker info`; left as they are where they cannot be told.
 pub(super) async fn without_sandboxes(docker: &DockerSocket, asked: (u32, u32), info: &mut Value) {
     // {"label":["skep.sandbox"]}
