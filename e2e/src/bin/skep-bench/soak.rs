@@ -63,14 +63,19 @@ pub(crate) fn run(minutes: usize, seed: usize, engine: &str) -> anyhow::Result<(
         let done = faults.heal()?;
         let at = watch.elapsed().as_secs();
         let healing = Stopwatch::start();
-        if let Err(why) = come_right(&cluster, &nodes, &ledger) {
-            let kept = keep_logs(&cluster)?;
-            say(&format!("{at} s, round {round}, seed {seed}: {done}\nnot right: {why}\nlogs: {kept}"));
-            bail!("the swarm did not come right within {HEAL_MAX:?}");
-        }
+        let wrong = match come_right(&cluster, &nodes, &ledger) {
+            Ok(wrong) => wrong,
+            Err(why) => {
+                let kept = keep_logs(&cluster)?;
+                say(&format!("{at} s, round {round}, seed {seed}: {done}\nnot right: {why}\nlogs: {kept}"));
+                bail!("the swarm did not come right within {HEAL_MAX:?}");
+            }
+        };
         let took = healing.elapsed().as_secs_f64();
         heals.push(took);
-        say(&format!("{at} s, round {round}: {done}; right after {took:.1} s; {}", ledger.brief()));
+        truth::a_manager(&cluster).into_iter().for_each(|by| ledger.tidy(&by));
+        let last = if wrong.is_empty() { String::new() } else { format!(" (last: {wrong})") };
+        say(&format!("{at} s, round {round}: {done}; right after {took:.1} s{last}; {}", ledger.brief()));
     }
     let n = heals.len();
     let (median, worst) = (percentile(&heals, 50), percentile(&heals, 100));
@@ -82,15 +87,15 @@ pub(crate) fn run(minutes: usize, seed: usize, engine: &str) -> anyhow::Result<(
     Ok(())
 }
 
-/// Waits until all is right; what is not, at the limit.
-fn come_right(cluster: &Cluster, nodes: &[Node], ledger: &Ledger) -> Result<(), String> {
+/// Waits until all is right; what was the last that was not. At the limit, that as an error.
+fn come_right(cluster: &Cluster, nodes: &[Node], ledger: &Ledger) -> Result<String, String> {
     let mut wrong = String::new();
     let right = try_wait_for(HEAL_MAX, || {
         let by = truth::a_manager(cluster).ok_or("no manager answers".to_owned());
         let looked = by.and_then(|by| truth::look(cluster, nodes).and_then(|()| ledger.look(&by)));
         looked.map_err(|why| wrong = why).ok()
     });
-    right.ok_or(wrong)
+    if right.is_some() { Ok(wrong) } else { Err(wrong) }
 }
 
 fn node(n: &skep_e2e::Node) -> Node {

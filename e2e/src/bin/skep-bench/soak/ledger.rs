@@ -68,41 +68,34 @@ impl Ledger {
     /// What is missing, double, or unknown.
     pub(super) fn look(&self, node: &Node) -> Result<(), String> {
         let before = self.books().acknowledged.clone();
-        let answer = request_within(&node.socket, "GET", "/services", &[], "application/json", ANSWER_MAX);
-        let answer = answer.map_err(|e| e.to_string())?;
-        if answer.status != 200 {
-            return Err(format!("list services: {}", answer.message()));
-        }
-        let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for service in answer.json().as_array().into_iter().flatten() {
-            let name = service["Spec"]["Name"].as_str().unwrap_or_default();
-            if name.starts_with("write-") {
-                let id = service["ID"].as_str().unwrap_or_default().to_owned();
-                ids.entry(name.to_owned()).or_default().push(id);
-            }
-        }
+        let ids = listed(node)?;
         for (name, id) in &before {
             match ids.get(name).map(Vec::as_slice) {
                 Some([one]) if one == id => {}
                 other => return Err(format!("acknowledged service {name} ({id}) is there as {other:?}")),
             }
         }
-        if let Some((name, double)) = ids.iter().find(|(_, ids)| ids.len() > 1) {
-            return Err(format!("service {name} is there more than once: {double:?}"));
+        match ids.iter().find(|(_, ids)| ids.len() > 1) {
+            Some((name, double)) => Err(format!("service {name} is there more than once: {double:?}")),
+            None => Ok(()),
         }
-        if ids.len() > SERVICES_MAX {
-            self.tidy(node, &ids);
-        }
-        Ok(())
     }
 
-    fn tidy(&self, node: &Node, ids: &BTreeMap<String, Vec<String>>) {
+    /// Removes the services of the writers once there are many.
+    pub(super) fn tidy(&self, node: &Node) {
+        let Ok(ids) = listed(node) else { return };
+        if ids.len() <= SERVICES_MAX {
+            return;
+        }
         for (name, id) in ids.iter().filter_map(|(name, ids)| Some((name, ids.first()?))) {
-            // First out of the books: from here on it may be gone.
+            // First out of the books: from here on it may be gone. What is in neither book has its answer
+            // on the way.
             let mut books = self.books();
-            books.acknowledged.remove(name);
-            books.open.remove(name);
+            let is_known = books.acknowledged.remove(name).is_some() || books.open.remove(name);
             drop(books);
+            if !is_known {
+                continue;
+            }
             let path = format!("/services/{id}");
             drop(request_within(&node.socket, "DELETE", &path, &[], "application/json", ANSWER_MAX));
         }
@@ -113,6 +106,24 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
+}
+
+/// The ids of the writers' services by name, as `node` shows them.
+fn listed(node: &Node) -> Result<BTreeMap<String, Vec<String>>, String> {
+    let answer = request_within(&node.socket, "GET", "/services", &[], "application/json", ANSWER_MAX);
+    let answer = answer.map_err(|e| e.to_string())?;
+    if answer.status != 200 {
+        return Err(format!("list services: {}", answer.message()));
+    }
+    let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for service in answer.json().as_array().into_iter().flatten() {
+        let name = service["Spec"]["Name"].as_str().unwrap_or_default();
+        if name.starts_with("write-") {
+            let id = service["ID"].as_str().unwrap_or_default().to_owned();
+            ids.entry(name.to_owned()).or_default().push(id);
+        }
+    }
+    Ok(ids)
 }
 
 /// Creates the service `name`; how long to wait until the next.
