@@ -41,7 +41,7 @@ use skep_api::Secret;
 use crate::{
     engine::{
         Container, ContainerState, Engine, EngineError, Exit, Image, LogLine, LogWindow, NewContainer,
-        NewSandbox, Sandbox,
+        NewSandbox, Sandbox, chain,
     },
     task::container::NODE_ID_LABEL,
 };
@@ -334,7 +334,7 @@ fn failed(error: Error) -> EngineError {
     if let Error::DockerResponseServerError { message, .. } = &error {
         return EngineError::Failed(message.clone().into());
     }
-    EngineError::Failed(Box::new(error))
+    EngineError::Failed(format!("the Docker Engine gave no answer: {}", chain(&error)).into())
 }
 
 /// How far a container is.

@@ -307,8 +307,8 @@ impl Engine {
     /// If it does not run, or the signal does not exist.
     pub async fn kill(&self, id: &str, signal: i32) -> Result<(), ContainerError> {
         let container = self.inner.container(id)?;
-        let named = Signal::from_named_raw(signal);
-        let signal = named.ok_or_else(|| ContainerError::Invalid(format!("invalid signal: {signal}")))?;
+        let known = Signal::from_named_raw(signal).or_else(|| realtime(signal));
+        let signal = known.ok_or_else(|| ContainerError::Invalid(format!("invalid signal: {signal}")))?;
         let Now::Running(started) = container.state.borrow().clone() else {
             return Err(ContainerError::NotRunning(id.to_owned()));
         };
@@ -412,6 +412,14 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// The signals that have numbers alone, such as systemd's `SIGRTMIN+3`.
+fn realtime(number: i32) -> Option<Signal> {
+    // SAFETY: Linux has these numbers. Those that a C library keeps for itself it keeps in its own process; this
+    // one only goes to the first process of a container.
+    #[expect(unsafe_code, reason = "rustix has no other way to name them")]
+    (34..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
 }
 
 /// Number of a signal given by name (with or without `SIG`) or number.

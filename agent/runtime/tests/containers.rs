@@ -267,6 +267,17 @@ async fn signals_reach_the_process() {
         assert_eq!(exit.error.as_deref(), Some("removed before it ran"));
     }
 
+    // SIGRTMIN+3, by which images of systemd are stopped.
+    lab.engine
+        .create(shell("rt", "trap 'exit 4' 37; echo ready; while :; do sleep 0.05; done"))
+        .await
+        .unwrap();
+    lab.engine.start("rt").await.unwrap();
+    lab.wait_for("rt", "ready").await;
+    lab.engine.kill("rt", 37).await.unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, lab.engine.wait("rt")).await.unwrap().unwrap().code, 4);
+    assert!(matches!(lab.engine.kill("rt", 65).await, Err(ContainerError::Invalid(_))));
+
     lab.engine.create(shell("kill", "sleep 60")).await.unwrap();
     lab.engine.start("kill").await.unwrap();
     lab.engine.kill("kill", 9).await.unwrap();

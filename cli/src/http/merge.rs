@@ -31,6 +31,7 @@ pub(super) async fn answer(
         Owner::Docker => Ok(pass(&docker, asked, request).await),
         Owner::Networks => both(inner, &docker, asked, request, networks).await,
         Owner::Containers => containers::list(&docker, asked, request).await,
+        Owner::Container => containers::inspect(&docker, asked, request).await,
         Owner::Usage => containers::usage(&docker, asked, request).await,
         Owner::Distribution => distribution(&docker, asked, request).await,
         Owner::Info => both(inner, &docker, asked, request, info).await,

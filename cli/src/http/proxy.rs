@@ -29,6 +29,8 @@ pub(super) enum Owner {
     Docker,
     /// The list of the engine's containers, some of which are ours alone.
     Containers,
+    /// A container by what may be a task's host name.
+    Container,
     /// What the engine's things take of the disk.
     Usage,
     /// What a registry says of an image: the engine asks, if the image can be of one.
@@ -45,10 +47,17 @@ pub(super) enum Owner {
     Version,
 }
 
+/// Docker calls a container's host by so much of its id.
+const HOST_NAME_CHARS: usize = 12;
+
 /// Whose business a request is; the path has no version.
 pub(super) fn owner(method: &Method, path: &str) -> Owner {
     let mut parts = path.trim_start_matches('/').split('/');
     let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+    if let ("containers", Some(word), Some("json")) = (first, second, parts.next()) {
+        let is_host_name = word.len() == HOST_NAME_CHARS && word.bytes().all(|b| b.is_ascii_hexdigit());
+        return if is_host_name && method == Method::GET { Owner::Container } else { Owner::Docker };
+    }
     match (first, second) {
         ("_ping" | "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs" | "skep", _) => {
             Owner::Ours
@@ -205,6 +214,8 @@ mod tests {
             ("POST", "/networks/abc/connect", Owner::Network),
             ("GET", "/containers/json", Owner::Containers),
             ("GET", "/containers/abc/json", Owner::Docker),
+            ("GET", "/containers/0123456789ab/json", Owner::Container),
+            ("GET", "/containers/0123456789ab/logs", Owner::Docker),
             ("POST", "/containers/abc/attach", Owner::Docker),
             ("POST", "/exec/abc/start", Owner::Docker),
             ("POST", "/images/create", Owner::Docker),

@@ -230,6 +230,10 @@ fn a_task_on_docker_reaches_its_nodes_api_also_after_the_daemon_started_anew() {
     let before = cluster.wait_running("asker", 1, DOCKER_SOON);
     for is_killed in [false, true] {
         assert_eq!(heard_by(&before[0]).as_deref(), Some("manager-1"));
+        // By its host name a program finds its own container.
+        let host = cluster.docker(&["exec", &before[0].container, "hostname"]).ok();
+        let own = cluster.docker(&["inspect", "--type=container", "--format", "{{.Id}}", host.trim()]).ok();
+        assert_eq!(own.trim(), before[0].container);
         if is_killed {
             cluster.kill_node("manager-1", false);
         }

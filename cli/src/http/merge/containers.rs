@@ -41,6 +41,32 @@ pub(super) async fn list(
     Ok(with_json(StatusCode::OK, &all))
 }
 
+/// A container by a task's host name, which is its sandbox's: programs find themselves by it (Traefik, Portainer's
+/// agent), so the answer is the task's container.
+pub(super) async fn inspect(
+    docker: &DockerSocket,
+    asked: (u32, u32),
+    request: Request,
+) -> Result<Response, ApiError> {
+    let found = get(docker, asked, request.uri()).await.unwrap_or_default();
+    if found["Config"]["Labels"].get(SANDBOX_LABEL).is_none() {
+        return Ok(pass(docker, asked, request).await);
+    }
+    let all = get(docker, asked, &Uri::from_static("/containers/json?all=1")).await?;
+    let Some(id) = joined(&all, &found) else { return Ok(pass(docker, asked, request).await) };
+    let query = request.uri().query().unwrap_or_default();
+    let uri = format!("/containers/{id}/json?{query}").parse::<Uri>();
+    let uri = uri.map_err(|_| ApiError::invalid("malformed query"))?;
+    Ok(with_json(StatusCode::OK, &get(docker, asked, &uri).await?))
+}
+
+/// The id of the container that joined the sandbox, which it may name by id or by name.
+fn joined<'a>(all: &'a Value, sandbox: &Value) -> Option<&'a str> {
+    let is_it = |word: &str| sandbox["Id"] == word || sandbox["Name"] == format!("/{word}");
+    let mode = |one: &'a Value| one["HostConfig"]["NetworkMode"].as_str()?.strip_prefix("container:");
+    all.as_array()?.iter().find(|one| mode(one).is_some_and(is_it))?["Id"].as_str()
+}
+
 /// `docker system df`.
 pub(super) async fn usage(
     docker: &DockerSocket,
@@ -131,6 +157,16 @@ mod tests {
         }
         assert!(is_sandbox(&json!({ "Labels": { "skep.sandbox": "" } })));
         assert!(!is_sandbox(&json!({ "Labels": {} })) && !is_sandbox(&json!({ "Labels": null })));
+    }
+
+    #[test]
+    fn a_sandbox_is_its_tasks() {
+        let of = |id: &str, mode: &str| json!({ "Id": id, "HostConfig": { "NetworkMode": mode } });
+        let all = json!([of("a", "bridge"), of("b", "container:skep-sandbox-1"), of("c", "container:2f")]);
+        let sandbox = |id: &str, name: &str| json!({ "Id": id, "Name": name });
+        assert_eq!(joined(&all, &sandbox("1f", "/skep-sandbox-1")), Some("b"));
+        assert_eq!(joined(&all, &sandbox("2f", "/skep-sandbox-2")), Some("c"));
+        assert_eq!(joined(&all, &sandbox("3f", "/skep-sandbox-3")), None);
     }
 
     #[test]
