@@ -142,7 +142,7 @@ impl Wal {
     }
 
     /// Lets the log begin anew with `records`, which say all that was queued before ([`record::anew`]), and
-    /// frees the disk of what is older; if it is worth it, and they fit in one batch.
+    /// frees the disk of what is older; if it is worth it, and they are not too many.
     pub(crate) fn begin_anew(&self, records: Vec<Record>) {
         self.send(Job { records, done: None, anew: true });
     }

@@ -13,12 +13,14 @@ use std::sync::mpsc::Receiver;
 use super::record::{self, Record};
 use super::seal::DataKey;
 use super::segment::{self, HEADER_BYTES, Segment, SyncFile};
-use super::{Done, FatalHook, Job, Message, SEGMENTS_AT_PURGE};
+use super::{Done, FatalHook, Job, Message, SEGMENTS_AT_PURGE, batch};
 use crate::error::OpenError;
 
 /// Queued jobs are joined up to about this many bytes: beyond, a sync costs little against the write,
 /// and the first of them should not wait for the last.
 const BATCH_TARGET_BYTES: usize = 1024 * 1024;
+/// The most that a log begins anew with: it is one batch, held in memory while it is written.
+const ANEW_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The exit status after a failed write: EX_IOERR of sysexits.
 const EXIT_WRITE_FAILED: i32 = 74;
 
@@ -99,16 +101,19 @@ impl Writer {
     }
 
     /// Begins a segment with these records as one batch, then removes the older ones; does nothing if there
-    /// are fewer than `n_segments`, or if the records do not fit. Until the batch is durable the older
+    /// are fewer than `n_segments`, or if the records are too many. Until the batch is durable the older
     /// segments say the same, and from then on they are not read.
     pub(crate) fn begin_anew(&mut self, records: &[Record], n_segments: usize) -> io::Result<()> {
         let len: usize = records.iter().map(record::encoded_len).sum();
-        if len > self.body_max() || segment::list(&self.dir)?.len() < n_segments {
+        let is_worth_it = segment::list(&self.dir).is_ok_and(|found| found.len() >= n_segments);
+        if len > ANEW_BYTES_MAX || !is_worth_it {
             return Ok(());
         }
         self.flush()?;
         let number = self.segment.number + 1;
-        let segment = Segment::create(&self.dir, &self.key, number, self.next_sequence, self.segment_bytes);
+        let needed = HEADER_BYTES + u64::try_from(batch::disk_len(len)).expect("a length fits in 64 bits");
+        let bytes = self.segment_bytes.max(needed);
+        let segment = Segment::create(&self.dir, &self.key, number, self.next_sequence, bytes);
         match segment {
             Ok(segment) => self.segment = segment,
             Err(error) => {
@@ -120,13 +125,17 @@ impl Writer {
         }
         records.iter().for_each(|record| record::encode(record, &mut self.body));
         self.flush()?;
-        segment::remove_before(&self.dir, number)
+        // The next opening removes what is left.
+        if let Err(error) = segment::remove_before(&self.dir, number) {
+            tracing::warn!(err = %error, "old segments of the log cannot be removed");
+        }
+        Ok(())
     }
 
     /// The most plain text that a fresh segment has room for.
     fn body_max(&self) -> usize {
         let room = usize::try_from(self.segment_bytes - HEADER_BYTES).expect("a segment fits in memory");
-        room - super::batch::HEADER_BYTES - super::seal::TAG_BYTES
+        room - batch::HEADER_BYTES - super::seal::TAG_BYTES
     }
 
     fn flush(&mut self) -> io::Result<()> {
