@@ -12,6 +12,7 @@ use openraft::{OptionalSend, RaftLogReader, RaftSnapshotBuilder, SnapshotMeta, S
 use tempfile::TempDir;
 
 use super::*;
+use crate::snapshot::Snapshots as _;
 use crate::types::{Command, Membership, Payload, StoredMembership, log_id};
 use crate::wal::Options;
 
@@ -136,6 +137,35 @@ async fn a_restart_finds_entries_vote_and_commit_mark() {
     let last = store.get_log_state().await.unwrap().last_log_id;
     assert_eq!(last, Some(log_id(4, 3)));
     assert_eq!(store.try_get_log_entries(..3).await.unwrap(), entries[..3]);
+}
+
+#[tokio::test]
+async fn a_purge_frees_the_disk_and_a_restart_finds_what_is_left() {
+    let dir = TempDir::new().unwrap();
+    let n_segments = || crate::wal::segment::list(dir.path()).unwrap().len();
+    let large = |index| entry(3, index, Payload::Normal(Command(Bytes::from(vec![b'x'; 4000]))));
+    let mut store = open(&dir);
+    store.save_vote(&Vote::new_committed(3, 7)).await.unwrap();
+    for index in 0..100 {
+        append(&mut store, vec![large(index)]).await;
+    }
+    store.save_committed(Some(log_id(3, 99))).await.unwrap();
+    assert!(n_segments() > 5, "{}", n_segments());
+    let meta =
+        SnapshotMeta { last_log_id: Some(log_id(3, 90)), last_membership: StoredMembership::default() };
+    let snapshot = crate::snapshot::Snapshot { meta, state: Bytes::new() };
+    crate::snapshot::SnapshotDir::new(dir.path()).unwrap().save(&snapshot).unwrap();
+    // What is left is more than one segment holds.
+    store.purge(log_id(3, 60)).await.unwrap();
+    append(&mut store, vec![large(100)]).await;
+    assert!(n_segments() <= 2, "{}", n_segments());
+    drop(store);
+    let mut store = open(&dir);
+    assert_eq!(store.read_vote().await.unwrap(), Some(Vote::new_committed(3, 7)));
+    assert_eq!(store.read_committed().await.unwrap(), Some(log_id(3, 99)));
+    assert_eq!(store.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(3, 60)));
+    let left: Vec<Entry> = (61..=100).map(large).collect();
+    assert_eq!(store.try_get_log_entries(..).await.unwrap(), left);
 }
 
 #[test]
