@@ -7,7 +7,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::{client, daemon::DaemonArgs, dev::DevArgs};
+use crate::{client, daemon::DaemonCommand, dev::DevArgs};
 
 /// The exit code for a flag that is not known or has a value that it cannot have.
 const EXIT_FLAG: u8 = 125;
@@ -26,7 +26,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Run a node
-    Daemon(DaemonArgs),
+    Daemon(DaemonCommand),
     /// Run a swarm on this machine, each node in a network namespace of its own
     Dev(DevArgs),
     #[command(flatten)]

@@ -2,6 +2,7 @@
 
 mod connection;
 mod create;
+mod daemon;
 mod duration;
 mod flags;
 mod frames;
@@ -54,14 +55,27 @@ const HOST_DEFAULT: &str = "unix:///run/skep/skep.sock";
 /// # Errors
 /// What the daemon answered, or why it could not be asked.
 pub(crate) fn run(host: Option<String>, command: Command) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(dispatch(&host_of(host), command))
+}
+
+/// Asks the daemon to stop, and waits for its end. `host` is the flag's.
+///
+/// # Errors
+/// As [`run`]; it does not end.
+pub(crate) fn stop_daemon(host: Option<String>, shutdown: bool) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(daemon::stop(&host_of(host), shutdown)).map(|()| ExitCode::SUCCESS)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")
+}
+
+/// The daemon that the flag names, or the environment.
+fn host_of(flag: Option<String>) -> String {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let host = host
-        .or_else(|| variable("SKEP_HOST"))
+    flag.or_else(|| variable("SKEP_HOST"))
         .or_else(|| variable("DOCKER_HOST"))
-        .unwrap_or_else(|| HOST_DEFAULT.to_owned());
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(dispatch(&host, command))
+        .unwrap_or_else(|| HOST_DEFAULT.to_owned())
 }
 
 async fn dispatch(host: &str, command: Command) -> anyhow::Result<ExitCode> {

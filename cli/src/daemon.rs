@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -32,6 +32,31 @@ use node::Node;
 
 /// A daemon that was killed has closed its socket by then; one that still answers is alive.
 const PREDECESSOR_GONE_AFTER: Duration = Duration::from_secs(2);
+
+/// `skep daemon`, and what is asked of one that runs.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DaemonCommand {
+    #[command(subcommand)]
+    pub(crate) asked: Option<Asked>,
+    #[command(flatten)]
+    _args: DaemonArgs,
+}
+
+/// What is asked of the daemon that runs.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Asked {
+    /// Stop the daemon; its tasks run on, and the next one takes them up
+    Stop(StopArgs),
+}
+
+/// `skep daemon stop`.
+#[derive(Args, Debug)]
+pub(crate) struct StopArgs {
+    /// The machine goes away: its tasks are replaced on other nodes at once, not after a minute without a daemon
+    #[arg(long)]
+    pub(crate) shutdown: bool,
+}
 
 /// `skep daemon`: each long flag is a key of the config file too.
 #[derive(Args, Debug, Clone)]
@@ -130,10 +155,12 @@ async fn serve(settings: settings::Settings) -> anyhow::Result<()> {
     share(&settings.socket, &settings.api_socket)?;
     let node = Arc::new(Node::start(settings.clone()).await?);
     tracing::info!(socket = %settings.socket.display(), "serving the API");
+    let asked = node.clone();
     let stopping = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = asked.asked_to_stop() => {}
         }
         tracing::info!("stopping; tasks stay");
     };

@@ -6,6 +6,7 @@
 mod answer;
 mod backend;
 mod containers;
+mod daemon;
 mod filter;
 mod images;
 mod logs;
@@ -130,6 +131,7 @@ fn router(api: Api) -> Router {
         .merge(networks::routes())
         .merge(volumes::routes())
         .merge(rest::routes())
+        .merge(daemon::routes())
         .layer(middleware::from_fn(limit_time));
     let streams = Router::new().merge(logs::routes()).merge(images::routes()).merge(registry::routes());
     let inner = ordinary

@@ -19,7 +19,10 @@ fn main() -> ExitCode {
         Err(error) => return args::refuse(&error),
     };
     let done = match cli.command {
-        Command::Daemon(_) => daemon::run(&args::after("daemon")),
+        Command::Daemon(daemon) => match daemon.asked {
+            Some(daemon::Asked::Stop(flags)) => client::stop_daemon(cli.host, flags.shutdown),
+            None => daemon::run(&args::after("daemon")),
+        },
         Command::Dev(args) => dev::run(args),
         Command::Client(command) => client::run(cli.host, command),
     };

@@ -200,8 +200,17 @@ impl Cluster {
     /// When the program cannot be started.
     #[must_use]
     pub fn skep(&self, args: &[&str]) -> Output {
+        self.skep_on(self.manager(), args)
+    }
+
+    /// Runs our own CLI against a node.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn skep_on(&self, node: &Node, args: &[&str]) -> Output {
         let mut command = Command::new(&self.skep);
-        command.args(["-H", &self.manager().socket]).args(args).env("RUST_BACKTRACE", "0");
+        command.args(["-H", &node.socket]).args(args).env("RUST_BACKTRACE", "0");
         run(&mut command, COMMAND_WAIT_MAX).unwrap_or_else(|err| panic!("{err:#}"))
     }
 

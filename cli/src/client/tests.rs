@@ -192,6 +192,15 @@ async fn nodes_are_changed() {
 }
 
 #[tokio::test]
+async fn a_daemon_is_stopped() {
+    let server = Running::manager();
+    let host = format!("unix://{}", server.socket().display());
+    super::daemon::stop(&host, true).await.unwrap();
+    let gone = super::daemon::stop(&host, false).await.unwrap_err();
+    assert!(gone.to_string().contains("Is the daemon running?"), "{gone:#}");
+}
+
+#[tokio::test]
 async fn a_node_is_retired() {
     let server = Running::manager();
     good(&server, "service create -d --name web --replicas 2 skep/whoami", &[]).await;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use skep_agent::{Agent, DockerEngine, TaskEngine, runtime};
+use skep_agent::{Agent, DockerEngine, StopReason, TaskEngine, runtime};
 use skep_api::{
     ApiError, ErrorKind, NodeId, Timestamp,
     object::ingress::DATA_PATH_PORT,
@@ -72,6 +72,8 @@ pub(super) struct Inner {
     pub(super) manager: Mutex<Option<Manager>>,
     /// Follows what the store wants of this node.
     role: StdMutex<Option<JoinHandle<()>>>,
+    /// A client wants the daemon to stop; whether its host does too.
+    asked_to_stop: watch::Sender<Option<bool>>,
 }
 
 impl Node {
@@ -83,13 +85,24 @@ impl Node {
         Ok(Self(Inner::start(settings).await?))
     }
 
+    /// Once a client has asked the daemon to stop.
+    pub(super) async fn asked_to_stop(&self) {
+        let mut asked = self.0.asked_to_stop.subscribe();
+        // The sender is in this node.
+        let _never = asked.wait_for(Option::is_some).await;
+    }
+
     /// The daemon stops: tasks stay.
     pub(super) async fn stop(&self) {
         let mut slot = self.0.manager.lock().await;
         self.0.keep_role(None);
         let membership = self.0.membership();
         if let Some(membership) = &membership {
-            membership.agent.stop(stopping::reason().await).await;
+            let reason = match *self.0.asked_to_stop.borrow() {
+                Some(true) => StopReason::Shutdown,
+                Some(false) | None => StopReason::Restart,
+            };
+            membership.agent.stop(stopping::or_of_host(reason).await).await;
         }
         if let Some(manager) = slot.take() {
             manager.stop().await;
@@ -124,6 +137,7 @@ impl Inner {
             place: watch::Sender::new(Place::Nowhere),
             manager: Mutex::new(None),
             role: StdMutex::default(),
+            asked_to_stop: watch::Sender::new(None),
         });
         if let Some((identity, member)) = identity.zip(member)
             && let Err(error) = node.resume(identity, member).await
@@ -380,6 +394,10 @@ impl Backend for Node {
 
     fn docker(&self) -> Option<DockerSocket> {
         self.0.docker.as_ref().map(|docker| DockerSocket::of(docker.socket(), docker.about()))
+    }
+
+    fn stop(&self, host_stops: bool) {
+        self.0.asked_to_stop.send_replace(Some(host_stops));
     }
 
     fn facts(&self) -> Facts {

@@ -1,4 +1,4 @@
-//! Why this daemon stops: systemd knows whether the host stops too.
+//! Why this daemon stops: somebody said so, or systemd knows that the host stops too.
 
 use std::time::Duration;
 
@@ -14,8 +14,15 @@ const SCHEDULED: &str = "/run/systemd/shutdown/scheduled";
 /// A shutdown planned for later than this is no reason yet: a daemon that restarts is back by then.
 const SOON: Duration = Duration::from_secs(60);
 
-/// `Shutdown` if the host stops, else `Restart`.
-pub(super) async fn reason() -> StopReason {
+/// What was asked for; `Shutdown` if the host stops.
+pub(super) async fn or_of_host(asked: StopReason) -> StopReason {
+    match asked {
+        StopReason::Shutdown => StopReason::Shutdown,
+        StopReason::Restart => of_host().await,
+    }
+}
+
+async fn of_host() -> StopReason {
     let scheduled = tokio::fs::read_to_string(SCHEDULED).await.unwrap_or_default();
     let system = Command::new("systemctl").arg("is-system-running").kill_on_drop(true).output();
     let said = match timeout(ASK_MAX, system).await {

@@ -148,6 +148,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
         None
     }
     fn facts(&self) -> Facts;
+    /// The daemon is to stop, as on a signal; `host_stops` has its tasks replaced at once. Returns before it does.
+    fn stop(&self, host_stops: bool);
 }
 
 /// Where a Docker Engine of this machine is asked.

@@ -92,6 +92,30 @@ fn a_stopped_daemon_leaves_its_tasks_and_notices_what_ended_meanwhile() {
 }
 
 #[test]
+fn a_daemon_that_is_told_to_stop_keeps_its_tasks_or_hands_them_over() {
+    let mut cluster = cluster(2);
+    create(&cluster, "web", &["--replicas", "4", "--env", &cluster.mark("web")], IDLE);
+    let before = cluster.wait_running("web", 4, SOON);
+    let programs = cluster.wait_programs("web", 4, SOON);
+
+    let said = cluster.skep_on(cluster.node("worker-1"), &["daemon", "stop"]).ok();
+    assert!(said.contains("Its tasks run on"), "{said}");
+    let _ = cluster.restart_node("worker-1").ok();
+    cluster.wait_node("worker-1", "ready", SOON);
+    assert_eq!((cluster.running("web"), cluster.programs("web")), (before, programs));
+
+    let stopped = cluster.node_id("worker-2");
+    let _ = cluster.skep_on(cluster.node("worker-2"), &["daemon", "stop", "--shutdown"]).ok();
+    wait_for("all four run on the others, well within the minute that a restart would have", SOON, || {
+        let running = cluster.running("web");
+        (running.len() == 4 && running.iter().all(|t| t.node_id != stopped)).then_some(())
+    });
+    let _ = cluster.restart_node("worker-2").ok();
+    cluster.wait_node("worker-2", "ready", SOON);
+    let _ = cluster.wait_programs("web", 4, SOON);
+}
+
+#[test]
 fn services_and_published_ports_survive_the_manager() {
     let mut cluster = crate::cluster_with_example(1);
     let _ = cluster.wait_running("whoami", 3, SOON);

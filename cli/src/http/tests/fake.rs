@@ -304,11 +304,13 @@ impl ControlPlane for FakeControl {
 /// A node in memory.
 pub(crate) struct FakeBackend {
     swarm: Mutex<SwarmState>,
+    /// Ends its server.
+    stop: CancellationToken,
 }
 
 impl FakeBackend {
-    pub(crate) fn new(swarm: SwarmState) -> Self {
-        Self { swarm: Mutex::new(swarm) }
+    pub(crate) fn new(swarm: SwarmState, stop: CancellationToken) -> Self {
+        Self { swarm: Mutex::new(swarm), stop }
     }
 }
 
@@ -346,6 +348,10 @@ impl Backend for FakeBackend {
 
     fn engine(&self) -> Arc<dyn LocalEngine> {
         Arc::new(FakeEngine)
+    }
+
+    fn stop(&self, _host_stops: bool) {
+        self.stop.cancel();
     }
 
     fn facts(&self) -> Facts {
@@ -386,7 +392,8 @@ impl Running {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("s")).unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, Arc::new(FakeBackend::new(swarm)), stop.clone().cancelled_owned()));
+        let backend = FakeBackend::new(swarm, stop.clone());
+        tokio::spawn(serve(listener, Arc::new(backend), stop.clone().cancelled_owned()));
         Self { directory, stop }
     }
 
