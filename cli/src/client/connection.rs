@@ -209,3 +209,8 @@ pub(crate) fn escape(text: &str) -> String {
 pub(crate) fn is_not_found(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
 }
+
+/// Whether a write failed because the object changed since it was read (Swarm's words).
+pub(crate) fn is_out_of_date(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.message.ends_with("update out of sequence"))
+}

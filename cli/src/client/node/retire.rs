@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{change::send, find};
 use crate::client::{
-    connection::{Connection, escape, is_not_found},
+    connection::{Connection, escape, is_not_found, is_out_of_date},
     duration,
     output::{print, text},
 };
@@ -36,6 +36,7 @@ pub(crate) struct Retire {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Its ID or host name
     #[arg(value_name = "NODE")]
     node: String,
 }
@@ -131,11 +132,17 @@ impl Retiring<'_> {
         self.daemon.get(&format!("/nodes/{}", escape(self.id))).await
     }
 
+    /// A node that was just demoted, or goes down meanwhile, changes between the look and the write.
     async fn set(&self, key: &str, word: &str) -> anyhow::Result<()> {
-        let node = self.node().await?;
-        let mut spec = node["Spec"].clone();
-        spec[key] = word.into();
-        send(self.daemon, &node, &spec).await
+        loop {
+            let node = self.node().await?;
+            let mut spec = node["Spec"].clone();
+            spec[key] = word.into();
+            match send(self.daemon, &node, &spec).await {
+                Err(error) if is_out_of_date(&error) => self.pause(&format!("{error:#}")).await?,
+                done => return done,
+            }
+        }
     }
 
     /// The role is written at once; the manager leaves the others after that.
