@@ -138,7 +138,8 @@ async fn nodes_are_seen_and_changed() {
     good(&server, "node promote beta", &["is already a manager."]).await;
     good(&server, "info", &["Managers: 2", "WARNING: Running Swarm in a two-manager configuration."]).await;
     good(&server, "node demote beta", &["Manager beta demoted in the swarm."]).await;
-    good(&server, "node update --availability drain --label-add zone=a beta", &["beta"]).await;
+    good(&server, "node update --label-add zone=a beta", &["beta"]).await;
+    good(&server, "node update --availability drain beta", &["beta"]).await;
     good(&server, "node inspect beta", &[r#""Availability": "drain""#, r#""zone": "a""#]).await;
     good(&server, "node ls --filter node.label=zone=a --format {{.Hostname}}", &["beta"]).await;
     bad(&server, "node rm beta", "is not down and can't be removed").await;

@@ -4,7 +4,10 @@ mod engine;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -32,11 +35,14 @@ const START: Timestamp = Timestamp(1_795_219_200_000_000_000);
 pub(crate) struct FakeControl {
     store: Arc<Mutex<Store>>,
     ids: Arc<Mutex<SeededIds>>,
+    /// A node was demoted: its managers write to it once more, and a drain that comes then is late.
+    demoted: Arc<AtomicBool>,
 }
 
 impl FakeControl {
     fn new() -> Self {
-        let control = Self { store: Arc::default(), ids: Arc::new(Mutex::new(SeededIds(7))) };
+        let ids = Arc::new(Mutex::new(SeededIds(7)));
+        let control = Self { store: Arc::default(), ids, demoted: Arc::default() };
         let cluster = Cluster {
             id: ClusterId(control.id()),
             ca_cert_pem: "not a certificate".into(),
@@ -251,7 +257,14 @@ impl ControlPlane for FakeControl {
             return Err(ApiError::new(ErrorKind::FailedPrecondition, words));
         }
         let is_drained = spec.availability == Availability::Drain;
-        let node = Node { spec, ..Node::clone(self.stale_view().node(id).unwrap()) };
+        if self.demoted.swap(false, Ordering::Relaxed) && is_drained {
+            let words = "rpc error: code = Unknown desc = update out of sequence";
+            return Err(ApiError::new(ErrorKind::Aborted, words));
+        }
+        let before = Node::clone(self.stale_view().node(id).unwrap());
+        let is_demoted = before.spec.role == Role::Manager && spec.role == Role::Worker;
+        self.demoted.fetch_or(is_demoted, Ordering::Relaxed);
+        let node = Node { spec, ..before };
         self.apply(vec![Change::PutNode(Arc::new(node))])?;
         if is_drained {
             self.drain(id);
