@@ -8,7 +8,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::Value;
-use skep_api::{object::Node, spec::NodeSpec};
+use skep_api::{ApiError, object::Node, spec::NodeSpec};
 use skep_manager::View;
 
 use super::{
@@ -18,6 +18,8 @@ use super::{
     lookup, render,
 };
 
+const ROLES: &[&str] = &["worker", "manager"];
+const AVAILABILITIES: &[&str] = &["active", "pause", "drain"];
 const FILTERS: &[&str] = &["id", "label", "membership", "name", "node.label", "role"];
 
 pub(super) fn routes() -> Router<Api> {
@@ -63,10 +65,23 @@ async fn inspect(State(api): State<Api>, Path(word): Path<String>) -> Answer {
 async fn update(State(api): State<Api>, Path(word): Path<String>, uri: Uri, request: Bytes) -> Answer {
     let control = api.manager()?;
     let version = Params::of(&uri)?.version("node")?;
-    let spec: NodeSpec = body(&request)?;
+    let spec = spec_of(&request)?;
     let node = lookup::node(&control.view().await?, &word, control.node_id())?;
     control.update_node(node.id, version, spec).await?;
     empty(StatusCode::OK)
+}
+
+/// Reads a node's spec. Role and availability have to be there, in any case, and are refused in Docker's words
+/// (`MB:daemon/cluster/convert/node.go`): a spec without a role is no wish for a worker.
+fn spec_of(request: &[u8]) -> Result<NodeSpec, ApiError> {
+    let mut given: Value = body(request)?;
+    for (key, words) in [("Role", ROLES), ("Availability", AVAILABILITIES)] {
+        let word = given.get(key).and_then(Value::as_str).unwrap_or_default();
+        let known = words.iter().find(|known| known.eq_ignore_ascii_case(word));
+        let known = known.ok_or_else(|| ApiError::invalid(format!("invalid {key}: {word:?}")))?;
+        given[key] = Value::from(*known);
+    }
+    body(given.to_string().as_bytes())
 }
 
 async fn remove(State(api): State<Api>, Path(word): Path<String>, uri: Uri) -> Answer {

@@ -192,6 +192,22 @@ async fn images_and_registries_are_asked() {
 }
 
 #[tokio::test]
+async fn a_nodes_role_and_availability_are_read_as_docker_reads_them() {
+    let server = Running::manager();
+    let (_, _, body) = ask(&server, "GET", "/nodes/beta", "").await;
+    let node: Value = serde_json::from_str(&body).unwrap();
+    let update = format!("POST /nodes/beta/update?version={}", node["Version"]["Index"]);
+    for (spec, status, expect) in [
+        (r#"{"Availability":"active"}"#, 400, r#"invalid Role: \"\""#),
+        (r#"{"Role":"boss","Availability":"active"}"#, 400, r#"invalid Role: \"boss\""#),
+        (r#"{"Role":"worker","Availability":"bogus"}"#, 400, r#"invalid Availability: \"bogus\""#),
+        (r#"{"role":"Worker","availability":"PAUSE"}"#, 200, ""),
+    ] {
+        check(&server, &update, spec, status, expect).await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_lives_and_dies() {
     let server = Running::manager();
     let spec = r#"{"name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}},"Mode":{"Replicated":{"Replicas":2}}}"#;
