@@ -12,6 +12,7 @@ mod logs;
 mod node;
 mod output;
 mod progress;
+mod registry_auth;
 mod service;
 mod swarm;
 mod tasks;

@@ -209,9 +209,16 @@ impl Cluster {
     /// When the program cannot be started.
     #[must_use]
     pub fn skep_on(&self, node: &Node, args: &[&str]) -> Output {
+        run(&mut self.skep_command(node, args), COMMAND_WAIT_MAX).unwrap_or_else(|err| panic!("{err:#}"))
+    }
+
+    /// Our own CLI against a node, not yet started.
+    #[must_use]
+    pub fn skep_command(&self, node: &Node, args: &[&str]) -> Command {
         let mut command = Command::new(&self.skep);
         command.args(["-H", &node.socket]).args(args).env("RUST_BACKTRACE", "0");
-        run(&mut command, COMMAND_WAIT_MAX).unwrap_or_else(|err| panic!("{err:#}"))
+        command.env("DOCKER_CONFIG", "/nonexistent");
+        command
     }
 
     /// Asks the manager's API; `Null` sends no body.

@@ -11,7 +11,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use skep_api::Secret;
 use tokio::net::{TcpStream, UnixStream};
+
+use super::registry_auth;
 
 /// The newest API that the client speaks; the daemon may speak an older one.
 const API_NEWEST: (u32, u32) = (1, 50);
@@ -38,6 +41,8 @@ pub(crate) struct Connection {
     /// As given, for messages.
     url: String,
     pub(crate) version: (u32, u32),
+    /// Sent along with each request.
+    registry_auth: Option<Secret>,
 }
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -60,7 +65,7 @@ impl Connection {
         } else {
             bail!("unable to parse docker host `{url}`: unix:///path or tcp://host:port expected");
         };
-        let mut connection = Self { host, url: url.to_owned(), version: API_NEWEST };
+        let mut connection = Self { host, url: url.to_owned(), version: API_NEWEST, registry_auth: None };
         let response =
             connection.send(Method::GET, "/_ping".to_owned(), "text/plain", full(Bytes::new())).await?;
         let theirs = response.headers().get("api-version").and_then(|value| value.to_str().ok());
@@ -69,6 +74,14 @@ impl Connection {
             connection.version = API_NEWEST.min((major, minor));
         }
         Ok(connection)
+    }
+
+    /// The same daemon; requests carry who we are to `image`'s registry.
+    ///
+    /// # Errors
+    /// Docker's config file cannot be used.
+    pub(crate) fn logged_in_for(&self, image: &str) -> anyhow::Result<Self> {
+        Ok(Self { registry_auth: registry_auth::header(image)?, ..self.clone() })
     }
 
     /// Sends a request on a connection of its own, which ends with the answer's body.
@@ -80,14 +93,24 @@ impl Connection {
         body: Body,
     ) -> anyhow::Result<Response<Incoming>> {
         let absent = || format!("Cannot connect to the daemon at {}. Is the daemon running?", self.url);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, "skep")
+            .header(header::USER_AGENT, concat!("skep/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONTENT_TYPE, kind);
+        if let Some(auth) = &self.registry_auth {
+            request = request.header("X-Registry-Auth", auth.reveal());
+        }
+        let request = request.body(body)?;
         match &self.host {
             Host::Unix(path) => {
                 let stream = UnixStream::connect(path).await.with_context(absent)?;
-                exchange(stream, method, target, kind, body).await
+                exchange(stream, request).await
             }
             Host::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.with_context(absent)?;
-                exchange(stream, method, target, kind, body).await
+                exchange(stream, request).await
             }
         }
         .with_context(|| format!("error during connect to {}", self.url))
@@ -169,26 +192,13 @@ fn full(bytes: Bytes) -> Body {
     BoxBody::new(Full::new(bytes).map_err(|never| match never {}))
 }
 
-async fn exchange<S>(
-    stream: S,
-    method: Method,
-    target: String,
-    kind: &str,
-    body: Body,
-) -> anyhow::Result<Response<Incoming>>
+async fn exchange<S>(stream: S, request: Request<Body>) -> anyhow::Result<Response<Incoming>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the connection; its errors come out of the request and of the body.
     tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header(header::HOST, "skep")
-        .header(header::USER_AGENT, concat!("skep/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONTENT_TYPE, kind)
-        .body(body)?;
     Ok(sender.send_request(request).await?)
 }
 

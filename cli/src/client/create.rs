@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 use skep_api::spec::{
-    ContainerSpec, EndpointSpec, Mount, Placement, Replicated, ServiceMode, ServiceSpec, TaskSpec,
+    ContainerSpec, EndpointSpec, Mount, NetworkAttachment, Placement, Replicated, ServiceMode, ServiceSpec,
+    TaskSpec,
 };
 
 use super::{
@@ -41,6 +42,12 @@ pub(crate) struct Create {
     /// Attach a filesystem mount to the service
     #[arg(long, value_parser = flags::mount)]
     mount: Vec<Mount>,
+    /// Network attachments
+    #[arg(long, value_name = "NETWORK")]
+    network: Vec<String>,
+    /// Send registry authentication details to swarm agents
+    #[arg(long)]
+    with_registry_auth: bool,
     /// Set one or more supplementary user groups for the container
     #[arg(long)]
     group: Vec<String>,
@@ -79,6 +86,7 @@ impl Create {
             placement: given(self.constraint)
                 .map(|all| Placement { constraints: Some(all), ..Placement::default() }),
             log_driver: self.process.log_driver(),
+            networks: given(self.network.iter().map(|name| attachment(name)).collect()),
             container_spec: Some(ContainerSpec {
                 image: with_tag(image),
                 args: given(args.to_vec()),
@@ -108,6 +116,11 @@ impl Create {
     }
 }
 
+/// As `--network` asks; the daemon finds the network by its name or id.
+fn attachment(network: &str) -> NetworkAttachment {
+    NetworkAttachment { target: network.to_owned(), ..NetworkAttachment::default() }
+}
+
 /// `name:latest` for a name without tag and digest.
 pub(crate) fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
@@ -117,9 +130,15 @@ pub(crate) fn with_tag(image: &str) -> String {
 /// Creates the service and waits for it, unless told not to.
 pub(crate) async fn run(daemon: &Connection, create: Create) -> anyhow::Result<()> {
     let (detach, quiet) = (create.waiting.detach, create.waiting.quiet);
+    let sends_auth = create.with_registry_auth;
     let mut spec = create.spec()?;
     let mut warning = None;
+    let mut daemon = daemon.clone();
     if let Some(container) = &mut spec.task_template.container_spec {
+        if sends_auth {
+            daemon = daemon.logged_in_for(&container.image)?;
+        }
+        let daemon = &daemon;
         warning = pin(daemon, &mut container.image).await;
     }
     let created = daemon.post("/services/create", &spec).await?;
@@ -129,7 +148,7 @@ pub(crate) async fn run(daemon: &Connection, create: Create) -> anyhow::Result<(
     }
     let id = text(&created, "/ID");
     print(&format!("{id}\n"))?;
-    if detach { Ok(()) } else { progress::wait(daemon, id, quiet, false).await }
+    if detach { Ok(()) } else { progress::wait(&daemon, id, quiet, false).await }
 }
 
 /// Passes on what the daemon warns of.

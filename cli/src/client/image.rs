@@ -160,7 +160,7 @@ async fn pull(daemon: &Connection, image: &str, quiet: bool) -> anyhow::Result<(
         print("Using default tag: latest\n")?;
     }
     let path = format!("/images/create?fromImage={}&tag={}", escape(name), escape(tag));
-    let body = daemon.upload(&path, futures::stream::empty()).await?;
+    let body = daemon.logged_in_for(image)?.upload(&path, futures::stream::empty()).await?;
     follow(body, |message| {
         // A bar's steps are not for a log.
         let is_progress = message.get("progressDetail").is_some_and(|detail| detail.get("total").is_some());

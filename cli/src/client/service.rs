@@ -2,6 +2,8 @@
 
 mod change;
 mod inspect;
+mod networks;
+mod scale;
 pub(crate) mod settings;
 
 use anyhow::bail;
@@ -74,7 +76,7 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::Inspect(flags) => inspect::run(daemon, &flags).await,
         Command::Ls(flags) => ls(daemon, &flags).await,
         Command::Rollback { waiting, service } => change::roll_back(daemon, &service, &waiting).await,
-        Command::Scale { detach, targets } => change::scale(daemon, &targets, detach).await,
+        Command::Scale { detach, targets } => scale::run(daemon, &targets, detach).await,
         Command::Update(flags) => Box::pin(change::run(daemon, *flags)).await,
         Command::Ps(flags) => tasks::run(daemon, &flags).await,
         Command::Rm { services } => rm(daemon, &services).await,

@@ -113,8 +113,26 @@ fn a_registry_with_a_password_serves_who_sends_it() {
         let pulled = docker(&["pull", &image]);
         assert!(pulled.stdout.contains(&format!("Status: {outcome} for {image}")), "{pulled}");
     }
-    let denied = cluster.docker(&["pull", &format!("{host}/hidden:3")]).refused();
+    let third = format!("{host}/hidden:3");
+    let denied = cluster.docker(&["pull", &third]).refused();
     assert!(denied.contains("pull access denied"), "{denied}");
+    our_cli_knows_the_login(&cluster, config.path(), &third, &registry);
+}
+
+fn our_cli_knows_the_login(cluster: &Cluster, config: &Path, image: &str, registry: &Registry) {
+    let pinned = registry.put("hidden", "3", "hello from ours\n").expect("the registry takes it");
+    let denied = cluster.skep(&["image", "pull", image]).refused();
+    assert!(denied.contains("pull access denied"), "{denied}");
+    let skep = |args: &[&str]| -> Output {
+        let mut command = cluster.skep_command(cluster.manager(), args);
+        run(command.env("DOCKER_CONFIG", config), SOON).expect("our CLI runs")
+    };
+    let _ = skep(&["service", "create", "--detach", "--name", "ours", "--with-registry-auth", image]).ok();
+    logs_say(cluster, "ours", "hello from ours");
+    let spec = cluster.service("ours")["Spec"].to_string();
+    assert!(spec.contains(&pinned), "{pinned} in {spec}");
+    let pulled = skep(&["image", "pull", image]).ok();
+    assert!(pulled.contains("Status: "), "{pulled}");
 }
 
 fn keeps_login(config: &Path, host: &str) {

@@ -170,7 +170,7 @@ impl Retiring<'_> {
             let now = self.look().await?;
             let left = Left::of(&self.before, &now, self.is_down);
             if left.is_nothing() {
-                return Ok(());
+                return if shown.is_some() { print("  all of them run elsewhere\n") } else { Ok(()) };
             }
             let words = left.words(self.name);
             if shown.as_ref() != Some(&words) {

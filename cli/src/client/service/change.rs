@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use skep_api::spec::{Mount, PortConfig};
 
+use super::networks;
 use super::settings::{Amounts, Process, Restart, Rollback, Update, Waiting};
 use crate::client::{
     connection::{Connection, escape},
@@ -20,6 +21,8 @@ use crate::client::{
     progress,
 };
 
+const IMAGE: &str = "/TaskTemplate/ContainerSpec/Image";
+
 #[derive(Args, Debug, Default)]
 pub(crate) struct Change {
     #[command(flatten)]
@@ -27,6 +30,9 @@ pub(crate) struct Change {
     /// Rollback to previous specification
     #[arg(long)]
     rollback: bool,
+    /// Send registry authentication details to swarm agents
+    #[arg(long)]
+    with_registry_auth: bool,
     #[command(flatten)]
     waiting: Waiting,
     #[arg(value_name = "SERVICE")]
@@ -123,11 +129,17 @@ struct Lists {
     /// Remove a custom host-to-IP mapping (host:ip)
     #[arg(long, value_name = "HOST[:IP]")]
     host_rm: Vec<String>,
+    /// Add a network
+    #[arg(long, value_name = "NETWORK")]
+    network_add: Vec<String>,
+    /// Remove a network
+    #[arg(long, value_name = "NETWORK")]
+    network_rm: Vec<String>,
 }
 
 /// Updates the service and waits for it, unless told not to.
 pub(crate) async fn run(daemon: &Connection, flags: Change) -> anyhow::Result<()> {
-    let Change { edits, rollback, waiting, service: word } = flags;
+    let Change { edits, rollback, with_registry_auth, waiting, service: word } = flags;
     if rollback {
         ensure!(edits == Edits::default(), "other flags may not be combined with --rollback");
         return roll_back(daemon, &word, &waiting).await;
@@ -135,7 +147,14 @@ pub(crate) async fn run(daemon: &Connection, flags: Change) -> anyhow::Result<()
     let service = daemon.get(&format!("/services/{}", escape(&word))).await?;
     let mut spec = service["Spec"].clone();
     edits.apply(&mut spec)?;
+    networks::apply(daemon, &mut spec, &edits.lists.network_add, &edits.lists.network_rm).await?;
     let mut warning = None;
+    let mut daemon = daemon.clone();
+    if with_registry_auth {
+        let image = edits.image.clone().unwrap_or_else(|| text(&spec, IMAGE).to_owned());
+        daemon = daemon.logged_in_for(&image)?;
+    }
+    let daemon = &daemon;
     if let Some(image) = &edits.image {
         let mut image = with_tag(image);
         warning = pin(daemon, &mut image).await;
@@ -454,46 +473,6 @@ fn capabilities(container: &mut Value, add: &[String], drop: &[String]) {
         let all = if all.contains("ALL") { BTreeSet::from(["ALL".to_owned()]) } else { all };
         container[key] = all.into_iter().collect::<Vec<_>>().into();
     }
-}
-
-/// `NAME=REPLICAS`, each set at once, then waited for.
-pub(crate) async fn scale(daemon: &Connection, targets: &[String], detach: bool) -> anyhow::Result<()> {
-    let mut failed = Vec::new();
-    let mut scaled = Vec::new();
-    for target in targets {
-        let Some((word, count)) =
-            target.split_once('=').filter(|(word, count)| !word.is_empty() && !count.is_empty())
-        else {
-            bail!("invalid scale specifier '{target}': SERVICE=REPLICAS expected");
-        };
-        match set_replicas(daemon, word, count).await {
-            Ok(()) => {
-                print(&format!("{word} scaled to {count}\n"))?;
-                scaled.push(word);
-            }
-            Err(error) => failed.push(format!("{word}: {error:#}")),
-        }
-    }
-    for word in scaled {
-        if !detach && let Err(error) = progress::wait(daemon, word, false, false).await {
-            failed.push(format!("{word}: {error:#}"));
-        }
-    }
-    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
-}
-
-async fn set_replicas(daemon: &Connection, word: &str, count: &str) -> anyhow::Result<()> {
-    let replicas: u64 = count.parse().map_err(|_| anyhow::anyhow!("invalid replicas value {count}"))?;
-    let service = daemon.get(&format!("/services/{}", escape(word))).await?;
-    let mut spec = service["Spec"].clone();
-    if let Some(mode) = spec.pointer_mut("/Mode/Replicated") {
-        mode["Replicas"] = replicas.into();
-    } else if let Some(mode) = spec.pointer_mut("/Mode/ReplicatedJob") {
-        mode["TotalCompletions"] = replicas.into();
-    } else {
-        bail!("scale can only be used with replicated or replicated-job mode");
-    }
-    send(daemon, &service, &spec, "").await
 }
 
 #[cfg(test)]
