@@ -22,7 +22,7 @@ async fn any_member_writes_and_reads() {
             swarm.write(writer, &want[want.len() - 1]).await;
             assert_eq!(swarm.entries(writer), want, "it is applied where it was written");
             for reader in IDS {
-                swarm.raft(reader).read_barrier().await.unwrap();
+                swarm.read(reader).await;
                 assert_eq!(swarm.entries(reader), want, "a read at {reader} after a write at {writer}");
             }
         }
@@ -37,7 +37,7 @@ async fn what_a_leader_decided_is_not_written_by_another() {
     let refused = swarm.raft(follower).propose_as_leader(b"of a leader that was".to_vec()).await;
     assert!(matches!(refused, Err(ProposeError::NoLeader)), "{refused:?}");
     swarm.raft(leader).propose_as_leader(b"of the leader".to_vec()).await.unwrap();
-    swarm.raft(follower).read_barrier().await.unwrap();
+    swarm.read(follower).await;
     assert_eq!(swarm.entries(follower), ["of the leader"]);
 }
 
@@ -57,7 +57,7 @@ async fn another_leads_when_the_leader_is_gone_and_it_comes_back() {
     }
     swarm.start(old).await;
     swarm.leader(&IDS).await;
-    swarm.raft(old).read_barrier().await.unwrap();
+    swarm.read(old).await;
     assert_eq!(swarm.entries(old).len(), 3);
     assert_eq!(swarm.entries(old), swarm.entries(new));
 }
@@ -81,7 +81,7 @@ async fn a_leader_that_is_cut_off_neither_acknowledges_nor_reads() {
     swarm.write(new, "kept").await;
     swarm.wires.heal();
     swarm.until(old, "following", |s| s.leader.is_some_and(|leader| leader != old)).await;
-    swarm.raft(old).read_barrier().await.unwrap();
+    swarm.read(old).await;
     let entries = swarm.entries(old);
     assert!(entries.contains(&"kept".to_owned()) && !entries.contains(&"refused".to_owned()), "{entries:?}");
 }
@@ -169,7 +169,7 @@ async fn all_of_five_come_back_with_everything() {
     }
     swarm.leader(&ids).await;
     for id in ids {
-        swarm.raft(id).read_barrier().await.unwrap();
+        swarm.read(id).await;
         assert_eq!(swarm.entries(id), ["by 1", "by 2", "by 3", "by 4", "by 5"]);
     }
 }
@@ -191,7 +191,7 @@ async fn a_new_member_begins_with_a_snapshot_and_all_come_back_from_theirs() {
         swarm.start(id).await;
         swarm.raft(1).add_learner(id).await.unwrap();
         swarm.raft(1).add_voter(id).await.unwrap();
-        swarm.raft(id).read_barrier().await.unwrap();
+        swarm.read(id).await;
         assert_eq!(swarm.entries(id), swarm.entries(1));
         assert!(swarm.has_snapshot(id), "it did not get the log alone");
     }
@@ -205,7 +205,7 @@ async fn a_new_member_begins_with_a_snapshot_and_all_come_back_from_theirs() {
     writes.join_all().await;
     swarm.start(3).await;
     swarm.leader(&IDS).await;
-    swarm.raft(3).read_barrier().await.unwrap();
+    swarm.read(3).await;
     assert_eq!(swarm.entries(3).len(), 3500);
     for id in IDS {
         swarm.stop(id).await;
@@ -216,7 +216,7 @@ async fn a_new_member_begins_with_a_snapshot_and_all_come_back_from_theirs() {
     swarm.leader(&IDS).await;
     swarm.write(3, "after all").await;
     for id in IDS {
-        swarm.raft(id).read_barrier().await.unwrap();
+        swarm.read(id).await;
         assert_eq!(swarm.entries(id).len(), 3501);
         assert_eq!(swarm.entries(id), swarm.entries(1));
     }

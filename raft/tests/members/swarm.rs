@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use skep_raft::{Config, Leadership, Raft, StateMachine, Status, Transport, TransportError};
+use skep_raft::{
+    Config, Leadership, ProposeError, Raft, ReadError, StateMachine, Status, Transport, TransportError,
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -200,10 +202,31 @@ impl Swarm {
         }
     }
 
-    /// Writes through a member until it is acknowledged; entries of these tests may be there twice only
-    /// where a test says so.
+    /// Writes through a member until it is acknowledged. On a busy machine the lead may move at any time: a
+    /// write that nobody took is sent again.
     pub(crate) async fn write(&self, id: u64, entry: &str) {
-        self.raft(id).propose(entry.as_bytes().to_vec()).await.expect("a write with a leader there");
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.raft(id).propose(entry.as_bytes().to_vec()).await {
+                Err(ProposeError::NoLeader) if Instant::now() < deadline => self.leader_known(id).await,
+                outcome => break drop(outcome.expect("a write with a leader there")),
+            }
+        }
+    }
+
+    /// Waits until all that was acknowledged before is seen at `id`.
+    pub(crate) async fn read(&self, id: u64) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.raft(id).read_barrier().await {
+                Err(ReadError::NoLeader) if Instant::now() < deadline => self.leader_known(id).await,
+                outcome => break outcome.expect("a read with a leader there"),
+            }
+        }
+    }
+
+    async fn leader_known(&self, id: u64) {
+        self.until(id, "led", |status| status.leader.is_some()).await;
     }
 }
 
