@@ -1,10 +1,11 @@
 //! The replicated state as the rest of a manager sees it: applies committed entries, publishes each state,
 //! and remembers what changed until the leader and the dispatcher have looked.
 
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use skep_raft::StateMachine;
+use skep_raft::{Compaction, StateMachine, WriteState};
 use skep_store::{Dirty, ObjectRef, Store, View};
 use tokio::sync::{Notify, watch};
 
@@ -101,13 +102,23 @@ impl StateMachine for Machine {
         applied.answer
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> WriteState {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Box::new(move || store.snapshot())
+        Box::new(move |out| store.write(out))
     }
 
-    fn restore(&self, bytes: &[u8]) -> Result<(), String> {
-        let restored = Store::restore(bytes).map_err(|e| e.to_string())?;
+    fn compaction(&self) -> Compaction {
+        let view = self.view.load();
+        let Some(spec) = view.cluster().map(|cluster| &cluster.spec) else { return Compaction::default() };
+        Compaction {
+            every: spec.snapshot_interval(),
+            keep: spec.log_entries_kept(),
+            old_snapshots: spec.old_snapshots(),
+        }
+    }
+
+    fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
+        let restored = Store::restore(state).map_err(|e| e.to_string())?;
         let view = restored.view();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
         let old = self.view.swap(Arc::new(view.clone()));
@@ -145,7 +156,9 @@ mod tests {
         source.apply(3, &entry(Change::TaskStatus(TaskId(Id(9)), TaskStatus::default())));
         let mut nodes = restored.nodes_changed();
         assert!(!nodes.has_changed().unwrap());
-        restored.restore(&source.snapshot()()).unwrap();
+        let mut bytes = Vec::new();
+        source.snapshot()(&mut bytes).unwrap();
+        restored.restore(&mut &*bytes).unwrap();
         assert!(nodes.has_changed().unwrap());
         assert_eq!(*nodes.borrow_and_update(), restored.view().revision());
         assert_eq!(restored.view().revision(), source.view().revision());

@@ -10,9 +10,6 @@ pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a write or a read waits for a leader: it must fail within a second when there is none.
 pub(crate) const LEADER_WAIT_MAX: Duration = Duration::from_millis(900);
 
-/// How many entries before a snapshot stay in the log, for members that are only a little behind.
-pub(crate) const ENTRIES_KEPT: u64 = 500;
-
 /// How a member is started.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,8 +21,6 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A follower that hears nothing for a random time between these two stands for election.
     pub election: (Duration, Duration),
-    /// After how many entries a snapshot is made, and the log before it purged.
-    pub snapshot_every: u64,
 }
 
 impl Config {
@@ -36,7 +31,6 @@ impl Config {
             raft_id,
             heartbeat: Duration::from_millis(50),
             election: (Duration::from_millis(250), Duration::from_millis(500)),
-            snapshot_every: 10_000,
         }
     }
 }

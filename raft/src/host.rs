@@ -12,7 +12,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, ENTRIES_KEPT};
+use crate::compact;
+use crate::config::Config;
 use crate::error::OpenError;
 use crate::machine::{Machine, StateMachine};
 use crate::network::Network;
@@ -20,6 +21,7 @@ use crate::raft::Leadership;
 use crate::snapshot::{SnapshotDir, Snapshots};
 use crate::status::{Follow, Heard, Status};
 use crate::store::{Disk, LogStore};
+use crate::transfer::Incoming;
 use crate::transport::{Calls, Transport};
 use crate::types::Types;
 use crate::wal::recover::Recovered;
@@ -35,6 +37,7 @@ pub(crate) struct Opened {
     pub(crate) core: Core,
     pub(crate) calls: Calls,
     pub(crate) heard: Heard,
+    pub(crate) incoming: Incoming,
     /// The index of the last entry applied.
     pub(crate) applied: watch::Receiver<Option<u64>>,
     pub(crate) status: watch::Receiver<Status>,
@@ -121,8 +124,10 @@ pub(crate) async fn serve(
     stopped: watch::Receiver<bool>,
 ) -> Result<(Opened, oneshot::Receiver<()>, JoinHandle<()>), OpenError> {
     let Storage { disk, snapshots, mut recovered } = storage;
-    let machine = Machine::new(machine, snapshots, recovered.snapshot.take())
-        .map_err(|reason| OpenError::Consensus { reason })?;
+    let incoming = Incoming::new(Arc::clone(&snapshots));
+    let state = Arc::clone(&machine);
+    let machine = Machine::new(machine, snapshots, recovered.snapshot.take())?;
+    let extent = machine.extent();
     let store = LogStore::new(disk, recovered);
     let applied = machine.applied();
     let core = build(config, store, machine, Arc::clone(&transport)).await?;
@@ -140,11 +145,13 @@ pub(crate) async fn serve(
         leads_since: None,
     };
     let follow = tokio::spawn(follow.run());
+    tokio::spawn(compact::run(core.clone(), state, extent));
     elect_if_alone(&core, config.raft_id).await;
     let opened = Opened {
         core,
         calls: Calls::new(transport, Handle::current()),
         heard,
+        incoming,
         applied,
         status: watch_status,
         leadership: watch_leadership,
@@ -173,8 +180,9 @@ async fn build(
         max_payload_entries: PAYLOAD_ENTRIES_MAX,
         // A member that is back is written to soon: it counts for a majority again only then.
         backoff: "20ms 40ms 80ms 160ms ...250ms".to_owned(),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT.min(config.snapshot_every),
+        // `compact` decides both, by settings that may change.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
     };
     let settings = settings.validate().map_err(|e| OpenError::Consensus { reason: e.to_string() })?;

@@ -8,6 +8,7 @@
 //! is damaged on disk is never served. This crate knows nothing of what the entries mean.
 
 mod client;
+mod compact;
 mod config;
 mod error;
 mod host;
@@ -28,11 +29,12 @@ mod types;
 mod wal;
 mod wire;
 
+pub use compact::Compaction;
 pub use config::{Config, ENTRY_BYTES_MAX};
 pub use error::{
     BootstrapError, ChangeError, HandleError, OpenError, ProposeError, ReadError, TransferError,
 };
-pub use machine::StateMachine;
+pub use machine::{StateMachine, WriteState};
 pub use raft::{Leadership, Raft};
 pub use status::{Progress, Status};
 pub use transport::{Alone, Transport, TransportError};

@@ -4,22 +4,27 @@
 //! newest snapshot, if there is one, and applies what follows.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::compact::{Compaction, Extent};
+use crate::error::OpenError;
+use crate::snapshot::stream::StateReader;
+use crate::snapshot::{self, Pieces, Snapshot, Snapshots};
 use crate::types::{LogId, Payload, SnapshotMeta, StoredMembership, Types};
 
 /// Between attempts to write a snapshot.
 const SAVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// Writes one state, as bytes, as often as it is called.
+pub type WriteState = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + Send>;
 
 /// What entries mean: the replicated state. All members apply the same entries in the same order, so
 /// `apply` must be a function of its arguments and of what was applied before.
@@ -29,16 +34,22 @@ pub trait StateMachine: Send + Sync + 'static {
     /// consensus, which waits for it: it must not block.
     fn apply(&self, index: u64, entry: &[u8]) -> Vec<u8>;
 
-    /// The state now, to be encoded later on another thread while entries are applied: taking it must be
-    /// quick, calling it need not.
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
+    /// The state now, to be written later on another thread while entries are applied: taking it must be
+    /// quick, writing it need not.
+    fn snapshot(&self) -> WriteState;
 
-    /// Puts the state that `snapshot` encoded, here or on another member, in the place of all that there
+    /// Puts the state that `snapshot` wrote, here or on another member, in the place of all that there
     /// is. Entries after it follow.
     ///
     /// # Errors
-    /// Why the bytes are no state that this build reads; nothing was changed. Consensus stops then.
-    fn restore(&self, bytes: &[u8]) -> Result<(), String>;
+    /// Why the bytes are no state that this build reads, or what reading them said; nothing was changed.
+    /// Consensus stops then.
+    fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String>;
+
+    /// When the log is compacted, by the state as it is now: it may change with any entry.
+    fn compaction(&self) -> Compaction {
+        Compaction::default()
+    }
 }
 
 /// The state machine as openraft sees it.
@@ -49,6 +60,7 @@ pub(crate) struct Machine {
     /// Tells the index to those who wait for it.
     reached: watch::Sender<Option<u64>>,
     membership: StoredMembership,
+    extent: Extent,
 }
 
 impl fmt::Debug for Machine {
@@ -63,16 +75,18 @@ impl Machine {
         inner: Arc<dyn StateMachine>,
         snapshots: Arc<dyn Snapshots>,
         snapshot: Option<Snapshot>,
-    ) -> Result<Machine, String> {
+    ) -> Result<Machine, OpenError> {
         let mut machine = Machine {
             inner,
             snapshots,
             applied: None,
             reached: watch::Sender::new(None),
             membership: StoredMembership::default(),
+            extent: Extent::default(),
         };
         if let Some(snapshot) = snapshot {
-            machine.inner.restore(&snapshot.state)?;
+            restore(&*machine.inner, &*snapshot.pieces)?;
+            machine.extent.kept(&*snapshot.pieces, 0);
             machine.stands_at(&snapshot.meta);
         }
         Ok(machine)
@@ -83,6 +97,11 @@ impl Machine {
         self.reached.subscribe()
     }
 
+    /// How much log there is since the last snapshot.
+    pub(crate) fn extent(&self) -> Extent {
+        self.extent.clone()
+    }
+
     fn stands_at(&mut self, meta: &SnapshotMeta) {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -90,12 +109,23 @@ impl Machine {
     }
 }
 
+/// Gives a snapshot's state to the machine; what is wrong with the file is said by file and place.
+fn restore(inner: &dyn StateMachine, pieces: &dyn Pieces) -> Result<(), OpenError> {
+    let mut reader = StateReader::new(pieces).map_err(|e| OpenError::Consensus { reason: e.to_string() })?;
+    let outcome = inner.restore(&mut reader);
+    match reader.failure() {
+        Some(error) => Err(error),
+        None => outcome.map_err(|reason| OpenError::Consensus { reason }),
+    }
+}
+
 /// Runs what may block elsewhere than on the thread of consensus.
-async fn elsewhere<T: Send + 'static>(
+pub(crate) async fn elsewhere<T: Send + 'static>(
     snapshots: &Arc<dyn Snapshots>,
     work: impl FnOnce(&dyn Snapshots) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    if snapshots.is_simulated() {
+    if let Some(takes) = snapshots.simulated() {
+        tokio::time::sleep(takes).await;
         return work(&**snapshots);
     }
     let snapshots = Arc::clone(snapshots);
@@ -103,7 +133,7 @@ async fn elsewhere<T: Send + 'static>(
 }
 
 impl RaftStateMachine<Types> for Machine {
-    type SnapshotData = Bytes;
+    type SnapshotData = Arc<dyn Pieces>;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -118,7 +148,10 @@ impl RaftStateMachine<Types> for Machine {
             let (entry, responder) = next?;
             let response = match entry.payload {
                 Payload::Blank => Vec::new(),
-                Payload::Normal(command) => self.inner.apply(entry.log_id.index, &command.0),
+                Payload::Normal(command) => {
+                    self.extent.applied(entry.log_id.index, command.0.len());
+                    self.inner.apply(entry.log_id.index, &command.0)
+                }
                 Payload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()
@@ -138,60 +171,78 @@ impl RaftStateMachine<Types> for Machine {
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
             state: Mutex::new(Some(self.inner.snapshot())),
             snapshots: Arc::clone(&self.snapshots),
+            old: self.inner.compaction().old_snapshots,
+            log_bytes: self.extent.bytes(),
+            extent: self.extent.clone(),
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        pieces: Arc<dyn Pieces>,
+    ) -> Result<(), io::Error> {
         let inner = Arc::clone(&self.inner);
-        let snapshot = Snapshot { meta: meta.clone(), state };
-        elsewhere(&self.snapshots, move |snapshots| {
+        let old = inner.compaction().old_snapshots;
+        let taken = Arc::clone(&pieces);
+        elsewhere(&self.snapshots, move |_| {
             // On disk first: the log before it is purged next.
-            snapshots.save(&snapshot)?;
-            inner.restore(&snapshot.state).map_err(io::Error::other)
+            Arc::clone(&taken).keep(old)?;
+            restore(&*inner, &*taken).map_err(io::Error::other)
         })
         .await?;
+        self.extent.kept(&*pieces, self.extent.bytes());
         self.stands_at(meta);
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Bytes>>, io::Error> {
-        let current = elsewhere(&self.snapshots, |snapshots| snapshots.current()).await?;
-        Ok(current.map(|current| SnapshotOf::<Types, Bytes> { meta: current.meta, snapshot: current.state }))
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, Arc<dyn Pieces>>>, io::Error> {
+        let current = self.snapshots.current();
+        Ok(current.map(|Snapshot { meta, pieces }| SnapshotOf::<Types, _> { meta, snapshot: pieces }))
     }
 }
 
-/// A state that is taken, and not encoded yet.
-type Encode = Box<dyn FnOnce() -> Vec<u8> + Send>;
-
-/// Encodes one state and saves it, while the machine goes on.
+/// Writes one state to disk, while the machine goes on.
 pub(crate) struct Builder {
     meta: SnapshotMeta,
     /// A mutex only because a builder must be `Sync`.
-    state: Mutex<Option<Encode>>,
+    state: Mutex<Option<WriteState>>,
     snapshots: Arc<dyn Snapshots>,
+    old: u64,
+    /// The bytes of all entries up to this state.
+    log_bytes: u64,
+    extent: Extent,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
-    type SnapshotData = Bytes;
+    type SnapshotData = Arc<dyn Pieces>;
 
     /// A disk that is full is waited out: the log is whole without this snapshot, and is not purged before
     /// there is one. An error would end consensus on this member for good.
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Bytes>, io::Error> {
-        let encode = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let encode = encode.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
-        let meta = self.meta.clone();
-        let built =
-            elsewhere(&self.snapshots, move |_| Ok(Snapshot { meta, state: Bytes::from(encode()) })).await?;
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Arc<dyn Pieces>>, io::Error> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let mut state = state.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
         loop {
-            let snapshot = built.clone();
-            match elsewhere(&self.snapshots, move |snapshots| snapshots.save(&snapshot)).await {
-                Ok(()) => break,
+            let (meta, old) = (self.meta.clone(), self.old);
+            let (given_back, built) = elsewhere(&self.snapshots, move |snapshots| {
+                let built = snapshot::build(snapshots, &meta, &state)
+                    .and_then(|built| Arc::clone(&built.pieces).keep(old).map(|()| built));
+                Ok((state, built))
+            })
+            .await?;
+            match built {
+                Ok(Snapshot { meta, pieces }) => {
+                    self.extent.kept(&*pieces, self.log_bytes);
+                    return Ok(SnapshotOf::<Types, _> { meta, snapshot: pieces });
+                }
                 Err(error) => tracing::error!(
                     err = %error, "a snapshot cannot be written; trying again every {SAVE_AGAIN:?}"
                 ),
             }
+            state = given_back;
             tokio::time::sleep(SAVE_AGAIN).await;
         }
-        Ok(SnapshotOf::<Types, Bytes> { meta: built.meta, snapshot: built.state })
     }
 }

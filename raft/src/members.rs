@@ -8,7 +8,6 @@ use openraft::rt::WatchReceiver;
 use openraft::{ChangeMembers, EmptyNode, Precondition};
 use tokio::time::{Instant, timeout};
 
-use crate::config::ENTRIES_KEPT;
 use crate::error::{ChangeError, TransferError};
 use crate::raft::Raft;
 use crate::status::Status;
@@ -21,6 +20,10 @@ const CHANGE_WAIT_MAX: Duration = Duration::from_secs(5);
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How long the snapshot for a new member may take to be made.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long the log before it may take to go.
+const PURGE_WAIT_MAX: Duration = Duration::from_millis(500);
+/// A log of so many entries is sent as a snapshot to a new member.
+const LONG_LOG: u64 = 1_000;
 /// How many entries a learner may lack to count as caught up: they come with the next appends.
 const LAG_MAX: u64 = 64;
 /// A member that answered nothing for this long does not count for a quorum that is to be kept.
@@ -234,7 +237,7 @@ impl Raft {
             let now = metrics.borrow_watched();
             (now.last_applied.map_or(0, |id| id.index), now.purged.map_or(0, |id| id.index))
         };
-        if last < first + 2 * ENTRIES_KEPT || self.core().trigger().snapshot().await.is_err() {
+        if last < first + LONG_LOG || self.core().trigger().snapshot().await.is_err() {
             return;
         }
         let made = async {
@@ -246,7 +249,17 @@ impl Raft {
         };
         if timeout(SNAPSHOT_WAIT_MAX, made).await.is_err() {
             tracing::warn!("a snapshot for the new member is late; it gets the log");
+            return;
         }
+        // A log that is being sent to somebody is not purged: it is before anybody gets it, or not at all.
+        let gone = async {
+            while metrics.borrow_watched().purged.map_or(0, |id| id.index) <= first {
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        timeout(PURGE_WAIT_MAX, gone).await.ok();
     }
 
     async fn caught_up(&self, id: u64, last: u64) -> Result<(), ChangeError> {

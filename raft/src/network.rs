@@ -4,13 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{SnapshotResponse, TransferLeaderResponse};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
+use crate::snapshot::Pieces;
 use crate::transfer;
 use crate::transport::{self, Transport, TransportError};
 use crate::types::{AppendRequest, AppendResponse, TransferRequest, Types, Vote, VoteRequest, VoteResponse};
@@ -69,7 +69,7 @@ fn mismatch() -> RPCError<Types> {
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = Bytes;
+    type SnapshotData = Arc<dyn Pieces>;
 
     async fn append_entries(
         &mut self,
@@ -110,7 +110,7 @@ impl RaftNetworkV2<Types> for Peer {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: SnapshotOf<Types, Bytes>,
+        snapshot: SnapshotOf<Types, Arc<dyn Pieces>>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {

@@ -77,7 +77,7 @@ impl Raft {
             core: opened.core,
             calls: opened.calls,
             heard: opened.heard,
-            incoming: Incoming::default(),
+            incoming: opened.incoming,
             applied: opened.applied,
             status: opened.status,
             leadership: opened.leadership,

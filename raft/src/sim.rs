@@ -1,13 +1,15 @@
 //! For simulations only: members on the simulation's own runtime and on disks that forget.
 //!
 //! A simulated disk keeps records in order. A crash loses any number of the last ones that were not
-//! acknowledged yet, and no other; a log that begins anew does so whole or not at all. Nothing leaves the thread, so one seed gives one run.
+//! acknowledged yet, and no other; a log that begins anew does so whole or not at all, and so is a snapshot
+//! kept. Nothing leaves the thread, so one seed gives one run.
 
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -16,9 +18,10 @@ use crate::host::{self, Storage};
 use crate::machine::StateMachine;
 use crate::raft::Raft;
 use crate::runtime;
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::snapshot::{Pieces, Sink, Snapshot, SnapshotId, Snapshots};
 use crate::store::Disk;
 use crate::transport::Transport;
+use crate::types::SnapshotMeta;
 use crate::wal::Done;
 use crate::wal::record::Record;
 use crate::wal::recover::Recovered;
@@ -90,7 +93,7 @@ impl SimDisk {
         })))
     }
 
-    /// Loses what a crash may lose. The member must be gone.
+    /// Loses what a crash may lose, a snapshot that is being written among it. The member must be gone.
     pub fn crash(&self) {
         let mut platter = self.lock();
         let platter = &mut *platter;
@@ -182,21 +185,90 @@ impl Disk for SimDisk {
 }
 
 impl Snapshots for SimDisk {
-    fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
+    fn begin(&self, meta: &SnapshotMeta) -> io::Result<Box<dyn Sink>> {
         let mut platter = self.lock();
-        let index = |snapshot: &Snapshot| snapshot.meta.last_log_id.map(|id| id.index);
-        if platter.snapshot.as_ref().is_none_or(|newest| index(newest) <= index(snapshot)) {
-            platter.snapshot = Some(snapshot.clone());
-        }
+        let id = [random(&mut platter.random), random(&mut platter.random)].map(u64::to_be_bytes).concat();
+        let id = id.try_into().expect("twice eight bytes");
+        let boot = platter.boot;
+        Ok(Box::new(SimPieces { disk: self.clone(), boot, meta: meta.clone(), id, pieces: Vec::new() }))
+    }
+
+    fn current(&self) -> Option<Snapshot> {
+        self.lock().snapshot.clone()
+    }
+
+    /// A crash within this time loses what was to be written.
+    fn simulated(&self) -> Option<Duration> {
+        let mut platter = self.lock();
+        Some(Duration::from_micros(random(&mut platter.random) % SYNC_MAX_MICROS))
+    }
+}
+
+/// A snapshot on a simulated disk, or on its way there.
+struct SimPieces {
+    disk: SimDisk,
+    /// What was begun before a crash cannot be kept after it.
+    boot: u64,
+    meta: SnapshotMeta,
+    id: SnapshotId,
+    pieces: Vec<Bytes>,
+}
+
+impl fmt::Debug for SimPieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimPieces").field("pieces", &self.pieces.len()).finish_non_exhaustive()
+    }
+}
+
+impl Sink for SimPieces {
+    fn push(&mut self, packed: &[u8]) -> io::Result<()> {
+        self.pieces.push(Bytes::copy_from_slice(packed));
         Ok(())
     }
 
-    fn current(&self) -> io::Result<Option<Snapshot>> {
-        Ok(self.lock().snapshot.clone())
+    fn count(&self) -> u64 {
+        u64::try_from(self.pieces.len()).expect("a length fits in 64 bits")
     }
 
-    fn is_simulated(&self) -> bool {
+    fn finish(self: Box<Self>) -> io::Result<Snapshot> {
+        Ok(Snapshot { meta: self.meta.clone(), pieces: Arc::from(self as Box<dyn Pieces>) })
+    }
+}
+
+impl Pieces for SimPieces {
+    fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    fn count(&self) -> u64 {
+        Sink::count(self)
+    }
+
+    fn packed_bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| u64::try_from(piece.len()).expect("a length fits in 64 bits")).sum()
+    }
+
+    fn in_memory(&self) -> bool {
         true
+    }
+
+    fn piece(&self, number: u64) -> Result<Bytes, OpenError> {
+        let piece = usize::try_from(number).ok().and_then(|number| self.pieces.get(number));
+        let reason = || format!("the snapshot has no piece {number}");
+        piece.cloned().ok_or_else(|| OpenError::Consensus { reason: reason() })
+    }
+
+    fn keep(self: Arc<Self>, _old: u64) -> io::Result<()> {
+        let mut platter = self.disk.lock();
+        if platter.boot != self.boot {
+            return Err(io::Error::other("the machine has crashed meanwhile"));
+        }
+        let index = |meta: &SnapshotMeta| meta.last_log_id.map(|id| id.index);
+        if platter.snapshot.as_ref().is_none_or(|newest| index(&newest.meta) <= index(&self.meta)) {
+            let meta = self.meta.clone();
+            platter.snapshot = Some(Snapshot { meta, pieces: Arc::clone(&self) as _ });
+        }
+        Ok(())
     }
 }
 

@@ -1,49 +1,111 @@
 //! Snapshots: the whole state at one place of the log, so that the log before it may go.
 //!
-//! One is kept, the newest. It is durable before the log is purged up to it, and a start begins with it.
+//! A state is written and read in pieces, each compressed by itself: nothing holds it whole. The newest
+//! snapshot is durable before the log is purged up to it, and a start begins with it.
 
 mod file;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
+pub(crate) use self::file::SnapshotDir;
+use self::stream::PieceWriter;
 use crate::error::OpenError;
+use crate::machine::WriteState;
 use crate::store::codec;
 use crate::types::{LogId, SnapshotMeta, StoredMembership};
 use crate::wal::record::{LogPosition, MembersRecord};
 use crate::wal::seal::DataKey;
 
-/// The largest state that a member takes over from another, in bytes: it is held in memory whole.
-pub(crate) const STATE_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// How much of the state a piece holds, before it is compressed.
+pub(crate) const PIECE_BYTES: usize = 1024 * 1024;
+/// What a piece may have when it is compressed: zstd's own bound is a 256th more, and a little.
+pub(crate) const PACKED_BYTES_MAX: usize = PIECE_BYTES + PIECE_BYTES / 128;
+/// The largest state that a member takes over from another, in pieces (and MiB): a limit on what a broken
+/// peer can fill our disk with.
+pub(crate) const PIECES_MAX: u64 = 64 * 1024;
 
-/// A snapshot with its state machine's bytes.
-#[derive(Clone, PartialEq)]
+/// Tells one snapshot from any other, also from one of the same entries that another member made.
+pub(crate) type SnapshotId = [u8; 16];
+
+/// A snapshot's state, in compressed pieces numbered from 0. It can be read for as long as it is held, also
+/// when a newer one has taken its place.
+pub(crate) trait Pieces: fmt::Debug + Send + Sync + 'static {
+    fn id(&self) -> SnapshotId;
+    /// How many there are.
+    fn count(&self) -> u64;
+    /// How many bytes they have together.
+    fn packed_bytes(&self) -> u64;
+    /// Whether reading one does not block.
+    fn in_memory(&self) -> bool {
+        false
+    }
+    /// One of them. May block.
+    fn piece(&self, number: u64) -> Result<Bytes, OpenError>;
+    /// Makes it its member's newest snapshot, durable on return; of older ones the last `old` stay. One that
+    /// is older than the newest goes. May block.
+    fn keep(self: Arc<Self>, old: u64) -> io::Result<()>;
+}
+
+/// A snapshot that is being written. Dropped before it is finished, it leaves nothing.
+pub(crate) trait Sink: fmt::Debug + Send {
+    /// Takes the next piece. May block.
+    fn push(&mut self, packed: &[u8]) -> io::Result<()>;
+    /// How many pieces it has.
+    fn count(&self) -> u64;
+    /// The snapshot, on disk, but not yet the newest: dropped before it is kept, it goes. May block.
+    fn finish(self: Box<Self>) -> io::Result<Snapshot>;
+}
+
+/// Where a member keeps its snapshots.
+pub(crate) trait Snapshots: fmt::Debug + Send + Sync + 'static {
+    /// Begins to write one. May block.
+    fn begin(&self, meta: &SnapshotMeta) -> io::Result<Box<dyn Sink>>;
+    /// The newest one.
+    fn current(&self) -> Option<Snapshot>;
+    /// In a simulation, in which nothing may leave the thread: how long its disk takes.
+    fn simulated(&self) -> Option<Duration>;
+}
+
+/// Writes a state into a snapshot, which is not kept yet. Blocks.
+pub(crate) fn build(
+    snapshots: &dyn Snapshots,
+    meta: &SnapshotMeta,
+    state: &WriteState,
+) -> io::Result<Snapshot> {
+    let mut sink = snapshots.begin(meta)?;
+    let mut writer = PieceWriter::new(&mut *sink)?;
+    state(&mut writer)?;
+    writer.end()?;
+    sink.finish()
+}
+
+/// A snapshot: what it is of, and its state.
+#[derive(Clone)]
 pub(crate) struct Snapshot {
     pub(crate) meta: SnapshotMeta,
-    pub(crate) state: Bytes,
+    pub(crate) pieces: Arc<dyn Pieces>,
+}
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Snapshot) -> bool {
+        self.meta == other.meta && self.pieces.id() == other.pieces.id()
+    }
 }
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({:?}, {} bytes)", self.meta.last_log_id, self.state.len())
+        write!(f, "Snapshot({:?}, {} pieces)", self.meta.last_log_id, self.pieces.count())
     }
-}
-
-/// Where a member keeps its snapshot.
-pub(crate) trait Snapshots: fmt::Debug + Send + Sync + 'static {
-    /// Keeps `snapshot` in place of any other; it is durable on return. May block.
-    fn save(&self, snapshot: &Snapshot) -> io::Result<()>;
-    /// The newest one. May block.
-    fn current(&self) -> io::Result<Option<Snapshot>>;
-    /// Whether this is a simulation, in which nothing may leave the thread.
-    fn is_simulated(&self) -> bool;
 }
 
 /// What a snapshot is of.
@@ -55,17 +117,14 @@ pub(crate) struct MetaRecord {
     members: Option<MembersRecord>,
     #[prost(message, optional, tag = "3")]
     members_at: Option<LogPosition>,
-    #[prost(uint64, tag = "4")]
-    pub(crate) state_bytes: u64,
 }
 
 impl MetaRecord {
-    pub(crate) fn new(meta: &SnapshotMeta, state_bytes: usize) -> MetaRecord {
+    pub(crate) fn new(meta: &SnapshotMeta) -> MetaRecord {
         MetaRecord {
             last: meta.last_log_id.map(codec::write_position),
             members: Some(codec::write_members(meta.last_membership.membership())),
             members_at: meta.last_membership.log_id().map(codec::write_position),
-            state_bytes: u64::try_from(state_bytes).expect("a length fits in 64 bits"),
         }
     }
 
@@ -80,49 +139,9 @@ impl MetaRecord {
     }
 }
 
-/// Snapshots as sealed files beside the log.
-#[derive(Debug)]
-pub(crate) struct SnapshotDir {
-    dir: PathBuf,
-    key: DataKey,
-    /// One change of the directory at a time.
-    saving: Mutex<()>,
-}
-
-impl SnapshotDir {
-    /// The snapshots in `dir`, which the log's lock protects.
-    pub(crate) fn new(dir: &Path) -> Result<SnapshotDir, OpenError> {
-        Ok(SnapshotDir { dir: dir.to_owned(), key: DataKey::load(dir, true)?, saving: Mutex::new(()) })
-    }
-}
-
-impl Snapshots for SnapshotDir {
-    fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let _one = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-        // One that was being made while a newer one arrived has nothing to say any more.
-        let newest = file::list(&self.dir)?.pop();
-        if newest.is_some_and(|newest| newest > file::path(&self.dir, index)) {
-            return Ok(());
-        }
-        let path = file::write(&self.dir, &self.key, snapshot).map_err(io::Error::other)?;
-        file::remove_others(&self.dir, &path).map_err(io::Error::other)
-    }
-
-    fn current(&self) -> io::Result<Option<Snapshot>> {
-        let _one = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        load(&self.dir, &self.key).map_err(io::Error::other)
-    }
-
-    fn is_simulated(&self) -> bool {
-        false
-    }
-}
-
-/// The newest snapshot in `dir`; changes nothing.
+/// The newest snapshot in `dir`, whose pieces are checked when they are read; changes nothing.
 pub(crate) fn load(dir: &Path, key: &DataKey) -> Result<Option<Snapshot>, OpenError> {
-    let newest = file::list(dir).map_err(OpenError::io("list", dir))?.pop();
-    newest.map(|path| file::read(dir, &path, key)).transpose()
+    file::newest(&SnapshotDir::at(dir), key)
 }
 
 /// Whether `dir` holds any.

@@ -1,125 +1,224 @@
-//! A snapshot on its way to another member: sent in pieces, put together, installed whole.
+//! A snapshot on its way to another member: sent in pieces, written as they come, installed whole.
 //!
-//! What arrived of one is held in memory and forgotten with the process; the sender begins anew.
+//! Neither end holds more than a piece in memory. The receiver says which piece it wants next: what it has
+//! of a snapshot is not sent again for as long as it runs. A start forgets it, file and all.
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
 use openraft::raft::SnapshotResponse;
+use openraft::rt::WatchReceiver;
 use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::Mutex;
 
+use crate::machine::elsewhere;
 use crate::network::{Peer, not_understood};
 use crate::raft::Raft;
-use crate::snapshot::{MetaRecord, STATE_BYTES_MAX, Snapshot};
+use crate::snapshot::{
+    MetaRecord, PACKED_BYTES_MAX, PIECES_MAX, Pieces, Sink, Snapshot, SnapshotId, Snapshots,
+};
 use crate::store::codec;
 use crate::types::{Types, Vote};
 use crate::wire::{Answer, Ask, SnapshotAnswer, SnapshotPiece, WireError};
 
-/// What one message carries of the state.
-const PIECE_BYTES: usize = 1024 * 1024;
 /// How long a piece may take.
 const PIECE_LIMIT: Duration = Duration::from_secs(5);
-/// How long the last piece may take, with which the receiver installs the state.
+/// How long the last message may take, with which the receiver installs the state.
 const INSTALL_LIMIT: Duration = Duration::from_secs(60);
+/// How often in a row a message may bring nothing before openraft decides how to go on.
+const FRUITLESS_MAX: u32 = 5;
+/// Between a message that was lost and the next.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends `snapshot` to the end, unless openraft calls it off.
 pub(crate) async fn send(
     peer: &Peer,
     vote: Vote,
-    snapshot: SnapshotOf<Types, Bytes>,
+    snapshot: SnapshotOf<Types, Arc<dyn Pieces>>,
     cancel: impl Future<Output = ReplicationClosed>,
 ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-    let mut cancel = pin!(cancel);
-    let state = snapshot.snapshot;
-    let meta = MetaRecord::new(&snapshot.meta, state.len());
-    let mut offset = 0;
-    loop {
-        let end = state.len().min(offset + PIECE_BYTES);
-        let piece = SnapshotPiece {
-            vote: Some(codec::write_vote(&vote)),
-            meta: Some(meta.clone()),
-            offset: u64::try_from(offset).expect("a length fits in 64 bits"),
-            bytes: state.slice(offset..end),
-        };
-        let limit = if end == state.len() { INSTALL_LIMIT } else { PIECE_LIMIT };
-        let answer = tokio::select! {
-            biased;
-            closed = &mut cancel => return Err(closed.into()),
-            answer = peer.call(Ask::Snapshot(piece), limit) => answer?,
-        };
-        let Answer::Snapshot(answer) = answer else {
-            return Err(not_understood(WireError::Missing("the answer to a piece of a snapshot")).into());
-        };
-        if let Some(vote) = &answer.vote {
-            return Ok(SnapshotResponse::new(codec::read_vote(vote)));
-        }
-        if answer.taken != u64::try_from(end).expect("a length fits in 64 bits") || end == state.len() {
-            let error = RPCError::Network(NetworkError::from_string("it lost what it had of the snapshot"));
-            return Err(error.into());
-        }
-        offset = end;
+    let meta = MetaRecord::new(&snapshot.meta);
+    let send = send_all(peer, vote, &meta, &snapshot.snapshot);
+    tokio::select! {
+        biased;
+        closed = pin!(cancel) => Err(closed.into()),
+        sent = send => Ok(sent?),
     }
 }
 
-/// What has arrived of a snapshot.
-#[derive(Debug, Default)]
-pub(crate) struct Incoming(Mutex<Option<Partial>>);
+async fn send_all(
+    peer: &Peer,
+    vote: Vote,
+    meta: &MetaRecord,
+    pieces: &Arc<dyn Pieces>,
+) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
+    let (mut next, mut fruitless) = (0, 0);
+    loop {
+        let answer = send_one(peer, vote, meta, pieces, next).await;
+        let fruit = match &answer {
+            Ok(SnapshotAnswer { vote: Some(vote), .. }) => {
+                return Ok(SnapshotResponse::new(codec::read_vote(vote)));
+            }
+            // It may also have less than it had: a start forgets all.
+            Ok(answer) => {
+                let before = std::mem::replace(&mut next, answer.taken.min(pieces.count()));
+                before < next
+            }
+            Err(_) => false,
+        };
+        fruitless = if fruit { 0 } else { fruitless + 1 };
+        match answer {
+            Err(error) if fruitless >= FRUITLESS_MAX => return Err(error),
+            Ok(_) if fruitless >= FRUITLESS_MAX => {
+                let error = NetworkError::from_string("it does not take the snapshot");
+                return Err(RPCError::Network(error));
+            }
+            Err(RPCError::Unreachable(error)) => return Err(RPCError::Unreachable(error)),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn send_one(
+    peer: &Peer,
+    vote: Vote,
+    meta: &MetaRecord,
+    pieces: &Arc<dyn Pieces>,
+    number: u64,
+) -> Result<SnapshotAnswer, RPCError<Types>> {
+    let is_end = number == pieces.count();
+    let bytes = if is_end { Bytes::new() } else { read(pieces, number).await? };
+    let piece = SnapshotPiece {
+        vote: Some(codec::write_vote(&vote)),
+        meta: Some(meta.clone()),
+        id: Bytes::copy_from_slice(&pieces.id()),
+        number,
+        bytes,
+        is_end,
+    };
+    let limit = if is_end { INSTALL_LIMIT } else { PIECE_LIMIT };
+    let Answer::Snapshot(answer) = peer.call(Ask::Snapshot(piece), limit).await? else {
+        return Err(not_understood(WireError::Missing("the answer to a piece of a snapshot")));
+    };
+    Ok(answer)
+}
+
+async fn read(pieces: &Arc<dyn Pieces>, number: u64) -> Result<Bytes, RPCError<Types>> {
+    let failed = |error: String| RPCError::Network(NetworkError::from_string(error));
+    if pieces.in_memory() {
+        return pieces.piece(number).map_err(|e| failed(e.to_string()));
+    }
+    let pieces = Arc::clone(pieces);
+    let read = tokio::task::spawn_blocking(move || pieces.piece(number)).await;
+    let read = read.map_err(|e| failed(e.to_string()))?;
+    read.map_err(|error| {
+        tracing::error!(err = %error, "this manager's snapshot cannot be read, and no other manager gets it");
+        failed(error.to_string())
+    })
+}
+
+/// What has arrived of a snapshot; one at a time.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    snapshots: Arc<dyn Snapshots>,
+    partial: Mutex<Option<Partial>>,
+}
 
 #[derive(Debug)]
 struct Partial {
-    vote: Option<crate::wal::record::VoteRecord>,
-    meta: MetaRecord,
-    state: Vec<u8>,
+    id: SnapshotId,
+    sink: Box<dyn Sink>,
+}
+
+/// What came of a message.
+enum Taken {
+    /// The piece that is wanted next.
+    Next(u64),
+    All(Snapshot),
 }
 
 impl Incoming {
-    /// Takes one piece. Either how much is there by now, or the whole.
-    fn take(&self, piece: SnapshotPiece) -> Result<Result<u64, Snapshot>, WireError> {
-        let meta = piece.meta.ok_or(WireError::Missing("what a snapshot is of"))?;
-        let total = usize::try_from(meta.state_bytes).unwrap_or(usize::MAX);
-        if total > STATE_BYTES_MAX {
+    pub(crate) fn new(snapshots: Arc<dyn Snapshots>) -> Incoming {
+        Incoming { snapshots, partial: Mutex::new(None) }
+    }
+
+    /// Takes one piece. What cannot be written is forgotten: the sender begins anew.
+    async fn take(&self, piece: SnapshotPiece) -> Result<Taken, WireError> {
+        let meta = piece.meta.as_ref().ok_or(WireError::Missing("what a snapshot is of"))?.read();
+        let id = SnapshotId::try_from(&*piece.id).map_err(|_| WireError::Missing("a snapshot's id"))?;
+        if piece.bytes.len() > PACKED_BYTES_MAX || piece.number > PIECES_MAX {
             return Err(WireError::Missing("a limit on the snapshot's size"));
         }
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if piece.offset == 0 {
-            *slot = Some(Partial { vote: piece.vote.clone(), meta: meta.clone(), state: Vec::new() });
-        }
-        let Some(partial) =
-            slot.as_mut().filter(|partial| partial.meta == meta && partial.vote == piece.vote)
-        else {
-            return Ok(Ok(0));
+        let mut slot = self.partial.lock().await;
+        let partial = match slot.take() {
+            Some(partial) if partial.id == id => Some(partial),
+            // Another one that is on its way is of no use any more: its sender leads no more, or has a newer.
+            Some(_) | None => None,
         };
-        let have = u64::try_from(partial.state.len()).expect("a length fits in 64 bits");
-        if piece.offset != have || partial.state.len() + piece.bytes.len() > total {
-            return Ok(Ok(have));
-        }
-        partial.state.extend_from_slice(&piece.bytes);
-        if partial.state.len() < total {
-            return Ok(Ok(have + u64::try_from(piece.bytes.len()).expect("a length fits in 64 bits")));
-        }
-        let state = std::mem::take(&mut partial.state);
-        *slot = None;
-        Ok(Err(Snapshot { meta: meta.read(), state: Bytes::from(state) }))
+        let written = elsewhere(&self.snapshots, move |snapshots| {
+            let mut partial = match partial {
+                Some(partial) => partial,
+                None => Partial { id, sink: snapshots.begin(&meta)? },
+            };
+            let wanted = partial.sink.count();
+            if piece.number != wanted {
+                return Ok((Some(partial), Taken::Next(wanted)));
+            }
+            if piece.is_end {
+                return Ok((None, Taken::All(partial.sink.finish()?)));
+            }
+            partial.sink.push(&piece.bytes)?;
+            Ok((Some(partial), Taken::Next(wanted + 1)))
+        })
+        .await;
+        let (partial, taken) = written.unwrap_or_else(|error| {
+            tracing::error!(err = %error, "a snapshot from another manager cannot be written");
+            (None, Taken::Next(0))
+        });
+        *slot = partial;
+        Ok(taken)
     }
 }
 
 impl Raft {
     /// Takes one piece of a snapshot, and installs it with the last one. None: consensus has stopped.
     pub(crate) async fn take_piece(&self, piece: SnapshotPiece) -> Result<Option<Answer>, WireError> {
+        let raft = self.clone();
+        // To its end, also when the caller is gone: what came of a piece is not lost.
+        let taken = tokio::spawn(async move { raft.take_whole_piece(piece).await }).await;
+        taken.unwrap_or(Ok(None))
+    }
+
+    async fn take_whole_piece(&self, piece: SnapshotPiece) -> Result<Option<Answer>, WireError> {
         let vote = piece.vote.as_ref().map(codec::read_vote).ok_or(WireError::Missing("a vote"))?;
-        let snapshot = match self.incoming().take(piece)? {
-            Ok(taken) => return Ok(Some(Answer::Snapshot(SnapshotAnswer { taken, vote: None }))),
-            Err(whole) => whole,
+        let last = piece.meta.as_ref().and_then(|meta| meta.read().last_log_id);
+        let answer = |taken, vote: Option<Vote>| {
+            let vote = vote.as_ref().map(codec::write_vote);
+            Ok(Some(Answer::Snapshot(SnapshotAnswer { taken, vote })))
         };
-        let taken = u64::try_from(snapshot.state.len()).expect("a length fits in 64 bits");
-        let snapshot = SnapshotOf::<Types, Bytes> { meta: snapshot.meta, snapshot: snapshot.state };
-        let installed = self.core().install_full_snapshot(vote, snapshot).await.ok();
-        Ok(installed.map(|answer| {
-            Answer::Snapshot(SnapshotAnswer { taken, vote: Some(codec::write_vote(&answer.vote)) })
-        }))
+        let (seen, applied) = {
+            let now = self.core().metrics();
+            let now = now.borrow_watched();
+            (now.vote, now.last_applied)
+        };
+        // Who sends it leads no more; or it is here, as the answer to the last message was lost.
+        if seen.leader_id.term > vote.leader_id.term || applied >= last {
+            return answer(piece.number, Some(seen));
+        }
+        let snapshot = match self.incoming().take(piece).await? {
+            Taken::Next(number) => return answer(number, None),
+            Taken::All(snapshot) => snapshot,
+        };
+        let taken = snapshot.pieces.count();
+        let snapshot = SnapshotOf::<Types, _> { meta: snapshot.meta, snapshot: snapshot.pieces };
+        match self.core().install_full_snapshot(vote, snapshot).await {
+            Ok(installed) => answer(taken, Some(installed.vote)),
+            Err(_) => Ok(None),
+        }
     }
 }

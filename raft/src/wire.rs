@@ -195,20 +195,26 @@ struct PositionPair {
     actual: Option<LogPosition>,
 }
 
-/// Some of a snapshot's state, in order.
+/// A piece of a snapshot, compressed, or its end.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SnapshotPiece {
     #[prost(message, optional, tag = "1")]
     pub(crate) vote: Option<VoteRecord>,
     #[prost(message, optional, tag = "2")]
     pub(crate) meta: Option<MetaRecord>,
-    #[prost(uint64, tag = "3")]
-    pub(crate) offset: u64,
-    #[prost(bytes = "bytes", tag = "4")]
+    /// Which snapshot it is of.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) id: Bytes,
+    #[prost(uint64, tag = "4")]
+    pub(crate) number: u64,
+    #[prost(bytes = "bytes", tag = "5")]
     pub(crate) bytes: Bytes,
+    /// There were `number` pieces.
+    #[prost(bool, tag = "6")]
+    pub(crate) is_end: bool,
 }
 
-/// How much of the state is there; the receiver's vote once it is installed, or refused.
+/// The piece that is wanted next; the receiver's vote once all is installed, or refused.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SnapshotAnswer {
     #[prost(uint64, tag = "1")]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use skep_raft::{Alone, Config, Raft, StateMachine};
+use skep_raft::{Alone, Config, Raft, StateMachine, WriteState};
 use tempfile::TempDir;
 
 /// Set in the process that is to be killed: where its log is.
@@ -22,11 +22,11 @@ impl StateMachine for Journal {
         Vec::new()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> WriteState {
         unimplemented!("these tests write too little for a snapshot")
     }
 
-    fn restore(&self, _bytes: &[u8]) -> Result<(), String> {
+    fn restore(&self, _state: &mut (dyn std::io::Read + Send)) -> Result<(), String> {
         unimplemented!("these tests write too little for a snapshot")
     }
 }

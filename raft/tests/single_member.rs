@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skep_raft::{
     Alone, BootstrapError, Config, ENTRY_BYTES_MAX, Leadership, OpenError, ProposeError, Raft, ReadError,
-    StateMachine,
+    StateMachine, WriteState,
 };
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -34,11 +34,11 @@ impl StateMachine for Journal {
         entries.len().to_string().into_bytes()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> WriteState {
         unimplemented!("these tests write too little for a snapshot")
     }
 
-    fn restore(&self, _bytes: &[u8]) -> Result<(), String> {
+    fn restore(&self, _state: &mut (dyn std::io::Read + Send)) -> Result<(), String> {
         unimplemented!("these tests write too little for a snapshot")
     }
 }

@@ -14,6 +14,10 @@ pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(500);
 /// Tasks kept in each slot, the current one among them (Swarm's default).
 pub const TASK_HISTORY_DEFAULT: i64 = 5;
+/// Log entries between two snapshots of a manager (Swarm's default, `SK:manager/state/raft/raft.go`).
+pub const SNAPSHOT_INTERVAL_DEFAULT: u64 = 10_000;
+/// Log entries before a snapshot that stay for managers that are a little behind (Swarm's default).
+pub const LOG_ENTRIES_KEPT_DEFAULT: u64 = 500;
 /// Life of a node's certificate (Swarm's default, 90 days).
 pub const NODE_CERT_EXPIRY_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 
@@ -129,6 +133,30 @@ impl SwarmSpec {
         usize::try_from(limit.unwrap_or(TASK_HISTORY_DEFAULT)).ok()
     }
 
+    /// After how many log entries a manager makes a snapshot.
+    #[must_use]
+    pub fn snapshot_interval(&self) -> u64 {
+        self.count("Raft", "SnapshotInterval").filter(|n| *n != 0).unwrap_or(SNAPSHOT_INTERVAL_DEFAULT)
+    }
+
+    /// How many log entries before a snapshot stay in the log.
+    #[must_use]
+    pub fn log_entries_kept(&self) -> u64 {
+        self.count("Raft", "LogEntriesForSlowFollowers")
+            .filter(|n| *n != 0)
+            .unwrap_or(LOG_ENTRIES_KEPT_DEFAULT)
+    }
+
+    /// How many snapshots older than the newest a manager keeps.
+    #[must_use]
+    pub fn old_snapshots(&self) -> u64 {
+        self.count("Raft", "KeepOldSnapshots").unwrap_or(0)
+    }
+
+    fn count(&self, section: &str, key: &str) -> Option<u64> {
+        self.setting(section, key).and_then(Value::as_u64)
+    }
+
     /// How long a node's certificate is valid from now on.
     #[must_use]
     pub fn node_cert_expiry(&self) -> Duration {
@@ -237,6 +265,13 @@ mod tests {
         assert_eq!(bare.heartbeat(), Duration::from_secs(1));
         assert_eq!(bare.node_cert_expiry(), Duration::from_secs(7_776_000));
         assert_eq!(bare.task_history_max(), Some(5));
+        assert_eq!(
+            (bare.snapshot_interval(), bare.log_entries_kept(), bare.old_snapshots()),
+            (10_000, 500, 0)
+        );
+        let raft =
+            spec(r#"{"Raft":{"SnapshotInterval":7,"LogEntriesForSlowFollowers":3,"KeepOldSnapshots":2}}"#);
+        assert_eq!((raft.snapshot_interval(), raft.log_entries_kept(), raft.old_snapshots()), (7, 3, 2));
         let given = spec(
             r#"{"Dispatcher":{"HeartbeatPeriod":5000000000},"Orchestration":{"TaskHistoryRetentionLimit":0}}"#,
         );

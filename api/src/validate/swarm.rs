@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{not_honoured, unhonoured};
+use super::unhonoured;
 use crate::{
     ApiError,
     json::is_zero,
@@ -28,30 +28,21 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
         return Err(ApiError::invalid("Spec.Labels: a label needs a key"));
     }
     numbers(spec)?;
-    // What raft is given is each daemon's own setting; Swarm's defaults may be spelled out.
-    let defaults: [(&str, &[i64], &str); 4] = [
-        ("SnapshotInterval", &[10_000], ""),
-        ("LogEntriesForSlowFollowers", &[500], ""),
-        ("ElectionTick", &[3, 10], "raft-election"),
-        ("HeartbeatTick", &[1], "raft-heartbeat"),
-    ];
-    for (key, allowed, setting) in defaults {
+    // Ticks are each daemon's own setting; Swarm's defaults may be spelled out.
+    let ticks: [(&str, &[i64], &str); 2] =
+        [("ElectionTick", &[3, 10], "raft-election"), ("HeartbeatTick", &[1], "raft-heartbeat")];
+    for (key, allowed, setting) in ticks {
         let Some(value) = spec.setting("Raft", key).filter(|value| !is_zero(value)) else { continue };
-        if value.as_i64().is_some_and(|n| allowed.contains(&n)) {
-            continue;
+        if !value.as_i64().is_some_and(|n| allowed.contains(&n)) {
+            return Err(ApiError::invalid(format!(
+                "Spec.Raft.{key}: ticks are not used here; set {setting} (milliseconds) in each manager's config file"
+            )));
         }
-        if setting.is_empty() {
-            return Err(not_honoured(&format!("Spec.Raft.{key}"), &value.to_string()));
-        }
-        return Err(ApiError::invalid(format!(
-            "Spec.Raft.{key}: ticks are not used here; set {setting} (milliseconds) in each manager's config file"
-        )));
     }
     for (section, keys) in [
         ("CAConfig", &["ExternalCAs", "SigningCACert", "SigningCAKey", "ForceRotate"][..]),
         ("EncryptionConfig", &["AutoLockManagers"][..]),
         ("TaskDefaults", &["LogDriver"][..]),
-        ("Raft", &["KeepOldSnapshots"][..]),
     ] {
         if let Some(Value::Object(map)) = spec.extra.get(section) {
             unhonoured(map, &format!("Spec.{section}"), keys)?;
@@ -69,6 +60,16 @@ fn numbers(spec: &SwarmSpec) -> Result<(), ApiError> {
         }),
     };
     number("Orchestration", "TaskHistoryRetentionLimit")?;
+    // Docker's own type for them has no sign; there are no bounds beyond it.
+    for key in ["SnapshotInterval", "KeepOldSnapshots", "LogEntriesForSlowFollowers"] {
+        if let Some(value) =
+            spec.setting("Raft", key).filter(|value| !value.is_null() && value.as_u64().is_none())
+        {
+            return Err(ApiError::invalid(format!(
+                "Spec.Raft.{key}: a whole number that is not negative is expected, not {value}"
+            )));
+        }
+    }
     let beat = number("Dispatcher", "HeartbeatPeriod")?;
     if beat < 0 {
         return Err(ApiError::invalid(
@@ -118,8 +119,8 @@ mod tests {
     fn settings_have_bounds() {
         check("{}", Ok(()));
         check(
-            r#"{"name":"default","Orchestration":{"TaskHistoryRetentionLimit":-1},"Raft":{"SnapshotInterval":10000,
-            "KeepOldSnapshots":0,"LogEntriesForSlowFollowers":500,"ElectionTick":10,"HeartbeatTick":1},
+            r#"{"name":"default","Orchestration":{"TaskHistoryRetentionLimit":-1},"Raft":{"SnapshotInterval":7,
+            "KeepOldSnapshots":3,"LogEntriesForSlowFollowers":20,"ElectionTick":10,"HeartbeatTick":1},
             "Dispatcher":{"HeartbeatPeriod":5000000000},"CAConfig":{"NodeCertExpiry":3600000000000},
             "EncryptionConfig":{"AutoLockManagers":false},"TaskDefaults":{}}"#,
             Ok(()),
@@ -137,8 +138,11 @@ mod tests {
             ),
             (r#"{"Dispatcher":{"HeartbeatPeriod":1}}"#, "minimum heartbeat period is: 500ms"),
             (r#"{"Dispatcher":{"HeartbeatPeriod":"5s"}}"#, "Spec.Dispatcher.HeartbeatPeriod: a whole number"),
-            (r#"{"Raft":{"SnapshotInterval":5}}"#, "Spec.Raft.SnapshotInterval '5' is not supported yet"),
-            (r#"{"Raft":{"KeepOldSnapshots":2}}"#, "Spec.Raft.KeepOldSnapshots is not supported yet"),
+            (
+                r#"{"Raft":{"SnapshotInterval":-5}}"#,
+                "Spec.Raft.SnapshotInterval: a whole number that is not negative",
+            ),
+            (r#"{"Raft":{"KeepOldSnapshots":"2"}}"#, "Spec.Raft.KeepOldSnapshots: a whole number"),
             (
                 r#"{"Raft":{"ElectionTick":7}}"#,
                 "Spec.Raft.ElectionTick: ticks are not used here; set raft-election",

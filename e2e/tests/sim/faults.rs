@@ -6,6 +6,7 @@ use std::time::Duration;
 use turmoil::Sim;
 
 use crate::history::is_linearizable;
+use crate::member::Machine;
 use crate::world::{IDS, Run, World};
 use crate::{client, member, wire};
 
@@ -274,6 +275,10 @@ fn is_healed(world: &World) -> bool {
     if state.n_clients > 0 || leaders != 1 || !agree {
         return false;
     }
-    let first = up[0].1.store().snapshot();
-    up.iter().all(|(_, machine)| machine.store().snapshot() == first)
+    let written = |machine: &Machine| {
+        let mut bytes = Vec::new();
+        machine.store().write(&mut bytes).map(|()| bytes).unwrap()
+    };
+    let first = written(&up[0].1);
+    up.iter().all(|(_, machine)| written(machine) == first)
 }

@@ -1,11 +1,12 @@
 //! One simulated manager: the real store behind the real consensus, on a disk that forgets.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use skep_raft::{ChangeError, Config, ProposeError, Raft, StateMachine};
+use skep_raft::{ChangeError, Compaction, Config, ProposeError, Raft, StateMachine, WriteState};
 use skep_store::Store;
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -65,15 +66,23 @@ impl StateMachine for Machine {
         applied.answer
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> WriteState {
         let inner = self.inner.lock().unwrap().clone();
-        Box::new(move || [&inner.chain.to_le_bytes()[..], &inner.store.snapshot()].concat())
+        Box::new(move |out| {
+            out.write_all(&inner.chain.to_le_bytes())?;
+            inner.store.write(out)
+        })
     }
 
-    fn restore(&self, bytes: &[u8]) -> Result<(), String> {
-        let (chain, store) = bytes.split_at(8);
-        let store = Store::restore(store).map_err(|e| e.to_string())?;
-        let chain = u64::from_le_bytes(chain.try_into().unwrap());
+    fn compaction(&self) -> Compaction {
+        Compaction { every: SNAPSHOT_EVERY, keep: SNAPSHOT_EVERY, old_snapshots: 0 }
+    }
+
+    fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
+        let mut chain = [0; 8];
+        state.read_exact(&mut chain).map_err(|e| e.to_string())?;
+        let store = Store::restore(state).map_err(|e| e.to_string())?;
+        let chain = u64::from_le_bytes(chain);
         let restored = Inner { store, chain, changes: BTreeMap::new() };
         let before = std::mem::replace(&mut *self.inner.lock().unwrap(), restored);
         let mut state = self.world.lock();
@@ -90,7 +99,7 @@ impl StateMachine for Machine {
 pub(crate) async fn run(id: u64, world: World) -> turmoil::Result {
     let machine = Arc::new(Machine { id, world: world.clone(), inner: Mutex::default() });
     let disk = world.lock().slots[&id].disk.clone();
-    let config = Config { snapshot_every: SNAPSHOT_EVERY, ..Config::new("unused", id) };
+    let config = Config::new("unused", id);
     let is_first = id == 1 && disk.is_empty();
     let raft = Raft::open_simulated(config, machine.clone(), Arc::new(Wire), &disk).await?;
     if is_first {

@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod networks;
 mod proposal;
+mod record;
 mod snapshot;
 mod view;
 

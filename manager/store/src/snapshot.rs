@@ -1,12 +1,19 @@
-//! The whole store as bytes, and back: what a new or a restarted manager begins with.
+//! The whole store as a stream of bytes, and back: what a new or a restarted manager begins with.
 //!
-//! Objects only, each once; indexes are made anew by the same code that apply uses. One repeated field
-//! a table.
+//! Objects only, each once; indexes are made anew by the same code that apply uses. The bytes are those of
+//! one `StoreSnapshot`, written and read a field at a time: neither end holds more than an object.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    sync::{Arc, mpsc},
+};
 
 use imbl::OrdMap;
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{self, WireType},
+};
 use skep_api::{
     RequestId, ServiceId, Timestamp,
     convert::task_in,
@@ -15,15 +22,18 @@ use skep_api::{
     wire,
 };
 
-use crate::{ObjectRef, Refusal, RefusalKind, Store, View};
+use crate::{ObjectRef, Refusal, RefusalKind, Store, View, record::Record};
 
 /// The form that this build writes and reads.
 const FORMAT: u32 = 1;
+/// Records that are read ahead of the one that is taken over, and how many go together.
+const BATCHES_AHEAD: usize = 4;
+const BATCH: usize = 256;
 
 /// Why a snapshot was not taken over. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the snapshot of the swarm's state is not usable: {0}")]
-pub struct SnapshotError(String);
+pub struct SnapshotError(pub(crate) String);
 
 impl From<Refusal> for SnapshotError {
     fn from(refusal: Refusal) -> Self {
@@ -32,76 +42,146 @@ impl From<Refusal> for SnapshotError {
 }
 
 impl Store {
-    /// All of it as bytes: equal stores give equal bytes. Takes as long as the state is large; a clone of
-    /// the store is O(1), so that this can be done elsewhere.
-    #[must_use]
-    pub fn snapshot(&self) -> Vec<u8> {
-        let view = &self.view;
-        let is_current = |(id, version): &(ServiceId, u64)| {
-            view.services.get(id).is_some_and(|s| s.spec_version == *version)
-        };
-        let request = |id: &RequestId| wire::RememberedRequest {
-            id: id.to_bytes(),
-            answer: self.requests.get(id).cloned().unwrap_or_default(),
-        };
-        let spec = |((service, version), (spec, _)): (&(ServiceId, u64), &(Arc<ServiceSpec>, u64))| {
-            wire::StoredSpec {
-                service_id: service.to_bytes(),
-                version: *version,
-                spec: serde_json::to_vec(&**spec)
-                    .expect("specs hold only strings as keys and finite numbers"),
-            }
-        };
-        wire::StoreSnapshot {
-            format: FORMAT,
-            revision: view.revision,
-            cluster: view.cluster.as_deref().map(Into::into),
-            nodes: view.nodes.values().map(|node| (&**node).into()).collect(),
-            services: view.services.values().map(|service| (&**service).into()).collect(),
-            specs: view.specs.iter().filter(|(key, _)| !is_current(key)).map(spec).collect(),
-            tasks: view.tasks.values().map(|task| (&**task).into()).collect(),
-            requests: self.request_order.iter().map(request).collect(),
-            networks: view.networks.values().map(|network| (&**network).into()).collect(),
-        }
-        .encode_to_vec()
-    }
-
-    /// The store that `bytes` were made of.
+    /// Writes all of it: equal stores give equal bytes. Takes as long as the state is large; a clone of the
+    /// store is O(1), so that this can be done elsewhere.
     ///
     /// # Errors
-    /// They were made by a newer build, or are no snapshot.
-    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let snapshot = wire::StoreSnapshot::decode(bytes).map_err(|e| SnapshotError(e.to_string()))?;
-        if snapshot.format != FORMAT {
-            let words = format!("it has format {}, and this build reads {FORMAT}", snapshot.format);
-            return Err(SnapshotError(words));
+    /// What `out` says.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let view = &self.view;
+        let mut out = Records { out, buffer: Vec::new() };
+        out.number(1, u64::from(FORMAT))?;
+        out.number(2, view.revision)?;
+        if let Some(cluster) = &view.cluster {
+            out.message(3, &wire::Cluster::from(&**cluster))?;
         }
-        let cluster = snapshot.cluster.map(TryInto::try_into).transpose().map_err(Refusal::from)?;
-        let mut view = View { cluster: cluster.map(Arc::new), ..View::default() };
-        for node in snapshot.nodes {
-            view.restore_node(node.try_into().map_err(Refusal::from)?)?;
+        for node in view.nodes.values() {
+            out.message(4, &wire::Node::from(&**node))?;
         }
         // Before the services that name them.
-        for network in snapshot.networks {
-            view.restore_network(network.try_into().map_err(Refusal::from)?)?;
+        for network in view.networks.values() {
+            out.message(9, &wire::Network::from(&**network))?;
         }
-        for service in snapshot.services {
-            view.restore_service(service.try_into().map_err(Refusal::from)?)?;
+        for service in view.services.values() {
+            out.message(5, &wire::Service::from(&**service))?;
         }
-        for spec in &snapshot.specs {
-            view.restore_spec(spec)?;
+        for ((service, version), (spec, _)) in &view.specs {
+            if view.services.get(service).is_some_and(|s| s.spec_version == *version) {
+                continue;
+            }
+            let spec = serde_json::to_vec(&**spec).map_err(io::Error::other)?;
+            out.message(6, &wire::StoredSpec { service_id: service.to_bytes(), version: *version, spec })?;
         }
-        for task in snapshot.tasks {
-            view.restore_task(task)?;
+        for task in view.tasks.values() {
+            out.message(7, &wire::Task::from(&**task))?;
         }
-        view.revision = snapshot.revision;
-        let (mut requests, mut request_order) = (OrdMap::new(), VecDeque::new());
-        for request in snapshot.requests {
-            let id = RequestId::from_bytes(&request.id).ok_or_else(|| without("a request", "an id"))?;
-            requests.insert(id, request.answer);
-            request_order.push_back(id);
+        for id in &self.request_order {
+            let answer = self.requests.get(id).cloned().unwrap_or_default();
+            out.message(8, &wire::RememberedRequest { id: id.to_bytes(), answer })?;
         }
-        Ok(Self { view, requests, request_order })
+        Ok(())
+    }
+
+    /// The store that was written. Reading and decoding run ahead on a thread of their own.
+    ///
+    /// # Errors
+    /// It was written by a newer build, or is no snapshot, or reading failed.
+    pub fn restore(input: &mut (dyn Read + Send)) -> Result<Self, SnapshotError> {
+        let (send, received) = mpsc::sync_channel(BATCHES_AHEAD);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut batch = Vec::with_capacity(BATCH);
+                let mut input = io::BufReader::with_capacity(256 * 1024, input);
+                loop {
+                    let record = Record::read(&mut input).transpose();
+                    let is_end = !matches!(record, Some(Ok(_)));
+                    batch.extend(record);
+                    // Nobody listens any more after an error.
+                    let full = is_end || batch.len() == BATCH;
+                    if full && send.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_err() {
+                        return;
+                    }
+                    if is_end {
+                        return;
+                    }
+                }
+            });
+            let mut restoring = Restoring::default();
+            for record in received.into_iter().flatten() {
+                restoring.take(record?)?;
+            }
+            restoring.end()
+        })
+    }
+}
+
+/// Writes the fields of one message, one after the other.
+struct Records<'a> {
+    out: &'a mut dyn Write,
+    buffer: Vec<u8>,
+}
+
+impl Records<'_> {
+    fn number(&mut self, tag: u32, number: u64) -> io::Result<()> {
+        self.buffer.clear();
+        encoding::encode_key(tag, WireType::Varint, &mut self.buffer);
+        encoding::encode_varint(number, &mut self.buffer);
+        self.out.write_all(&self.buffer)
+    }
+
+    fn message(&mut self, tag: u32, message: &impl Message) -> io::Result<()> {
+        self.buffer.clear();
+        encoding::encode_key(tag, WireType::LengthDelimited, &mut self.buffer);
+        message.encode_length_delimited(&mut self.buffer).map_err(io::Error::other)?;
+        self.out.write_all(&self.buffer)
+    }
+}
+
+/// A store as far as its records have come.
+#[derive(Default)]
+struct Restoring {
+    has_format: bool,
+    revision: u64,
+    view: View,
+    requests: OrdMap<RequestId, Vec<u8>>,
+    request_order: VecDeque<RequestId>,
+}
+
+impl Restoring {
+    fn take(&mut self, record: Record) -> Result<(), SnapshotError> {
+        match record {
+            Record::Format(format) if format == u64::from(FORMAT) => self.has_format = true,
+            Record::Format(format) => {
+                return Err(SnapshotError(format!("it has format {format}, and this build reads {FORMAT}")));
+            }
+            Record::Revision(revision) => self.revision = revision,
+            Record::Cluster(cluster) => {
+                self.view.cluster = Some(Arc::new((*cluster).try_into().map_err(Refusal::from)?));
+            }
+            Record::Node(node) => self.view.restore_node((*node).try_into().map_err(Refusal::from)?)?,
+            Record::Network(network) => {
+                self.view.restore_network((*network).try_into().map_err(Refusal::from)?)?;
+            }
+            Record::Service(service) => {
+                self.view.restore_service((*service).try_into().map_err(Refusal::from)?)?;
+            }
+            Record::Spec(spec) => self.view.restore_spec(&spec)?,
+            Record::Task(task) => self.view.restore_task(*task)?,
+            Record::Request(request) => {
+                let id = RequestId::from_bytes(&request.id).ok_or_else(|| without("a request", "an id"))?;
+                self.requests.insert(id, request.answer);
+                self.request_order.push_back(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Store, SnapshotError> {
+        if !self.has_format {
+            return Err(SnapshotError("it names no format".to_owned()));
+        }
+        self.view.revision = self.revision;
+        Ok(Store { view: self.view, requests: self.requests, request_order: self.request_order })
     }
 }
 

@@ -1,10 +1,12 @@
 //! Snapshots against crashes between their steps, damage, and wrong keys.
 
 use std::fs;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::stream::StateReader;
 use super::*;
 use crate::types::{Membership, log_id};
 use crate::wal::record::{EntryRecord, Kind, LogPosition, Record};
@@ -28,14 +30,49 @@ fn entry(index: u64) -> Kind {
     Kind::Entry(EntryRecord { term: 1, index, content: None })
 }
 
-fn snapshot(index: u64, bytes: usize) -> Snapshot {
+fn meta(index: u64) -> SnapshotMeta {
     let membership = Membership::new_with_defaults::<Vec<u64>>(vec![[1, 2].into()], vec![1, 2, 3]);
-    let meta = SnapshotMeta {
+    SnapshotMeta {
         last_log_id: Some(log_id(1, index)),
         last_membership: StoredMembership::new(Some(log_id(1, 0)), membership),
-    };
-    let fill = u8::try_from(index % 251).unwrap();
-    Snapshot { meta, state: Bytes::from(vec![fill; bytes]) }
+    }
+}
+
+/// A state that no compression makes small.
+fn state(index: u64, bytes: usize) -> Vec<u8> {
+    let mut row = index;
+    std::iter::repeat_with(|| crate::sim::random(&mut row).to_le_bytes()).flatten().take(bytes).collect()
+}
+
+/// A snapshot that is whole and not kept.
+fn built(snapshots: &dyn Snapshots, index: u64, bytes: usize) -> Snapshot {
+    let write: WriteState = Box::new(move |out| out.write_all(&state(index, bytes)));
+    build(snapshots, &meta(index), &write).unwrap()
+}
+
+fn save(snapshots: &dyn Snapshots, index: u64, bytes: usize) -> Snapshot {
+    let snapshot = built(snapshots, index, bytes);
+    Arc::clone(&snapshot.pieces).keep(0).unwrap();
+    snapshot
+}
+
+fn read(snapshot: &Snapshot) -> Result<Vec<u8>, OpenError> {
+    let mut reader = StateReader::new(&*snapshot.pieces).unwrap();
+    let mut state = Vec::new();
+    reader.read_to_end(&mut state).ok();
+    reader.failure().map_or(Ok(state), Err)
+}
+
+/// Opens log and snapshot as a member does, which reads all of it.
+fn open_whole(dir: &Path) -> Result<(Recovered, Option<Vec<u8>>), OpenError> {
+    let (_, recovered) = open(dir)?;
+    let state = recovered.snapshot.as_ref().map(read).transpose()?;
+    Ok((recovered, state))
+}
+
+fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    all.filter(|path| path.to_string_lossy().ends_with(end)).collect()
 }
 
 /// A log of entries 0 to 9, and the snapshots beside it.
@@ -56,15 +93,55 @@ fn is_read_back_whatever_its_size() {
     let dir = TempDir::new().unwrap();
     let snapshots = sample(dir.path());
     for (index, bytes) in [(1, 0), (2, 1), (3, 1024 * 1024), (4, 1024 * 1024 + 1), (5, 3 * 1024 * 1024)] {
-        let snapshot = snapshot(index, bytes);
-        snapshots.save(&snapshot).unwrap();
-        assert_eq!(snapshots.current().unwrap(), Some(snapshot.clone()));
-        assert_eq!(open(dir.path()).unwrap().1.snapshot, Some(snapshot));
+        let saved = save(&snapshots, index, bytes);
+        assert_eq!(saved.pieces.count(), u64::try_from(bytes.div_ceil(PIECE_BYTES)).unwrap());
+        let current = snapshots.current().unwrap();
+        assert_eq!((&current, read(&current).unwrap()), (&saved, state(index, bytes)));
+        let (recovered, found) = open_whole(dir.path()).unwrap();
+        assert_eq!((recovered.snapshot, found), (Some(saved), Some(state(index, bytes))));
         only_file(dir.path());
     }
     let newest = snapshots.current().unwrap();
-    snapshots.save(&snapshot(2, 7)).unwrap();
+    save(&snapshots, 2, 7);
     assert_eq!(snapshots.current().unwrap(), newest, "an older one that was late changes nothing");
+    assert_eq!(files(dir.path(), ".new").len(), 0, "and leaves nothing");
+}
+
+#[test]
+fn one_that_is_read_lives_on_when_a_newer_one_takes_its_place_and_old_ones_stay_as_asked() {
+    let dir = TempDir::new().unwrap();
+    let snapshots = sample(dir.path());
+    let old = save(&snapshots, 1, 2_000_000);
+    let mut reader = StateReader::new(&*old.pieces).unwrap();
+    let mut first = vec![0; 1_000];
+    reader.read_exact(&mut first).unwrap();
+    for index in 2..6 {
+        Arc::clone(&built(&snapshots, index, 10).pieces).keep(2).unwrap();
+    }
+    assert_eq!(file::list(dir.path()).unwrap().len(), 3);
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert_eq!([first, rest].concat(), state(1, 2_000_000));
+    save(&snapshots, 6, 10);
+    only_file(dir.path());
+}
+
+#[test]
+fn one_that_is_not_kept_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let snapshots = sample(dir.path());
+    let mut sink = snapshots.begin(&meta(3)).unwrap();
+    sink.push(b"a piece").unwrap();
+    assert_eq!(files(dir.path(), ".new").len(), 1);
+    drop(sink);
+    let whole = built(&snapshots, 3, 100);
+    assert_eq!(files(dir.path(), ".new").len(), 1);
+    drop(whole);
+    assert_eq!(files(dir.path(), ".new").len(), 0);
+    assert_eq!(snapshots.current(), None);
+    let failing: WriteState = Box::new(|_| Err(io::ErrorKind::StorageFull.into()));
+    build(&snapshots, &meta(3), &failing).unwrap_err();
+    assert_eq!(files(dir.path(), ".new").len(), 0);
 }
 
 #[test]
@@ -72,25 +149,28 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
     let snapshots = sample(dir);
-    let (old, new) = (snapshot(3, 100), snapshot(8, 3_000_000));
-    snapshots.save(&old).unwrap();
+    let old = save(&snapshots, 3, 100);
     // Within the writing of the file: it is there in part, or whole, under its first name.
-    let (new_path, path) = file::write_new(dir, &snapshots.key, &new).unwrap();
+    let new = built(&snapshots, 8, 3_000_000);
+    let new_path = files(dir, ".new").remove(0);
     let whole = fs::read(&new_path).unwrap();
     for len in [0, 50, 100, 2_000_000, whole.len()] {
         fs::write(&new_path, &whole[..len]).unwrap();
-        let (_, recovered) = open(dir).unwrap();
-        assert_eq!(recovered.snapshot, Some(old.clone()));
+        let (recovered, found) = open_whole(dir).unwrap();
+        assert_eq!((recovered.snapshot, found), (Some(old.clone()), Some(state(3, 100))));
         assert_eq!(recovered.entries.len(), 10);
     }
     // It has its name, and the older one is still there.
-    fs::rename(&new_path, &path).unwrap();
+    Arc::clone(&new.pieces).keep(1).unwrap();
     assert_eq!(file::list(dir).unwrap().len(), 2);
     let (_, recovered) = open(dir).unwrap();
     assert_eq!(recovered.snapshot, Some(new.clone()));
     assert_eq!(recovered.entries.len(), 10);
-    // The older one is gone, and the log is not purged yet; then it is.
-    file::remove_others(dir, &path).unwrap();
+    // The older one is gone, and the log is not purged yet; then it is. Half of one goes with the opening.
+    fs::remove_file(&file::list(dir).unwrap()[0]).unwrap();
+    fs::write(dir.join("snapshot-0000000000000009-00.new"), b"half").unwrap();
+    SnapshotDir::new(dir).unwrap();
+    assert_eq!(files(dir, ".new").len(), 0);
     let (wal, recovered) = open(dir).unwrap();
     assert_eq!((recovered.snapshot, recovered.entries.len()), (Some(new.clone()), 10));
     write(&wal, [Kind::Purged(LogPosition { term: 1, index: 6 })]);
@@ -109,7 +189,7 @@ fn one_from_another_member_is_taken_over_an_older_log() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
     let snapshots = sample(dir);
-    snapshots.save(&snapshot(100, 5)).unwrap();
+    save(&snapshots, 100, 5);
     // A crash here: the log ends before the snapshot, and it may say already what is committed.
     {
         let (wal, recovered) = open(dir).unwrap();
@@ -128,14 +208,14 @@ fn damage_is_named_by_file_and_place() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
     let snapshots = sample(dir);
-    snapshots.save(&snapshot(9, 2_500_000)).unwrap();
+    save(&snapshots, 9, 2_500_000);
     let path = only_file(dir);
     let whole = fs::read(&path).unwrap();
     for at in [0, 9, 17, 30, 60, 74, 80, 200, 1_500_000, whole.len() - 1] {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         fs::write(&path, &bytes).unwrap();
-        match open(dir) {
+        match open_whole(dir) {
             Err(OpenError::Damaged { file, offset, .. }) => {
                 assert_eq!(file, path);
                 assert!(offset <= u64::try_from(at).unwrap(), "byte {at} said to be at {offset}");
@@ -144,25 +224,28 @@ fn damage_is_named_by_file_and_place() {
             other => panic!("byte {at}: {other:?}"),
         }
     }
-    for len in [0, 40, 90, 1_000_000, whole.len() - 1] {
+    // Also where a piece ends: the end is a frame of its own, of 5 + 8 + 16 bytes.
+    for len in [0, 40, 90, 1_000_000, whole.len() - 29, whole.len() - 1] {
         fs::write(&path, &whole[..len]).unwrap();
         assert!(matches!(open(dir), Err(OpenError::Damaged { .. })), "cut to {len}");
     }
     fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
     assert!(matches!(open(dir), Err(OpenError::Damaged { .. })));
     fs::write(&path, &whole).unwrap();
-    open(dir).unwrap();
+    open_whole(dir).unwrap();
 }
 
 #[test]
 fn is_sealed_under_this_members_key_and_may_not_go_missing() {
     let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (ours, theirs) = (sample(dir.path()), sample(other.path()));
-    ours.save(&snapshot(9, 100_000)).unwrap();
-    theirs.save(&snapshot(9, 100_000)).unwrap();
+    let text: WriteState = Box::new(|out| out.write_all(b"a state that could be read"));
+    for snapshots in [&ours, &theirs] {
+        Arc::clone(&build(snapshots, &meta(9), &text).unwrap().pieces).keep(0).unwrap();
+    }
     let path = only_file(dir.path());
     let bytes = fs::read(&path).unwrap();
-    assert!(!bytes.windows(16).any(|window| window == [9; 16]), "the state is not readable");
+    assert!(!bytes.windows(8).any(|window| window == b"a state "), "the state is not readable");
     fs::copy(only_file(other.path()), &path).unwrap();
     assert!(matches!(open(dir.path()), Err(OpenError::WrongKey { .. })));
     fs::write(&path, bytes).unwrap();
@@ -178,19 +261,19 @@ fn is_sealed_under_this_members_key_and_may_not_go_missing() {
 struct Full(SnapshotDir, std::sync::atomic::AtomicBool);
 
 impl Snapshots for Full {
-    fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
+    fn begin(&self, meta: &SnapshotMeta) -> io::Result<Box<dyn Sink>> {
         if !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.0.save(snapshot)
+        self.0.begin(meta)
     }
 
-    fn current(&self) -> io::Result<Option<Snapshot>> {
+    fn current(&self) -> Option<Snapshot> {
         self.0.current()
     }
 
-    fn is_simulated(&self) -> bool {
-        false
+    fn simulated(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -201,11 +284,11 @@ impl crate::StateMachine for State {
         Vec::new()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
-        Box::new(|| b"state".to_vec())
+    fn snapshot(&self) -> WriteState {
+        Box::new(|out| out.write_all(b"state"))
     }
 
-    fn restore(&self, _: &[u8]) -> Result<(), String> {
+    fn restore(&self, _: &mut (dyn Read + Send)) -> Result<(), String> {
         Ok(())
     }
 }
@@ -215,10 +298,9 @@ async fn a_full_disk_is_waited_out() {
     use openraft::{RaftSnapshotBuilder as _, storage::RaftStateMachine as _};
     let dir = TempDir::new().unwrap();
     let full = Full(sample(dir.path()), false.into());
-    let mut machine =
-        crate::machine::Machine::new(std::sync::Arc::new(State), std::sync::Arc::new(full), None).unwrap();
+    let mut machine = crate::machine::Machine::new(Arc::new(State), Arc::new(full), None).unwrap();
     let built = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
-    assert_eq!(built.snapshot, Bytes::from_static(b"state"));
     let kept = machine.get_current_snapshot().await.unwrap().unwrap();
-    assert_eq!(kept.snapshot, built.snapshot);
+    assert_eq!(kept.snapshot.id(), built.snapshot.id());
+    assert_eq!(read(&Snapshot { meta: kept.meta, pieces: kept.snapshot }).unwrap(), b"state");
 }

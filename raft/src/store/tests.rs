@@ -12,7 +12,6 @@ use openraft::{OptionalSend, RaftLogReader, RaftSnapshotBuilder, SnapshotMeta, S
 use tempfile::TempDir;
 
 use super::*;
-use crate::snapshot::Snapshots as _;
 use crate::types::{Command, Membership, Payload, StoredMembership, log_id};
 use crate::wal::Options;
 
@@ -153,8 +152,9 @@ async fn a_purge_frees_the_disk_and_a_restart_finds_what_is_left() {
     assert!(n_segments() > 5, "{}", n_segments());
     let meta =
         SnapshotMeta { last_log_id: Some(log_id(3, 90)), last_membership: StoredMembership::default() };
-    let snapshot = crate::snapshot::Snapshot { meta, state: Bytes::new() };
-    crate::snapshot::SnapshotDir::new(dir.path()).unwrap().save(&snapshot).unwrap();
+    let snapshots = crate::snapshot::SnapshotDir::new(dir.path()).unwrap();
+    let state: crate::WriteState = Box::new(|_| Ok(()));
+    crate::snapshot::build(&snapshots, &meta, &state).unwrap().pieces.keep(0).unwrap();
     // What is left is more than one segment holds.
     store.purge(log_id(3, 60)).await.unwrap();
     append(&mut store, vec![large(100)]).await;

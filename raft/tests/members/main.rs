@@ -5,7 +5,7 @@ mod swarm;
 
 use std::time::Duration;
 
-use skep_raft::{ChangeError, ProposeError, ReadError};
+use skep_raft::{ChangeError, Compaction, ProposeError, ReadError};
 use swarm::Swarm;
 use tokio::time::Instant;
 
@@ -177,7 +177,7 @@ async fn all_of_five_come_back_with_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_member_begins_with_a_snapshot_and_all_come_back_from_theirs() {
     let mut swarm = Swarm::new(1).await;
-    swarm.snapshot_every = 400;
+    swarm.compaction.every = 400;
     swarm.stop(1).await;
     swarm.start(1).await;
     swarm.leads(1).await;
@@ -219,5 +219,98 @@ async fn a_new_member_begins_with_a_snapshot_and_all_come_back_from_theirs() {
         swarm.read(id).await;
         assert_eq!(swarm.entries(id).len(), 3501);
         assert_eq!(swarm.entries(id), swarm.entries(1));
+    }
+}
+
+/// Text of a mebibyte that no compression makes small.
+fn large(number: u64) -> String {
+    let mut row = number;
+    let words = std::iter::repeat_with(|| skep_raft::sim::random(&mut row));
+    // Each character carries 6 of 8 bits.
+    words
+        .take(128 * 1024)
+        .flat_map(|word| (0..8).map(move |i| char::from(48 + (word >> (8 * i)).to_le_bytes()[0] % 64)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_that_is_lost_is_sent_again_and_no_other() {
+    let mut swarm = Swarm::new(1).await;
+    for i in 0..8 {
+        swarm.write(1, &large(i)).await;
+    }
+    swarm.stop(1).await;
+    swarm.compaction = Compaction { every: 1_000, keep: 0, old_snapshots: 0 };
+    swarm.start(1).await;
+    swarm.leads(1).await;
+    let mut writes = tokio::task::JoinSet::new();
+    for i in 0..1_500 {
+        let raft = swarm.raft(1).clone();
+        writes.spawn(async move { raft.propose(format!("entry {i}").into_bytes()).await.unwrap() });
+    }
+    writes.join_all().await;
+    swarm.wires.lose_large([2, 5]);
+    swarm.start(2).await;
+    swarm.raft(1).add_learner(2).await.unwrap();
+    swarm.until(2, "there", |status| status.applied >= 1_508).await;
+    assert_eq!(swarm.entries(2), swarm.entries(1));
+    // Eight full ones, and one that is less than full.
+    assert_eq!(swarm.wires.n_large(), 8 + 2, "what was lost is sent again, and nothing else");
+    let files = swarm.files(2).await;
+    assert_eq!(files.iter().filter(|name| name.starts_with("snapshot-")).count(), 1, "{files:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_for_long_catches_up_while_writes_go_on() {
+    let mut swarm = Swarm::new(1).await;
+    swarm.compaction = Compaction { every: 300, keep: 50, old_snapshots: 1 };
+    swarm.stop(1).await;
+    swarm.start(1).await;
+    swarm.leads(1).await;
+    for id in [2, 3] {
+        swarm.start(id).await;
+        swarm.raft(1).add_learner(id).await.unwrap();
+        swarm.raft(1).add_voter(id).await.unwrap();
+    }
+    swarm.stop(3).await;
+    let writer = swarm.raft(1).clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel();
+    let writing = tokio::spawn(async move {
+        let mut n = 0;
+        while stopped.try_recv().is_err() {
+            let writes = (0..16).map(|i| writer.propose(format!("write {}", n + i).into_bytes()));
+            n += futures::future::join_all(writes).await.into_iter().filter(Result::is_ok).count();
+        }
+        n
+    });
+    // Two snapshots and what is kept before them.
+    swarm.until(1, "well ahead", |status| status.applied > 900).await;
+    swarm.start(3).await;
+    let ahead = swarm.raft(1).status().borrow().applied;
+    swarm.until(3, "near", |status| status.applied > ahead + 100).await;
+    stop.send(()).unwrap();
+    let n = writing.await.unwrap();
+    swarm.read(3).await;
+    assert_eq!(swarm.entries(3), swarm.entries(1));
+    assert!(swarm.entries(3).len() >= n);
+    assert!(swarm.has_snapshot(3), "the log alone does not reach back so far");
+    let files = swarm.files(1).await;
+    assert_eq!(files.iter().filter(|name| name.ends_with(".snap")).count(), 2, "the newest and one more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_large_entries_are_snapshotted_too() {
+    let swarm = Swarm::new(1).await;
+    for i in 0..70 {
+        swarm.write(1, &large(i)).await;
+        if swarm.has_snapshot(1) {
+            break;
+        }
+    }
+    // The writing of it goes on beside.
+    let deadline = Instant::now() + swarm::LIMIT;
+    while !swarm.has_snapshot(1) {
+        assert!(Instant::now() < deadline, "70 MiB of log and no snapshot");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

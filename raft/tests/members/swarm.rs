@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use skep_raft::{
-    Config, Leadership, ProposeError, Raft, ReadError, StateMachine, Status, Transport, TransportError,
+    Compaction, Config, Leadership, ProposeError, Raft, ReadError, StateMachine, Status, Transport,
+    TransportError, WriteState,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -17,33 +19,43 @@ use tokio::time::{Instant, timeout};
 /// How long any one condition may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
+/// A message that is a piece of a snapshot, or a large entry.
+pub(crate) const LARGE_BYTES: usize = 200 * 1024;
+
 /// Keeps what was applied; answers how much that is.
-#[derive(Default)]
-pub(crate) struct Journal(Mutex<Vec<String>>);
+pub(crate) struct Journal {
+    entries: Mutex<Vec<String>>,
+    compaction: Compaction,
+}
 
 impl Journal {
     pub(crate) fn entries(&self) -> Vec<String> {
-        self.0.lock().expect("no test panics while it holds this").clone()
+        self.entries.lock().expect("no test panics while it holds this").clone()
     }
 }
 
 impl StateMachine for Journal {
     fn apply(&self, _index: u64, entry: &[u8]) -> Vec<u8> {
-        let mut entries = self.0.lock().expect("no test panics while it holds this");
+        let mut entries = self.entries.lock().expect("no test panics while it holds this");
         entries.push(String::from_utf8_lossy(entry).into_owned());
         entries.len().to_string().into_bytes()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> WriteState {
         let entries = self.entries();
-        Box::new(move || entries.join("\n").into_bytes())
+        Box::new(move |out| entries.iter().try_for_each(|entry| writeln!(out, "{entry}")))
     }
 
-    fn restore(&self, bytes: &[u8]) -> Result<(), String> {
-        let text = String::from_utf8(bytes.to_vec()).map_err(|e| e.to_string())?;
-        *self.0.lock().expect("no test panics while it holds this") =
+    fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
+        let mut text = String::new();
+        state.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        *self.entries.lock().expect("no test panics while it holds this") =
             text.lines().map(str::to_owned).collect();
         Ok(())
+    }
+
+    fn compaction(&self) -> Compaction {
+        self.compaction
     }
 }
 
@@ -53,6 +65,8 @@ pub(crate) struct Wires {
     members: Mutex<BTreeMap<u64, Raft>>,
     /// From, to.
     cut: Mutex<BTreeSet<(u64, u64)>>,
+    /// How many messages were large, and which of them are lost, on their way or as an answer.
+    large: Mutex<(u64, BTreeSet<u64>)>,
 }
 
 impl Wires {
@@ -68,6 +82,27 @@ impl Wires {
     pub(crate) fn isolate(&self, one: u64, others: impl IntoIterator<Item = u64>) {
         let mut cut = self.cut.lock().expect("no test panics while it holds this");
         others.into_iter().for_each(|other| cut.extend([(one, other), (other, one)]));
+    }
+
+    /// Counts messages of more than [`LARGE_BYTES`] from 0 on, and loses these of them.
+    pub(crate) fn lose_large(&self, lost: impl IntoIterator<Item = u64>) {
+        *self.large.lock().expect("no test panics while it holds this") = (0, lost.into_iter().collect());
+    }
+
+    pub(crate) fn n_large(&self) -> u64 {
+        self.large.lock().expect("no test panics while it holds this").0
+    }
+
+    /// Whether a message is lost on its way, and whether its answer is.
+    fn is_lost(&self, body: &Bytes) -> (bool, bool) {
+        let mut large = self.large.lock().expect("no test panics while it holds this");
+        if body.len() < LARGE_BYTES {
+            return (false, false);
+        }
+        large.0 += 1;
+        let number = large.0 - 1;
+        let is_lost = large.1.contains(&number);
+        (is_lost && number.is_multiple_of(2), is_lost && !number.is_multiple_of(2))
     }
 
     pub(crate) fn heal(&self) {
@@ -100,6 +135,10 @@ impl Transport for Wire {
                 tokio::time::sleep(limit).await;
                 Err(TransportError::NoAnswer("cut".to_owned()))
             };
+            let (on_its_way, as_an_answer) = wires.is_lost(&body);
+            if on_its_way {
+                return Err(TransportError::NoAnswer("lost".to_owned()));
+            }
             if wires.is_cut(from, to) {
                 return silence.await;
             }
@@ -107,6 +146,9 @@ impl Transport for Wire {
                 return Err(TransportError::Unreachable("it is down".to_owned()));
             };
             let answer = member.handle(body).await.map_err(|e| TransportError::NoAnswer(e.to_string()));
+            if as_an_answer {
+                return Err(TransportError::NoAnswer("its answer is lost".to_owned()));
+            }
             if wires.is_cut(to, from) { silence.await } else { answer }
         })
     }
@@ -117,8 +159,8 @@ pub(crate) struct Swarm {
     pub(crate) wires: Arc<Wires>,
     pub(crate) up: BTreeMap<u64, (Raft, Arc<Journal>)>,
     dirs: BTreeMap<u64, TempDir>,
-    /// How many entries make a snapshot.
-    pub(crate) snapshot_every: u64,
+    /// When those that are started from now on make snapshots.
+    pub(crate) compaction: Compaction,
 }
 
 impl Swarm {
@@ -128,7 +170,7 @@ impl Swarm {
             wires: Arc::default(),
             up: BTreeMap::new(),
             dirs: BTreeMap::new(),
-            snapshot_every: 10_000,
+            compaction: Compaction::default(),
         };
         swarm.start(1).await;
         swarm.raft(1).bootstrap().await.expect("it is new");
@@ -144,10 +186,9 @@ impl Swarm {
     /// Opens the member in its directory, new or old.
     pub(crate) async fn start(&mut self, id: u64) {
         let dir = self.dirs.entry(id).or_insert_with(|| TempDir::new().expect("a directory can be made"));
-        let journal = Arc::new(Journal::default());
+        let journal = Arc::new(Journal { entries: Mutex::default(), compaction: self.compaction });
         let wire = Arc::new(Wire { from: id, wires: Arc::clone(&self.wires) });
-        let config = Config { snapshot_every: self.snapshot_every, ..Config::new(dir.path(), id) };
-        let raft = Raft::open(config, Arc::clone(&journal) as _, wire).await;
+        let raft = Raft::open(Config::new(dir.path(), id), Arc::clone(&journal) as _, wire).await;
         let raft = raft.expect("the log opens");
         self.wires.members().insert(id, raft.clone());
         self.up.insert(id, (raft, journal));
@@ -166,6 +207,13 @@ impl Swarm {
 
     pub(crate) fn entries(&self, id: u64) -> Vec<String> {
         self.up[&id].1.entries()
+    }
+
+    /// Ends the member, and says which files it left.
+    pub(crate) async fn files(&mut self, id: u64) -> Vec<String> {
+        self.stop(id).await;
+        let files = std::fs::read_dir(self.dirs[&id].path()).expect("the directory can be read");
+        files.flatten().map(|file| file.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// Whether the member has a snapshot on disk.

@@ -4,7 +4,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 use skep_api::{
     object::Cluster,
-    spec::{HEARTBEAT_DEFAULT, NODE_CERT_EXPIRY_DEFAULT, SwarmSpec, TASK_HISTORY_DEFAULT},
+    spec::{
+        HEARTBEAT_DEFAULT, LOG_ENTRIES_KEPT_DEFAULT, NODE_CERT_EXPIRY_DEFAULT, SNAPSHOT_INTERVAL_DEFAULT,
+        SwarmSpec, TASK_HISTORY_DEFAULT,
+    },
 };
 
 use super::{nanos, object, put_meta, to_json};
@@ -28,9 +31,9 @@ fn swarm_spec(spec: &SwarmSpec) -> Value {
     let defaults = json!({
         "Orchestration": { "TaskHistoryRetentionLimit": TASK_HISTORY_DEFAULT },
         "Raft": {
-            "SnapshotInterval": 10_000,
+            "SnapshotInterval": SNAPSHOT_INTERVAL_DEFAULT,
             "KeepOldSnapshots": 0,
-            "LogEntriesForSlowFollowers": 500,
+            "LogEntriesForSlowFollowers": LOG_ENTRIES_KEPT_DEFAULT,
             "ElectionTick": 10,
             "HeartbeatTick": 1,
         },

@@ -1,0 +1,86 @@
+//! The fields of a `StoreSnapshot`, read one at a time.
+
+use std::io::{self, BufRead, Read};
+
+use prost::Message;
+use skep_api::wire;
+
+use crate::SnapshotError;
+
+/// An object and what belongs to it has far less; a length beyond is none.
+const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// One field.
+pub(crate) enum Record {
+    Format(u64),
+    Revision(u64),
+    Cluster(Box<wire::Cluster>),
+    Node(Box<wire::Node>),
+    Service(Box<wire::Service>),
+    Spec(wire::StoredSpec),
+    Task(Box<wire::Task>),
+    Request(wire::RememberedRequest),
+    Network(Box<wire::Network>),
+}
+
+impl Record {
+    /// The next field; `None` at the end. A field that this build does not know is refused: to drop it would be
+    /// to rewrite what a newer build said.
+    pub(crate) fn read(input: &mut impl BufRead) -> Result<Option<Self>, SnapshotError> {
+        let broken = |error: io::Error| SnapshotError(error.to_string());
+        if input.fill_buf().map_err(broken)?.is_empty() {
+            return Ok(None);
+        }
+        let key = varint(input).map_err(broken)?;
+        let (tag, is_number) = (key >> 3, key & 7 == 0);
+        if is_number {
+            let number = varint(input).map_err(broken)?;
+            return match tag {
+                1 => Ok(Some(Self::Format(number))),
+                2 => Ok(Some(Self::Revision(number))),
+                _ => Err(unknown(tag)),
+            };
+        }
+        let len = varint(input).map_err(broken)?;
+        if key & 7 != 2 || len > RECORD_BYTES_MAX {
+            return Err(SnapshotError(format!("its field {tag} has a length that no field has")));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+        input.take(len).read_to_end(&mut bytes).map_err(broken)?;
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) != len {
+            return Err(SnapshotError("it ends early".to_owned()));
+        }
+        let bytes = bytes.as_slice();
+        Ok(Some(match tag {
+            3 => Self::Cluster(Box::new(decode(bytes)?)),
+            4 => Self::Node(Box::new(decode(bytes)?)),
+            5 => Self::Service(Box::new(decode(bytes)?)),
+            6 => Self::Spec(decode(bytes)?),
+            7 => Self::Task(Box::new(decode(bytes)?)),
+            8 => Self::Request(decode(bytes)?),
+            9 => Self::Network(Box::new(decode(bytes)?)),
+            _ => return Err(unknown(tag)),
+        }))
+    }
+}
+
+fn unknown(tag: u64) -> SnapshotError {
+    SnapshotError(format!("it has a field {tag} that this build does not know; start a newer build"))
+}
+
+fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, SnapshotError> {
+    M::decode(bytes).map_err(|e| SnapshotError(e.to_string()))
+}
+
+fn varint(input: &mut impl Read) -> io::Result<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        input.read_exact(&mut byte)?;
+        number |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(io::Error::other("a number has no end"))
+}
