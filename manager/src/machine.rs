@@ -1,13 +1,19 @@
 //! The replicated state as the rest of a manager sees it: applies committed entries, publishes each state,
 //! and remembers what changed until the leader and the dispatcher have looked.
 
-use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use arc_swap::ArcSwap;
 use skep_raft::{Compaction, StateMachine, WriteState};
-use skep_store::{Dirty, ObjectRef, Store, View};
+use skep_store::{Dirty, ObjectRef, Record, Restoring, SnapshotError, Store, View};
 use tokio::sync::{Notify, watch};
+
+/// How many records of a snapshot are decoded together, how many such batches ahead of what is indexed.
+const BATCH: usize = 256;
+const BATCHES_AHEAD: usize = 4;
+/// What is read of one at once.
+const READ_BYTES: usize = 256 * 1024;
 
 /// Who is told of each applied entry, in order, on raft's thread: must not block.
 pub(crate) trait Listener: Send + Sync {
@@ -118,7 +124,7 @@ impl StateMachine for Machine {
     }
 
     fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
-        let restored = Store::restore(state).map_err(|e| e.to_string())?;
+        let restored = read_store(state).map_err(|e| e.to_string())?;
         let view = restored.view();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
         let old = self.view.swap(Arc::new(view.clone()));
@@ -131,6 +137,30 @@ impl StateMachine for Machine {
         self.mark(Dirty::everything());
         Ok(())
     }
+}
+
+/// Restores a store; a thread beside reads and decodes ahead of what is indexed here.
+fn read_store(state: &mut (dyn Read + Send)) -> Result<Store, SnapshotError> {
+    let (send, received) = mpsc::sync_channel(BATCHES_AHEAD);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut input = BufReader::with_capacity(READ_BYTES, state);
+            loop {
+                let records: Vec<_> =
+                    std::iter::from_fn(|| Record::read(&mut input).transpose()).take(BATCH).collect();
+                let is_end = records.len() < BATCH || records.last().is_some_and(Result::is_err);
+                // Nobody listens any more after an error.
+                if send.send(records).is_err() || is_end {
+                    return;
+                }
+            }
+        });
+        let mut restoring = Restoring::default();
+        for record in received.into_iter().flatten() {
+            restoring.take(record?)?;
+        }
+        restoring.end()
+    })
 }
 
 #[cfg(test)]

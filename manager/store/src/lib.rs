@@ -20,5 +20,6 @@ pub use guard::{Guard, GuardKind};
 pub use proposal::{
     Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind, decode_result,
 };
-pub use snapshot::SnapshotError;
+pub use record::Record;
+pub use snapshot::{Restoring, SnapshotError};
 pub use view::{NodeLoad, View};

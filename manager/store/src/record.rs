@@ -11,22 +11,35 @@ use crate::SnapshotError;
 const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// One field.
-pub(crate) enum Record {
+#[derive(Debug)]
+pub enum Record {
+    /// How the others are to be read; the first.
     Format(u64),
+    /// The store's.
     Revision(u64),
+    /// The swarm.
     Cluster(Box<wire::Cluster>),
+    /// A node.
     Node(Box<wire::Node>),
+    /// A service.
     Service(Box<wire::Service>),
+    /// A spec that tasks have and no service any more.
     Spec(wire::StoredSpec),
+    /// A task.
     Task(Box<wire::Task>),
+    /// A remembered request.
     Request(wire::RememberedRequest),
+    /// A network.
     Network(Box<wire::Network>),
 }
 
 impl Record {
     /// The next field; `None` at the end. A field that this build does not know is refused: to drop it would be
     /// to rewrite what a newer build said.
-    pub(crate) fn read(input: &mut impl BufRead) -> Result<Option<Self>, SnapshotError> {
+    ///
+    /// # Errors
+    /// What follows is no record that this build knows, or reading failed.
+    pub fn read(input: &mut impl BufRead) -> Result<Option<Self>, SnapshotError> {
         let broken = |error: io::Error| SnapshotError(error.to_string());
         if input.fill_buf().map_err(broken)?.is_empty() {
             return Ok(None);

@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Read, Write},
-    sync::{Arc, mpsc},
+    sync::Arc,
 };
 
 use imbl::OrdMap;
@@ -26,9 +26,6 @@ use crate::{ObjectRef, Refusal, RefusalKind, Store, View, record::Record};
 
 /// The form that this build writes and reads.
 const FORMAT: u32 = 1;
-/// Records that are read ahead of the one that is taken over, and how many go together.
-const BATCHES_AHEAD: usize = 4;
-const BATCH: usize = 256;
 
 /// Why a snapshot was not taken over. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -82,36 +79,17 @@ impl Store {
         Ok(())
     }
 
-    /// The store that was written. Reading and decoding run ahead on a thread of their own.
+    /// The store that was written.
     ///
     /// # Errors
     /// It was written by a newer build, or is no snapshot, or reading failed.
-    pub fn restore(input: &mut (dyn Read + Send)) -> Result<Self, SnapshotError> {
-        let (send, received) = mpsc::sync_channel(BATCHES_AHEAD);
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let mut batch = Vec::with_capacity(BATCH);
-                let mut input = io::BufReader::with_capacity(256 * 1024, input);
-                loop {
-                    let record = Record::read(&mut input).transpose();
-                    let is_end = !matches!(record, Some(Ok(_)));
-                    batch.extend(record);
-                    // Nobody listens any more after an error.
-                    let full = is_end || batch.len() == BATCH;
-                    if full && send.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_err() {
-                        return;
-                    }
-                    if is_end {
-                        return;
-                    }
-                }
-            });
-            let mut restoring = Restoring::default();
-            for record in received.into_iter().flatten() {
-                restoring.take(record?)?;
-            }
-            restoring.end()
-        })
+    pub fn restore(input: &mut dyn Read) -> Result<Self, SnapshotError> {
+        let mut input = io::BufReader::new(input);
+        let mut restoring = Restoring::default();
+        while let Some(record) = Record::read(&mut input)? {
+            restoring.take(record)?;
+        }
+        restoring.end()
     }
 }
 
@@ -137,9 +115,9 @@ impl Records<'_> {
     }
 }
 
-/// A store as far as its records have come.
-#[derive(Default)]
-struct Restoring {
+/// A store as far as its records have come. [`Store::restore`] does it all; this is for who reads elsewhere.
+#[derive(Debug, Default)]
+pub struct Restoring {
     has_format: bool,
     revision: u64,
     view: View,
@@ -148,7 +126,11 @@ struct Restoring {
 }
 
 impl Restoring {
-    fn take(&mut self, record: Record) -> Result<(), SnapshotError> {
+    /// Takes the next record over.
+    ///
+    /// # Errors
+    /// It does not fit to those before.
+    pub fn take(&mut self, record: Record) -> Result<(), SnapshotError> {
         match record {
             Record::Format(format) if format == u64::from(FORMAT) => self.has_format = true,
             Record::Format(format) => {
@@ -176,7 +158,11 @@ impl Restoring {
         Ok(())
     }
 
-    fn end(mut self) -> Result<Store, SnapshotError> {
+    /// The store, after the last record.
+    ///
+    /// # Errors
+    /// There was none that says the format.
+    pub fn end(mut self) -> Result<Store, SnapshotError> {
         if !self.has_format {
             return Err(SnapshotError("it names no format".to_owned()));
         }
