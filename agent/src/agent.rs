@@ -23,7 +23,7 @@ use crate::{
     prober::knows_by_mesh,
     records::{Records, RecordsError, Remembered},
     reporter::Reporter,
-    session::{Introduction, NodeRole, Session, Ties},
+    session::{Introduction, NodeRole, Session, Ties, Trust},
     task::{
         container::{NODE_ID_LABEL, TASK_ID_LABEL, container_id},
         runner::{Host, STARTS_MAX},
@@ -164,6 +164,8 @@ impl Agent {
             is_connected: watch::Sender::new(false),
             is_removed: watch::Sender::new(false),
             role: watch::Sender::new(None),
+            trust: watch::Sender::new(None),
+            renewals_wanted: watch::Sender::new(0),
             mesh,
             client: watch::Sender::new(None),
         });
@@ -301,6 +303,18 @@ impl Agent {
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Option<NodeRole>> {
         self.0.ties.role.subscribe()
+    }
+
+    /// Which root the managers say is to be trusted, and how long certificates are to live; `None` until then.
+    #[must_use]
+    pub fn trust(&self) -> watch::Receiver<Option<Trust>> {
+        self.0.ties.trust.subscribe()
+    }
+
+    /// Follows how often a manager wanted this node to renew its certificate at once.
+    #[must_use]
+    pub fn renewals_wanted(&self) -> watch::Receiver<u64> {
+        self.0.ties.renewals_wanted.subscribe()
     }
 
     /// Answers other nodes' probes while this agent runs, for the daemon to serve at its `probe_addr`.

@@ -28,6 +28,6 @@ mod worker;
 pub use agent::{Agent, AgentError, Config, StopReason, TaskEngine};
 pub use docker::{About as DockerAbout, DockerEngine, DockerError, OtherSwarm, SANDBOX_LABEL};
 pub use records::RecordsError;
-pub use session::NodeRole;
+pub use session::{NodeRole, Trust};
 /// The embedded engine, which the daemon opens and also serves images from.
 pub use skep_runtime as runtime;

@@ -9,9 +9,10 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use skep_api::{
     NodeId,
     id::{IdSource, SeededIds},
+    object::NodeTls,
     wire::{self, agent_message::Message as Out, manager_message::Message as In},
 };
-use skep_link::{DialError, Identity, stubs::dispatcher_client::DispatcherClient};
+use skep_link::{DialError, Identity, RootDigest, stubs::dispatcher_client::DispatcherClient};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -68,6 +69,8 @@ pub(crate) enum SessionError {
     Set(#[from] SetRefused),
     #[error("the agent stops")]
     Closing,
+    #[error("this node's certificate was replaced")]
+    Replaced,
 }
 
 impl From<tonic::Status> for SessionError {
@@ -85,6 +88,22 @@ pub struct NodeRole {
     pub raft_id: u64,
 }
 
+/// What the managers say of certificates.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Trust {
+    /// The root to trust.
+    pub root_pem: String,
+    /// How long certificates are to live, in seconds; 0: not said.
+    pub cert_expiry_secs: u64,
+}
+
+/// A session that another one takes the place of, held until that one is welcome: the managers see no gap.
+#[derive(Debug)]
+struct Kept {
+    _outgoing: mpsc::Sender<wire::AgentMessage>,
+    _incoming: Streaming<wire::ManagerMessage>,
+}
+
 /// What the session tells others of itself.
 #[derive(Debug)]
 pub(crate) struct Ties {
@@ -95,6 +114,9 @@ pub(crate) struct Ties {
     pub(crate) is_removed: watch::Sender<bool>,
     /// What the store says this node is to be; `None` until a manager said it.
     pub(crate) role: watch::Sender<Option<NodeRole>>,
+    pub(crate) trust: watch::Sender<Option<Trust>>,
+    /// How often a manager wanted this node to renew its certificate at once.
+    pub(crate) renewals_wanted: watch::Sender<u64>,
     /// The newest mesh.
     pub(crate) mesh: watch::Sender<Option<Arc<wire::MeshState>>>,
     /// The session's manager, for a last word.
@@ -124,6 +146,11 @@ pub(crate) struct Session {
     /// Over how long agents spread their first attempt after a break.
     spread: Duration,
     probes: JoinSet<()>,
+    kept: Option<Kept>,
+    /// Under which of this node's certificates it was opened.
+    under: RootDigest,
+    /// What it said of that.
+    said: NodeTls,
 }
 
 impl Session {
@@ -138,15 +165,28 @@ impl Session {
         let node = crc32fast::hash(host.node_id.as_bytes());
         let chance = SeededIds(u64::from(node) ^ (host.clock)().unsigned_abs());
         let (spread, probes) = (Duration::ZERO, JoinSet::new());
-        Self { host, ties, introduction, commands, logs, position, chance, spread, probes }
+        Self {
+            host,
+            ties,
+            introduction,
+            commands,
+            logs,
+            position,
+            chance,
+            spread,
+            probes,
+            kept: None,
+            under: RootDigest([0; 32]),
+            said: NodeTls::default(),
+        }
     }
 
     /// Holds a session with one manager after another until `closing`.
     pub(crate) async fn run(mut self, mut closing: watch::Receiver<bool>) {
         let mut failures = 0;
         // Agents spread over the managers.
-        let first = usize::try_from(self.chance.next_id().0 % 1024).unwrap_or(0);
-        for turn in first.. {
+        let mut turn = usize::try_from(self.chance.next_id().0 % 1024).unwrap_or(0);
+        loop {
             let manager = {
                 let managers = self.ties.managers.borrow();
                 managers.get(turn % managers.len().max(1)).cloned().unwrap_or_default()
@@ -158,6 +198,12 @@ impl Session {
             self.host.reporter.give_up();
             let was_connected = self.ties.is_connected.send_replace(false);
             self.ties.client.send_replace(None);
+            if matches!(ended, SessionError::Replaced) {
+                tracing::info!(manager, "the session begins anew under a new certificate");
+                continue;
+            }
+            self.kept = None;
+            turn += 1;
             failures = if was_connected { 0 } else { failures + 1 };
             let is_removed =
                 matches!(&ended, SessionError::Broken(status) if status.code() == Code::PermissionDenied);
@@ -177,6 +223,7 @@ impl Session {
                 | SessionError::Ended
                 | SessionError::Broken(_)
                 | SessionError::Silent(_)
+                | SessionError::Replaced
                 | SessionError::Set(_) => {
                     tracing::warn!(manager, err = chain(&ended), "no session with the manager")
                 }
@@ -207,7 +254,13 @@ impl Session {
     /// One session, from the dial to its end.
     async fn hold(&mut self, manager: &str) -> SessionError {
         match self.open(manager).await {
-            Ok((client, outgoing, incoming)) => self.serve(manager, &client, &outgoing, incoming).await,
+            Ok((client, outgoing, mut incoming)) => {
+                let ended = self.serve(manager, &client, &outgoing, &mut incoming).await;
+                if matches!(ended, SessionError::Replaced) {
+                    self.kept = Some(Kept { _outgoing: outgoing, _incoming: incoming });
+                }
+                ended
+            }
             Err(e) => e,
         }
     }
@@ -219,6 +272,7 @@ impl Session {
         (DispatcherClient<Channel>, mpsc::Sender<wire::AgentMessage>, Streaming<wire::ManagerMessage>),
         SessionError,
     > {
+        self.under = self.introduction.identity.fingerprint();
         let connecting = timeout(DIAL_MAX, skep_link::connect(manager, &self.introduction.identity)).await;
         let channel = connecting.map_err(|_| SessionError::Silent("take the connection"))??;
         let mut client = skep_link::dispatcher(channel);
@@ -227,7 +281,7 @@ impl Session {
         // A manager that is behind would bring back what is gone.
         let mesh_seen = self.ties.mesh.borrow().as_ref().map_or(0, |mesh| mesh.revision);
         let hello = wire::Hello {
-            description: Some(self.introduction.description.clone()),
+            description: Some(self.description()),
             data_path_addr: self.introduction.data_path_addr.to_string(),
             revision: self.position.seen().max(mesh_seen),
             probe_addr: self.introduction.probe_addr.clone(),
@@ -243,8 +297,10 @@ impl Session {
         manager: &str,
         client: &DispatcherClient<Channel>,
         outgoing: &mpsc::Sender<wire::AgentMessage>,
-        mut incoming: Streaming<wire::ManagerMessage>,
+        incoming: &mut Streaming<wire::ManagerMessage>,
     ) -> SessionError {
+        let mut replaced = self.introduction.identity.replaced();
+        replaced.mark_changed();
         let mut applied = self.host.mesh_applied.subscribe();
         let mut backlog = self.host.reporter.backlog();
         let mut each = BEAT_DEFAULT;
@@ -277,6 +333,17 @@ impl Session {
                 // The drain of a stopping task waits for this one, on whatever node.
                 Ok(()) = applied.changed(), if is_welcome => beat(&mut applied, outgoing).await,
                 Ok(()) = backlog.changed() => Ok(()),
+                // A new certificate needs a new connection, another root just a word: all nodes get it at once.
+                Ok(()) = replaced.changed(), if is_welcome => {
+                    let tls = self.introduction.identity.tls();
+                    if self.introduction.identity.fingerprint() != self.under {
+                        Err(SessionError::Replaced)
+                    } else if tls == self.said {
+                        Ok(())
+                    } else {
+                        send(outgoing, Out::Description(self.description())).await
+                    }
+                }
                 () = sleep_until(stored_by), if is_in_flight => {
                     self.host.reporter.give_up();
                     Ok(())
@@ -304,6 +371,19 @@ impl Session {
         self.ties.client.send_replace(Some(client.clone()));
         self.ties.is_connected.send_replace(true);
         self.ties.is_removed.send_replace(false);
+        self.kept = None;
+    }
+
+    /// What this node says of itself, with what its certificate stands on.
+    fn description(&mut self) -> wire::NodeDescription {
+        let tls = self.introduction.identity.tls();
+        self.said = tls.clone();
+        let tls = wire::NodeTls {
+            issuer_subject: tls.issuer_subject,
+            issuer_public_key: tls.issuer_public_key,
+            root_digest: tls.root_digest,
+        };
+        wire::NodeDescription { tls: Some(tls), ..self.introduction.description.clone() }
     }
 
     /// Probes another node for a manager that does not hear it.
@@ -344,6 +424,11 @@ impl Session {
                 self.ties.role.send_if_modified(|known| std::mem::replace(known, role) != role);
             }
             Some(In::ProbeWanted(wanted)) => self.probe(wanted, outgoing),
+            Some(In::Trust(wire::Trust { ca_cert_pem, cert_expiry_secs })) => {
+                let trust = Some(Trust { root_pem: ca_cert_pem, cert_expiry_secs });
+                self.ties.trust.send_if_modified(|known| std::mem::replace(known, trust.clone()) != trust);
+            }
+            Some(In::RenewWanted(_)) => self.ties.renewals_wanted.send_modify(|n| *n += 1),
             // A newer manager's word that this build does not know; welcomes are taken by the caller.
             Some(In::Welcome(_)) | None => {}
         }

@@ -7,8 +7,8 @@ use std::{net::Ipv4Addr, sync::Arc};
 use crate::{
     ClusterId, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     object::{
-        Cluster, Meta, Network, Node, NodeDescription, NodeState, NodeStatus, Service, Subnet, Task,
-        TaskStatus, UpdateState, UpdateStatus,
+        CaRotation, Cluster, Meta, Network, Node, NodeDescription, NodeState, NodeStatus, NodeTls, Service,
+        Subnet, Task, TaskStatus, UpdateState, UpdateStatus,
     },
     spec::{PortConfig, ServiceSpec},
     wire,
@@ -253,6 +253,11 @@ impl From<&NodeDescription> for wire::NodeDescription {
             memory_bytes: d.memory_bytes,
             engine_version: d.engine_version,
             engine_labels: d.engine_labels,
+            tls: d.tls.map(|tls| wire::NodeTls {
+                issuer_subject: tls.issuer_subject,
+                issuer_public_key: tls.issuer_public_key,
+                root_digest: tls.root_digest,
+            }),
         }
     }
 }
@@ -267,6 +272,11 @@ impl From<wire::NodeDescription> for NodeDescription {
             memory_bytes: d.memory_bytes,
             engine_version: d.engine_version,
             engine_labels: d.engine_labels,
+            tls: d.tls.map(|tls| NodeTls {
+                issuer_subject: tls.issuer_subject,
+                issuer_public_key: tls.issuer_public_key,
+                root_digest: tls.root_digest,
+            }),
         }
     }
 }
@@ -342,6 +352,13 @@ impl From<&Cluster> for wire::Cluster {
             spec: json(&cluster.spec),
             ca_cert_pem: cluster.ca_cert_pem.clone(),
             ca_key_pem: cluster.ca_key_pem.clone(),
+            ca_cross_pem: cluster.ca_cross_pem.clone(),
+            ca_rotation: cluster.ca_rotation.clone().map(|rotation| wire::CaRotation {
+                cert_pem: rotation.cert_pem,
+                key_pem: rotation.key_pem,
+                cross_pem: rotation.cross_pem,
+            }),
+            ca_forced: cluster.ca_forced,
             worker_token_secret: cluster.worker_token_secret.clone(),
             manager_token_secret: cluster.manager_token_secret.clone(),
             data_path_port: cluster.data_path_port,
@@ -361,6 +378,13 @@ impl TryFrom<wire::Cluster> for Cluster {
             spec: from_json("cluster", &cluster.spec)?,
             ca_cert_pem: cluster.ca_cert_pem,
             ca_key_pem: cluster.ca_key_pem,
+            ca_cross_pem: cluster.ca_cross_pem,
+            ca_rotation: cluster.ca_rotation.map(|rotation| CaRotation {
+                cert_pem: rotation.cert_pem,
+                key_pem: rotation.key_pem,
+                cross_pem: rotation.cross_pem,
+            }),
+            ca_forced: cluster.ca_forced,
             worker_token_secret: cluster.worker_token_secret,
             manager_token_secret: cluster.manager_token_secret,
             data_path_port: cluster.data_path_port,

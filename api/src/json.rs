@@ -160,6 +160,8 @@ const KEYS: &[&str] = &[
     "CAConfig",
     "NodeCertExpiry",
     "ExternalCAs",
+    "URL",
+    "CACert",
     "SigningCACert",
     "SigningCAKey",
     "ForceRotate",

@@ -235,6 +235,19 @@ pub struct NodeDescription {
     pub engine_version: String,
     /// From the daemon's settings.
     pub engine_labels: BTreeMap<String, String>,
+    /// What its certificate stands on; `None` until it has said so.
+    pub tls: Option<NodeTls>,
+}
+
+/// What a node's certificate stands on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeTls {
+    /// DER of the issuer's name.
+    pub issuer_subject: Vec<u8>,
+    /// DER of the issuer's public key, with its kind.
+    pub issuer_public_key: Vec<u8>,
+    /// SHA-256 of the root that the node trusts.
+    pub root_digest: Vec<u8>,
 }
 
 /// Whether a node is there.
@@ -334,10 +347,17 @@ pub struct Cluster {
     pub meta: Meta,
     /// The user's settings.
     pub spec: SwarmSpec,
-    /// Root certificate.
+    /// Root certificate: the one that nodes trust.
     pub ca_cert_pem: String,
-    /// Root key.
+    /// Root key; empty: an external CA signs.
     pub ca_key_pem: String,
+    /// The root certificate, signed by the root before it; empty: it is the first. A node that missed the end
+    /// of a rotation knows the managers by it.
+    pub ca_cross_pem: String,
+    /// The next root, while nodes change to it.
+    pub ca_rotation: Option<CaRotation>,
+    /// The `ForceRotate` of the last rotation that was asked for.
+    pub ca_forced: u64,
     /// The secret part of the token for workers.
     pub worker_token_secret: String,
     /// The secret part of the token for managers.
@@ -348,6 +368,24 @@ pub struct Cluster {
     pub default_addr_pool: Vec<String>,
     /// Their prefix length.
     pub subnet_size: u32,
+}
+
+/// A root that nodes change to.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct CaRotation {
+    /// Its certificate.
+    pub cert_pem: String,
+    /// Its key; empty: an external CA signs.
+    pub key_pem: String,
+    /// Its certificate, signed by the current root.
+    pub cross_pem: String,
+}
+
+impl std::fmt::Debug for CaRotation {
+    /// The key is never printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaRotation").field("has_key", &!self.key_pem.is_empty()).finish_non_exhaustive()
+    }
 }
 
 impl Cluster {

@@ -11,6 +11,7 @@ mod listener;
 mod machine;
 mod member;
 mod node;
+mod renewal;
 mod role;
 mod settings;
 mod stopping;

@@ -172,7 +172,7 @@ fn failed_precondition(words: &str) -> ApiError {
 }
 
 /// Docker passes its control API's status on in the message.
-fn invalid_argument(words: &str) -> String {
+pub(crate) fn invalid_argument(words: &str) -> String {
     format!("rpc error: code = InvalidArgument desc = {words}")
 }
 

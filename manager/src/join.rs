@@ -5,21 +5,26 @@ use std::sync::Arc;
 use skep_api::{
     NodeId,
     id::IdSource,
-    object::{Node, NodeState, NodeStatus},
+    object::{Cluster, Node, NodeDescription, NodeState, NodeStatus},
     spec::{Availability, NodeSpec, Role},
     wire,
 };
-use skep_link::{Authority, JoinToken, remote_addr, stubs::join_server::Join};
+use skep_link::{JoinToken, remote_addr, stubs::join_server::Join};
 use skep_store::{Change, Guard, GuardKind, View};
 use tonic::{Request, Response, Status};
 
 use crate::{
     SystemIds,
+    ca::sign,
     dispatcher::{Shared, check_data_path},
+    write::WriteError,
 };
 
 /// Swarm's words for a token that is not ours.
 const BAD_TOKEN: &str = "A valid join token is necessary to join this cluster";
+
+/// How often a node is taken in anew because the swarm's settings changed meanwhile.
+const STALE_MAX: u32 = 8;
 
 /// The gRPC service.
 pub(crate) struct JoinService(pub(crate) Arc<Shared>);
@@ -35,58 +40,96 @@ impl Join for JoinService {
         let request = request.into_inner();
         // A token that was rotated is no token any more, whichever manager is asked.
         shared.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let view = shared.machine.view();
+        for _ in 0..STALE_MAX {
+            let view = shared.machine.view();
+            match self.take_in(&view, &request, &addr).await {
+                // The swarm's token, root or settings changed meanwhile.
+                Err(Refused::Stale) => {}
+                Err(Refused::For(status)) => return Err(status),
+                Ok(answer) => return Ok(Response::new(answer)),
+            }
+        }
+        Err(Status::aborted("the swarm's settings change all the time; try again"))
+    }
+}
+
+/// Why a node was not taken in.
+enum Refused {
+    /// What it was decided from has changed.
+    Stale,
+    /// For good.
+    For(Status),
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::For(status)
+    }
+}
+
+impl JoinService {
+    async fn take_in(
+        &self,
+        view: &View,
+        request: &wire::JoinRequest,
+        addr: &str,
+    ) -> Result<wire::JoinResponse, Refused> {
+        let shared = &self.0;
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
-        let token = JoinToken::parse(&request.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let role = if token.has_secret(&cluster.manager_token_secret) {
-            Role::Manager
-        } else if token.has_secret(&cluster.worker_token_secret) {
-            Role::Worker
-        } else {
-            return Err(Status::permission_denied(BAD_TOKEN));
-        };
+        let role = granted(cluster, &request.token)?;
         let availability = match request.availability.as_str() {
             "" => Availability::Active,
             word => Availability::parse(word)
                 .ok_or_else(|| Status::invalid_argument(format!("invalid availability \"{word}\"")))?,
         };
-        let authority = Authority::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem)
-            .map_err(|e| Status::internal(format!("the stored CA is unusable: {e}")))?
-            .valid_for(cluster.spec.node_cert_expiry());
-        let id = NodeId(SystemIds::default().next_id());
-        let now = (shared.clock)();
-        let certificate_pem = authority
-            .sign_node(
-                &request.csr_pem,
-                &id.to_string(),
-                certified(role),
-                &cluster.id.to_string(),
-                now / 1_000_000_000,
-            )
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let data_path_addr =
-            if request.data_path_addr.is_empty() { addr.clone() } else { request.data_path_addr };
-        check_data_path(&data_path_addr)?;
+            if request.data_path_addr.is_empty() { addr } else { request.data_path_addr.as_str() };
+        check_data_path(data_path_addr)?;
+        let id = NodeId(SystemIds::default().next_id());
+        let now = (shared.clock)() / 1_000_000_000;
+        let issued = sign(&shared.identity, cluster, &request.csr_pem, id, role, now).await?;
+        let description = request.description.clone().unwrap_or_default().into();
         let node = Node {
             id,
             spec: NodeSpec { role, availability, ..NodeSpec::default() },
-            description: request.description.unwrap_or_default().into(),
+            // It counts for a rotation of the root from its first moment.
+            description: NodeDescription { tls: Some(issued.tls), ..description },
             // Ready once its session is there.
-            status: NodeStatus { state: NodeState::Unknown, addr, ..NodeStatus::default() },
-            data_path_addr,
+            status: NodeStatus { state: NodeState::Unknown, addr: addr.to_owned(), ..NodeStatus::default() },
+            data_path_addr: data_path_addr.to_owned(),
             ..Node::default()
         };
-        let guard = Guard { kind: GuardKind::Node, id: id.0, version: 0 };
-        shared.write(vec![guard], vec![Change::PutNode(Arc::new(node))]).await?;
+        // The token and the root are still those that it was checked against.
+        let guards = vec![
+            Guard { kind: GuardKind::Node, id: id.0, version: 0 },
+            Guard { kind: GuardKind::Cluster, id: cluster.id.0, version: cluster.meta.version },
+        ];
+        match shared.write(guards, vec![Change::PutNode(Arc::new(node))]).await {
+            Ok(()) => {}
+            Err(WriteError::Stale) => return Err(Refused::Stale),
+            Err(error) => return Err(Refused::For(error.into())),
+        }
         tracing::info!(node.id = %id, role = role.as_str(), "node joined");
-        Ok(Response::new(wire::JoinResponse {
+        Ok(wire::JoinResponse {
             node_id: id.to_bytes(),
-            certificate_pem,
-            ca_cert_pem: cluster.ca_cert_pem.clone(),
+            certificate_pem: issued.certificate_pem,
+            ca_cert_pem: issued.root_pem,
             cluster_id: cluster.id.to_bytes(),
             manager: role == Role::Manager,
-            managers: managers(&view),
-        }))
+            managers: managers(view),
+        })
+    }
+}
+
+/// The role that a token grants.
+fn granted(cluster: &Cluster, token: &str) -> Result<Role, Status> {
+    let token = JoinToken::parse(token).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    if token.has_secret(&cluster.manager_token_secret) {
+        Ok(Role::Manager)
+    } else if token.has_secret(&cluster.worker_token_secret) {
+        Ok(Role::Worker)
+    } else {
+        Err(Status::permission_denied(BAD_TOKEN))
     }
 }
 

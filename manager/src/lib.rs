@@ -4,6 +4,7 @@
 //! Boundary: knows nothing of agents' insides nor of HTTP.
 
 mod auth;
+mod ca;
 mod control;
 mod dispatcher;
 mod ids;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use skep_api::{NodeId, spec::Role};
-use skep_link::{DialError, Identity};
+use skep_link::{DialError, Identity, RootDigest};
 use tonic::transport::Channel;
 
 use crate::machine::Machine;
@@ -17,7 +17,8 @@ pub(crate) struct Peers {
     own: NodeId,
     identity: Identity,
     machine: Arc<Machine>,
-    channels: Mutex<BTreeMap<String, Channel>>,
+    /// With which of this node's certificates each was dialled.
+    channels: Mutex<BTreeMap<String, (RootDigest, Channel)>>,
 }
 
 impl Peers {
@@ -52,12 +53,13 @@ impl Peers {
     /// # Errors
     /// [`DialError`] when there is none yet and none can be made.
     pub(crate) async fn channel(&self, addr: &str) -> Result<Channel, DialError> {
-        if let Some(channel) = self.lock().get(addr) {
+        let under = self.identity.fingerprint();
+        if let Some((_, channel)) = self.lock().get(addr).filter(|(dialled, _)| *dialled == under) {
             return Ok(channel.clone());
         }
         let channel = skep_link::connect(addr, &self.identity).await?;
         // Whoever came second is as good.
-        self.lock().insert(addr.to_owned(), channel.clone());
+        self.lock().insert(addr.to_owned(), (under, channel.clone()));
         Ok(channel)
     }
 
@@ -67,7 +69,7 @@ impl Peers {
         self.lock().retain(|addr, _| addrs.contains(addr));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Channel>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (RootDigest, Channel)>> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

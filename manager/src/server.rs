@@ -9,11 +9,11 @@ use std::{
 use skep_api::{
     ClusterId, NodeId, Timestamp,
     id::IdSource,
-    object::{Cluster, Node, NodeDescription, ingress::DATA_PATH_PORT},
+    object::{Cluster, Node, NodeDescription, NodeTls, ingress::DATA_PATH_PORT},
     spec::{Availability, NodeSpec, Role, SwarmSpec},
 };
 use skep_link::{
-    Authority, Identity, JoinToken, Knows, MESSAGE_MAX_BYTES, new_csr,
+    Authority, Identity, JoinToken, Knows, MESSAGE_MAX_BYTES, RenewError, new_csr,
     stubs::{
         dispatcher_server::DispatcherServer, join_server::JoinServer, members_server::MembersServer,
         node_ca_server::NodeCaServer,
@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 use crate::{
-    Control, Entrance, SystemIds,
+    Control, Entrance, SystemIds, ca,
     dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
     leader::Leader,
@@ -146,7 +146,7 @@ impl Manager {
         let opened = Opened::open(&config, raft_id, &identity).await?;
         opened.raft.bootstrap().await?;
         wait_for_leader(&opened.raft).await?;
-        let changes = first_state(&params, node_id, raft_id, cluster_id, &authority);
+        let changes = first_state(&params, node_id, raft_id, cluster_id, &authority, identity.tls());
         let proposal = Proposal { changes, now: Timestamp(now), ..Proposal::default() };
         let answer =
             opened.raft.propose(proposal.encode()).await.map_err(|e| ManagerError::First(e.to_string()))?;
@@ -262,6 +262,15 @@ impl Manager {
         self.control.clone()
     }
 
+    /// Renews its own certificate by the state that is here, without asking anybody: for a manager that no other
+    /// one lets in any more, as all slept past their certificates' ends, or that is the only one.
+    ///
+    /// # Errors
+    /// The state does not have this node as a manager, or does not hold the root's key.
+    pub async fn renew_own(&self) -> Result<Identity, RenewError> {
+        self.control.renew_own().await
+    }
+
     /// The way to become a member.
     #[must_use]
     pub fn entrance(&self) -> Entrance {
@@ -374,8 +383,14 @@ async fn lead(shared: Arc<Shared>) {
         let Ok(term) = leads else { return };
         let leader =
             Leader { raft: shared.raft.clone(), machine: shared.machine.clone(), clock: shared.clock };
-        let leading =
-            async { tokio::join!(leader.run(), liveness::watch(shared.clone()), roles::converge(&shared)) };
+        let leading = async {
+            tokio::join!(
+                leader.run(),
+                liveness::watch(shared.clone()),
+                roles::converge(&shared),
+                ca::converge(&shared)
+            )
+        };
         tokio::select! {
             _ = leading => {}
             ended = leadership.wait_for(|state| *state != term) => if ended.is_err() { return },
@@ -392,6 +407,7 @@ fn first_state(
     raft_id: u64,
     cluster_id: ClusterId,
     authority: &Authority,
+    tls: NodeTls,
 ) -> Vec<Change> {
     let mut spec = params.spec.clone();
     "default".clone_into(&mut spec.name);
@@ -410,7 +426,7 @@ fn first_state(
     let node = Node {
         id: node_id,
         spec: NodeSpec { role: Role::Manager, availability: params.availability, ..NodeSpec::default() },
-        description: params.description.clone(),
+        description: NodeDescription { tls: Some(tls), ..params.description.clone() },
         advertise_addr: params.advertise_addr.clone(),
         data_path_addr: params.data_path_addr.clone(),
         raft_id,

@@ -10,6 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -33,7 +34,15 @@ const STREAMS_MAX: u32 = 1024;
 /// Ends connections whose other end is gone without a word. Sessions notice sooner, by their beats.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long open RPCs may take to end when the listener stops.
+/// A connection's certificates are looked at this often, and sooner when one is about to lapse: the clock may
+/// have jumped.
+const CERTIFICATES_EACH: Duration = Duration::from_secs(30);
+/// Connections that were made under a certificate of ours that has been replaced end in its last tenth, each at
+/// its own time, so that they do not all come again at once.
+const SPREAD_PART: u64 = 10;
+/// Within this time connections are looked at anew when our certificate or root was replaced.
+const LOOK_SPREAD: Duration = Duration::from_secs(2);
+/// How long open RPCs may take to end when the listener stops, or certificates lapse.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Between attempts when accepting fails, as it does when file descriptors run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -156,6 +165,8 @@ async fn connection(
     routes: SharedRoutes,
     stopped: watch::Receiver<bool>,
 ) {
+    // Before the handshake: what is replaced meanwhile counts as replaced.
+    let lasting = Lasting::begin(&identity, remote);
     let (stream, peer) = match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &identity)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => return debug!(client.addr = %remote, err = %error, "refused a connection"),
@@ -163,7 +174,8 @@ async fn connection(
     };
     drop(permit);
     let anonymous = peer.is_none();
-    let serving = serve_http2(stream, remote, peer, routes, stopped);
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+    let serving = serve_http2(stream, remote, peer, routes, stopped, lasting.until_lapsed(chain));
     if anonymous {
         if timeout(ANONYMOUS_MAX, serving).await.is_err() {
             debug!(client.addr = %remote, "closed a connection without a certificate");
@@ -180,6 +192,8 @@ enum HandshakeError {
     Tls(#[from] io::Error),
     #[error("client certificate: {0}")]
     Certificate(#[from] crate::subject::SubjectError),
+    #[error("the certificate of node {node_id} has expired")]
+    Lapsed { node_id: String },
     #[error("node {node_id} is of cluster {cluster_id}")]
     OtherCluster { node_id: String, cluster_id: String },
 }
@@ -193,11 +207,74 @@ async fn handshake(
     let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {
         return Ok((stream, None));
     };
-    let Subject { node_id, role, cluster_id, .. } = Subject::of_der(leaf)?;
+    let Subject { node_id, role, cluster_id, not_after, .. } = Subject::of_der(leaf)?;
+    // TLS takes a session up again without another look at its certificates.
+    if i64::try_from(UnixTime::now().as_secs()).is_ok_and(|now| now > not_after) {
+        return Err(HandshakeError::Lapsed { node_id });
+    }
     if cluster_id != identity.cluster_id() {
         return Err(HandshakeError::OtherCluster { node_id, cluster_id });
     }
     Ok((stream, Some(Peer { node_id, role, cluster_id })))
+}
+
+/// How long a connection may last: as long as both ends' certificates would be taken if it were made now.
+struct Lasting {
+    identity: Identity,
+    replaced: watch::Receiver<u64>,
+    /// Of our own certificate: from when to when, in Unix seconds.
+    own: (u64, u64),
+    /// This connection's share of the spread, in thousandths.
+    share: u64,
+}
+
+impl Lasting {
+    fn begin(identity: &Identity, remote: SocketAddr) -> Self {
+        let secs = |at: i64| u64::try_from(at).unwrap_or_default();
+        let (from, to) = identity.validity();
+        Self {
+            replaced: identity.replaced(),
+            identity: identity.clone(),
+            own: (secs(from), secs(to)),
+            share: u64::from(remote.port()) % 1000,
+        }
+    }
+
+    /// Returns once one of them has lapsed. TLS's own clock judges, as at the handshake.
+    async fn until_lapsed(mut self, chain: Vec<CertificateDer<'static>>) {
+        let not_after = |der: &CertificateDer<'_>| Subject::of_der(der).map(|subject| subject.not_after);
+        let peers = chain.first().and_then(|leaf| not_after(leaf).ok()).and_then(|at| u64::try_from(at).ok());
+        let first = *self.replaced.borrow();
+        let mut seen = first;
+        loop {
+            let now = UnixTime::now();
+            let n_replaced = *self.replaced.borrow_and_update();
+            if n_replaced != seen {
+                // A signature to check for each of thousands.
+                sleep(LOOK_SPREAD / 1000 * u32::try_from(self.share).unwrap_or_default()).await;
+                if !self.identity.admits(&chain, now) {
+                    return;
+                }
+            }
+            seen = n_replaced;
+            let own = if n_replaced == first { self.own.1 } else { self.end_of_replaced() };
+            let end = peers.unwrap_or(u64::MAX).min(own);
+            // In its last second it is still good.
+            if now.as_secs() > end {
+                return;
+            }
+            let rest = Duration::from_secs(end - now.as_secs() + 1);
+            tokio::select! {
+                () = sleep(rest.min(CERTIFICATES_EACH)) => {}
+                changed = self.replaced.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn end_of_replaced(&self) -> u64 {
+        let (from, to) = self.own;
+        to - to.saturating_sub(from) / SPREAD_PART * self.share / 1000
+    }
 }
 
 async fn serve_http2(
@@ -206,6 +283,7 @@ async fn serve_http2(
     peer: Option<Peer>,
     routes: SharedRoutes,
     mut stopped: watch::Receiver<bool>,
+    lapsed: impl Future<Output = ()>,
 ) {
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let extensions = request.extensions_mut();
@@ -230,6 +308,14 @@ async fn serve_http2(
         () = stop => {
             serving.as_mut().graceful_shutdown();
             serving.await
+        }
+        () = lapsed => {
+            debug!(client.addr = %remote, "a certificate lapsed: its connection ends");
+            serving.as_mut().graceful_shutdown();
+            match timeout(SHUTDOWN_GRACE, serving).await {
+                Ok(result) => result,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = result {

@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{Role, RootDigest, tls};
+use crate::{Role, RootDigest, root, tls};
 
 const DAY_SECS: i64 = 24 * 3600;
 /// Swarm's figures.
@@ -32,6 +32,8 @@ pub struct Authority {
     key_pem: String,
     digest: RootDigest,
     issuer: Issuer<'static, KeyPair>,
+    /// Goes after each certificate that it signs: what lies between it and the root that nodes trust.
+    intermediates: String,
     node_valid: Duration,
 }
 
@@ -112,8 +114,25 @@ impl Authority {
             key_pem: key.to_owned(),
             digest: RootDigest::of_der(&der),
             issuer,
+            intermediates: String::new(),
             node_valid: NODE_VALID,
         })
+    }
+
+    /// The same, with these certificates (PEM) after each one that it signs: its own, signed by the root that
+    /// nodes still trust.
+    #[must_use]
+    pub fn through(self, intermediates: impl Into<String>) -> Self {
+        Self { intermediates: intermediates.into(), ..self }
+    }
+
+    /// Signs the root certificate of another authority, as it is but for the issuer: who trusts this root can
+    /// then follow the other's signatures.
+    ///
+    /// # Errors
+    /// [`CaError::Root`] for what is no certificate.
+    pub fn cross_sign(&self, other_pem: &str) -> Result<String, CaError> {
+        root::cross_sign(&self.cert_pem, self.issuer.key(), other_pem)
     }
 
     /// The same, signing nodes' certificates for this long from now on.
@@ -140,8 +159,8 @@ impl Authority {
         self.digest
     }
 
-    /// Signs a node's certificate, valid for 90 days unless told otherwise, and returns it as PEM. Who may have it is the
-    /// caller's decision.
+    /// Signs a node's certificate, valid for 90 days unless told otherwise, and returns it as PEM, with those
+    /// of [`Authority::through`] after it. Who may have it is the caller's decision.
     ///
     /// # Errors
     /// [`CaError::Csr`] and its siblings for a bad request; others if no certificate can hold the names.
@@ -163,7 +182,8 @@ impl Authority {
         request.params = node_params(node_id, role, cluster_id, now_unix_secs)?;
         let valid_secs = i64::try_from(self.node_valid.as_secs()).unwrap_or(i64::MAX);
         request.params.not_after = time(now_unix_secs.saturating_add(valid_secs))?;
-        Ok(request.signed_by(&self.issuer).map_err(CaError::Make)?.pem())
+        let leaf = request.signed_by(&self.issuer).map_err(CaError::Make)?.pem();
+        Ok(format!("{leaf}{}", self.intermediates))
     }
 }
 
@@ -215,11 +235,15 @@ fn time(unix_secs: i64) -> Result<OffsetDateTime, CaError> {
 }
 
 fn serial() -> Result<SerialNumber, CaError> {
+    Ok(SerialNumber::from_slice(&serial_bytes()?))
+}
+
+pub(crate) fn serial_bytes() -> Result<[u8; 16], CaError> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| CaError::Random)?;
     // A serial number is positive.
     bytes[0] &= 0x7f;
-    Ok(SerialNumber::from_slice(&bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]

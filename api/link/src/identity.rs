@@ -15,11 +15,16 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::danger::ClientCertVerifier,
     sign::CertifiedKey,
 };
 
+use skep_api::object::NodeTls;
+use tokio::sync::watch;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
 use crate::{
-    Role,
+    Role, RootDigest,
     storage::{self, FileError},
     subject::Subject,
     tls,
@@ -32,7 +37,13 @@ const ROOT_FILE: &str = "ca.pem";
 /// This node's certificate, key and root. Cheap to clone; clones share replacements.
 #[derive(Clone)]
 pub struct Identity {
-    current: Arc<ArcSwap<Inner>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    current: ArcSwap<Inner>,
+    /// How often it was replaced.
+    replaced: watch::Sender<u64>,
 }
 
 struct Inner {
@@ -40,6 +51,10 @@ struct Inner {
     key_pem: String,
     root_pem: String,
     subject: Subject,
+    tls: NodeTls,
+    fingerprint: RootDigest,
+    callers: Arc<dyn ClientCertVerifier>,
+    key: Arc<CertifiedKey>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     client_of_nodes: Arc<ClientConfig>,
@@ -102,7 +117,8 @@ impl Identity {
         root_pem: impl Into<String>,
     ) -> Result<Self, IdentityError> {
         let inner = Inner::new(cert_pem.into(), key_pem.into(), root_pem.into())?;
-        Ok(Self { current: Arc::new(ArcSwap::from_pointee(inner)) })
+        let shared = Shared { current: ArcSwap::from_pointee(inner), replaced: watch::Sender::new(0) };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Reads what [`Identity::save`] wrote; `None` if `dir` holds no identity. Finishes a save that a
@@ -134,7 +150,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Io`] names the path.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        let inner = self.current.load();
+        let inner = self.inner();
         let files = [
             (ROOT_FILE, 0o644, inner.root_pem.as_str()),
             (KEY_FILE, 0o600, inner.key_pem.as_str()),
@@ -146,56 +162,99 @@ impl Identity {
     /// The node's id, as its certificate says it.
     #[must_use]
     pub fn node_id(&self) -> String {
-        self.current.load().subject.node_id.clone()
+        self.inner().subject.node_id.clone()
     }
 
     /// The cluster's id, as the certificate says it.
     #[must_use]
     pub fn cluster_id(&self) -> String {
-        self.current.load().subject.cluster_id.clone()
+        self.inner().subject.cluster_id.clone()
     }
 
     /// The role in the certificate; what the node may do is in the store.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.current.load().subject.role
+        self.inner().subject.role
     }
 
     /// The cluster's root certificate.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        self.current.load().root_pem.clone()
+        self.inner().root_pem.clone()
     }
 
     /// From when to when the certificate is valid, in Unix seconds.
     #[must_use]
     pub fn validity(&self) -> (i64, i64) {
-        let inner = self.current.load();
+        let inner = self.inner();
         (inner.subject.not_before, inner.subject.not_after)
+    }
+
+    /// Issuer of the certificate, and the root that this node trusts.
+    #[must_use]
+    pub fn tls(&self) -> NodeTls {
+        self.inner().tls.clone()
+    }
+
+    /// What tells this certificate from the one before.
+    #[must_use]
+    pub fn fingerprint(&self) -> RootDigest {
+        self.shared.current.load().fingerprint
+    }
+
+    /// The same certificate under another root, apart from this identity.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotSigned`]: the certificate says nothing under that root, a new one is needed first.
+    pub fn under(&self, root_pem: &str) -> Result<Self, IdentityError> {
+        let inner = self.inner();
+        Self::new(inner.cert_pem.as_str(), inner.key_pem.as_str(), root_pem)
     }
 
     /// Takes over another identity, in all clones of this one, for all new connections.
     pub fn replace(&self, other: &Self) {
-        self.current.store(other.current.load_full());
+        self.shared.current.store(other.shared.current.load_full());
+        self.shared.replaced.send_modify(|n| *n += 1);
+    }
+
+    /// Follows how often this identity was replaced: who keeps connections makes them anew then.
+    #[must_use]
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.shared.replaced.subscribe()
+    }
+
+    fn inner(&self) -> Arc<Inner> {
+        self.shared.current.load_full()
+    }
+
+    /// Whether a caller with these certificates gets in now.
+    pub(crate) fn admits(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let Some((leaf, rest)) = chain.split_first() else { return true };
+        self.inner().callers.verify_client_cert(leaf, rest, now).is_ok()
     }
 
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.load().server)
+        Arc::clone(&self.inner().server)
     }
 
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.current.load().client)
+        Arc::clone(&self.inner().client)
+    }
+
+    /// For dialling what is no node: an external CA, under these roots.
+    pub(crate) fn config_for_external(&self, roots: RootCertStore) -> ClientConfig {
+        tls::external_config(roots, Arc::clone(&self.inner().key))
     }
 
     /// For dialling any node, not managers alone.
     pub(crate) fn client_config_of_nodes(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.current.load().client_of_nodes)
+        Arc::clone(&self.inner().client_of_nodes)
     }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Identity").field(&self.current.load().subject).finish()
+        f.debug_tuple("Identity").field(&self.inner().subject).finish()
     }
 }
 
@@ -221,11 +280,14 @@ impl Inner {
         let client_key = Arc::new(CertifiedKey::new(chain.clone(), Arc::clone(&key)));
         client_key.keys_match().map_err(|_| IdentityError::KeyMismatch)?;
         // A server shows its root too: a joiner knows the root's digest and nothing else.
-        let server_key = Arc::new(CertifiedKey::new([chain, root_chain].concat(), key));
+        let server_key = Arc::new(CertifiedKey::new([chain.as_slice(), root_chain.as_slice()].concat(), key));
 
         let unusable_root =
             |error: rustls::server::VerifierBuilderError| IdentityError::Root(error.to_string());
-        let server = tls::server_config(Arc::clone(&roots), server_key).map_err(unusable_root)?;
+        let callers = tls::callers(Arc::clone(&roots)).map_err(unusable_root)?;
+        let server = tls::server_config(Arc::clone(&callers), server_key);
+        let fingerprint = RootDigest::of_der(&chain[0]);
+        let tls = tls_of(&chain, &root_chain).map_err(IdentityError::Certificate)?;
         let client_of = |roles| {
             tls::client_config(Arc::clone(&roots), Arc::clone(&client_key), &subject.cluster_id, roles)
                 .map(Arc::new)
@@ -233,13 +295,57 @@ impl Inner {
         };
         let client = client_of(&[Role::Manager])?;
         let client_of_nodes = client_of(&[Role::Manager, Role::Worker])?;
-        Ok(Self { cert_pem, key_pem, root_pem, subject, server: Arc::new(server), client, client_of_nodes })
+        let server = Arc::new(server);
+        Ok(Self {
+            cert_pem,
+            key_pem,
+            root_pem,
+            subject,
+            tls,
+            fingerprint,
+            callers,
+            key: client_key,
+            server,
+            client,
+            client_of_nodes,
+        })
     }
+}
+
+/// Whom a certificate names, if it is valid under the root. Its dates are not looked at.
+pub(crate) fn check_chain(chain_pem: &str, root_pem: &str) -> Result<Subject, IdentityError> {
+    let chain = read_certificates(chain_pem).map_err(IdentityError::Certificate)?;
+    let subject =
+        Subject::of_der(&chain[0]).map_err(|error| IdentityError::Certificate(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for root in read_certificates(root_pem).map_err(IdentityError::Root)? {
+        roots.add(root).map_err(|error| IdentityError::Root(error.to_string()))?;
+    }
+    check_signed(&Arc::new(roots), &chain, &subject)?;
+    Ok(subject)
 }
 
 fn read_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let all = tls::certificates(pem).map_err(|error| error.to_string())?;
     if all.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(all) }
+}
+
+/// Whom the certificate and its root name. Two roots may have one name: the signature tells.
+fn tls_of(chain: &[CertificateDer<'static>], roots: &[CertificateDer<'static>]) -> Result<NodeTls, String> {
+    let read = |der| X509Certificate::from_der(der).map(|(_, read)| read).map_err(|error| error.to_string());
+    let leaf = read(&chain[0])?;
+    for above in chain[1..].iter().chain(roots) {
+        let above = read(above)?;
+        let is_issuer = above.subject().as_raw() == leaf.issuer().as_raw();
+        if is_issuer && leaf.verify_signature(Some(above.public_key())).is_ok() {
+            return Ok(NodeTls {
+                issuer_subject: above.subject().as_raw().to_vec(),
+                issuer_public_key: above.public_key().raw.to_vec(),
+                root_digest: RootDigest::of_der(&roots[0]).0.to_vec(),
+            });
+        }
+    }
+    Err("none of the certificates beside it has signed it".to_owned())
 }
 
 fn check_signed(

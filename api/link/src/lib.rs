@@ -9,9 +9,11 @@ use std::time::Duration;
 pub mod accept;
 pub mod ca;
 pub mod dial;
+pub mod external;
 pub mod identity;
 pub mod probe;
 pub mod renewal;
+pub mod root;
 mod storage;
 pub mod stubs;
 mod subject;
@@ -23,9 +25,11 @@ pub use ca::{Authority, CaError, new_csr};
 pub use dial::{
     DialError, JoinError, JoinParams, Joined, Whom, connect, connect_once, dispatcher, join, unary,
 };
+pub use external::{ExternalCa, ExternalError};
 pub use identity::{Identity, IdentityError};
 pub use probe::{Answerer, Knows, ProbeError, probe};
-pub use renewal::{RenewError, renew};
+pub use renewal::{Life, RenewError, renew, renew_by};
+pub use root::{Given, RootError, check_issued, check_root, issuer_of, normal_pem};
 pub use subject::Role;
 pub use token::{JoinToken, RootDigest, TokenError};
 

@@ -15,7 +15,10 @@ use rustls::{
     },
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime, pem, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
+    server::{
+        ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
 };
 
@@ -51,19 +54,21 @@ pub(crate) fn server_name(role: Role) -> ServerName<'static> {
     ServerName::try_from(role.unit()).expect("a role's unit is a DNS name")
 }
 
-pub(crate) fn server_config(
+/// Who may call: nodes under these roots, and joiners, who have no certificate yet.
+pub(crate) fn callers(
     roots: Arc<RootCertStore>,
-    key: Arc<CertifiedKey>,
-) -> Result<ServerConfig, VerifierBuilderError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build()?;
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build()
+}
+
+pub(crate) fn server_config(callers: Arc<dyn ClientCertVerifier>, key: Arc<CertifiedKey>) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("ring has TLS 1.2 and 1.3")
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(callers)
         .with_cert_resolver(Arc::new(Fixed(key)));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
-    Ok(config)
+    config
 }
 
 /// How a node with a certificate dials a node of its cluster in one of these roles.
@@ -83,6 +88,17 @@ pub(crate) fn client_config(
         .with_client_cert_resolver(Arc::new(Fixed(key)));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     Ok(config)
+}
+
+/// How an external CA is dialled: it must be whom its URL names, and speaks HTTP/1.1.
+pub(crate) fn external_config(roots: RootCertStore, key: Arc<CertifiedKey>) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring has TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(Fixed(key)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
 }
 
 /// How a joiner, who knows the root's digest alone, dials a manager.

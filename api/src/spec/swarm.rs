@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Extra, Labels};
-use crate::json::is_zero;
+use crate::{Secret, json::is_zero};
 
 /// How often an agent beats unless the swarm's settings say otherwise (Swarm: 5 s).
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
@@ -20,6 +20,26 @@ pub const SNAPSHOT_INTERVAL_DEFAULT: u64 = 10_000;
 pub const LOG_ENTRIES_KEPT_DEFAULT: u64 = 500;
 /// Life of a node's certificate (Swarm's default, 90 days).
 pub const NODE_CERT_EXPIRY_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
+
+/// An external CA as the settings name it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ExternalCaSpec {
+    /// `cfssl`.
+    pub protocol: String,
+    /// `https://...`
+    pub url: String,
+    /// The root whose key it has (PEM); empty: the swarm's current one.
+    pub ca_cert: String,
+}
+
+/// A root that an update brings, to rotate to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SigningCa {
+    /// PEM; empty: none.
+    pub cert_pem: String,
+    /// PEM; empty: none.
+    pub key: Secret,
+}
 
 /// What the user wants of a node.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -161,6 +181,38 @@ impl SwarmSpec {
     #[must_use]
     pub fn node_cert_expiry(&self) -> Duration {
         self.duration("CAConfig", "NodeCertExpiry", NODE_CERT_EXPIRY_DEFAULT)
+    }
+
+    /// The external CAs that sign certificates.
+    #[must_use]
+    pub fn external_cas(&self) -> Vec<ExternalCaSpec> {
+        let all = self.setting("CAConfig", "ExternalCAs").and_then(Value::as_array);
+        let text = |ca: &Value, key: &str| ca.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let read = |ca: &Value| ExternalCaSpec {
+            protocol: text(ca, "Protocol"),
+            url: text(ca, "URL"),
+            ca_cert: text(ca, "CACert"),
+        };
+        all.map(|all| all.iter().map(read).collect()).unwrap_or_default()
+    }
+
+    /// Raised by a user who wants another root.
+    #[must_use]
+    pub fn force_rotate(&self) -> u64 {
+        self.setting("CAConfig", "ForceRotate").and_then(Value::as_u64).unwrap_or_default()
+    }
+
+    /// Takes the root out that an update brings: it is acted upon once, and neither kept nor shown.
+    #[must_use]
+    pub fn take_signing(&mut self) -> SigningCa {
+        let Some(Value::Object(section)) = self.extra.get_mut("CAConfig") else {
+            return SigningCa::default();
+        };
+        let mut take = |key| match section.remove(key) {
+            Some(Value::String(text)) => text,
+            Some(_) | None => String::new(),
+        };
+        SigningCa { cert_pem: take("SigningCACert"), key: Secret::new(take("SigningCAKey")) }
     }
 
     /// These settings with those of `update` over them, as Docker merges: what is zero or absent there

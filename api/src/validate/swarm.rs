@@ -28,6 +28,7 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
         return Err(ApiError::invalid("Spec.Labels: a label needs a key"));
     }
     numbers(spec)?;
+    external_cas(spec)?;
     // Ticks are each daemon's own setting; Swarm's defaults may be spelled out.
     let ticks: [(&str, &[i64], &str); 2] =
         [("ElectionTick", &[3, 10], "raft-election"), ("HeartbeatTick", &[1], "raft-heartbeat")];
@@ -39,13 +40,37 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
             )));
         }
     }
-    for (section, keys) in [
-        ("CAConfig", &["ExternalCAs", "SigningCACert", "SigningCAKey", "ForceRotate"][..]),
-        ("EncryptionConfig", &["AutoLockManagers"][..]),
-        ("TaskDefaults", &["LogDriver"][..]),
-    ] {
+    for (section, keys) in
+        [("EncryptionConfig", &["AutoLockManagers"][..]), ("TaskDefaults", &["LogDriver"][..])]
+    {
         if let Some(Value::Object(map)) = spec.extra.get(section) {
             unhonoured(map, &format!("Spec.{section}"), keys)?;
+        }
+    }
+    Ok(())
+}
+
+/// Which can be asked for certificates.
+fn external_cas(spec: &SwarmSpec) -> Result<(), ApiError> {
+    let field = "Spec.CAConfig.ExternalCAs";
+    match spec.setting("CAConfig", "ExternalCAs") {
+        None | Some(Value::Null | Value::Array(_)) => {}
+        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+            return Err(ApiError::invalid(format!("{field}: a list is expected")));
+        }
+    }
+    for ca in spec.external_cas() {
+        if !ca.protocol.eq_ignore_ascii_case("cfssl") {
+            return Err(ApiError::invalid(format!(
+                "{field}: invalid protocol: \"{}\"; cfssl is the only one",
+                ca.protocol
+            )));
+        }
+        if !ca.url.starts_with("https://") {
+            return Err(ApiError::invalid(format!(
+                "{field}: invalid URL '{}': https://host[:port]/path is expected",
+                ca.url
+            )));
         }
     }
     Ok(())
@@ -81,6 +106,9 @@ fn numbers(spec: &SwarmSpec) -> Result<(), ApiError> {
             "Spec.Dispatcher.HeartbeatPeriod: minimum heartbeat period is: {}ms",
             HEARTBEAT_MIN.as_millis()
         )));
+    }
+    if number("CAConfig", "ForceRotate")? < 0 {
+        return Err(ApiError::invalid("Spec.CAConfig.ForceRotate: a number from 0 is expected"));
     }
     let expiry = number("CAConfig", "NodeCertExpiry")?;
     if expiry != 0 && expiry < nanos(CERT_EXPIRY_MIN) {
@@ -152,9 +180,14 @@ mod tests {
                 "Spec.EncryptionConfig.AutoLockManagers is not supported yet",
             ),
             (
-                r#"{"CAConfig":{"ExternalCAs":[{"Protocol":"cfssl","URL":"https://x"}]}}"#,
-                "Spec.CAConfig.ExternalCAs is not supported yet",
+                r#"{"CAConfig":{"ExternalCAs":[{"Protocol":"acme","URL":"https://x"}]}}"#,
+                "Spec.CAConfig.ExternalCAs: invalid protocol: \"acme\"",
             ),
+            (
+                r#"{"CAConfig":{"ExternalCAs":[{"Protocol":"cfssl","URL":"http://x"}]}}"#,
+                "Spec.CAConfig.ExternalCAs: invalid URL 'http://x'",
+            ),
+            (r#"{"CAConfig":{"ForceRotate":-1}}"#, "Spec.CAConfig.ForceRotate"),
         ] {
             check(spec, Err(expect));
         }

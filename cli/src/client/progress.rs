@@ -47,7 +47,7 @@ impl Look {
 }
 
 /// Prints lines: over each other on a terminal, once each elsewhere.
-struct Screen {
+pub(super) struct Screen {
     on_terminal: bool,
     quiet: bool,
     /// What stands there now.
@@ -55,7 +55,11 @@ struct Screen {
 }
 
 impl Screen {
-    fn show(&mut self, lines: Vec<String>) -> anyhow::Result<()> {
+    pub(super) fn new(on_terminal: bool, quiet: bool) -> Self {
+        Self { on_terminal, quiet, shown: Vec::new() }
+    }
+
+    pub(super) fn show(&mut self, lines: Vec<String>) -> anyhow::Result<()> {
         if self.quiet || lines == self.shown {
             return Ok(());
         }
@@ -88,7 +92,7 @@ pub(crate) async fn wait(daemon: &Connection, service: &str, quiet: bool, back: 
 }
 
 async fn watch(daemon: &Connection, word: &str, quiet: bool, back: bool) -> anyhow::Result<()> {
-    let mut screen = Screen { on_terminal: std::io::stdout().is_terminal(), quiet, shown: Vec::new() };
+    let mut screen = Screen::new(std::io::stdout().is_terminal(), quiet);
     let mut converged_at: Option<Instant> = None;
     loop {
         let service = daemon.get(&format!("/services/{}", escape(word))).await?;

@@ -1,5 +1,7 @@
 //! `skep swarm`.
 
+mod ca;
+
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     JoinToken(JoinToken),
     /// Display the swarm's settings
     Inspect,
+    /// Display and rotate the root CA
+    Ca(ca::Ca),
     /// Update the swarm
     Update(Update),
     /// Leave the swarm
@@ -49,6 +53,12 @@ pub(crate) struct Init {
     /// Availability of the node ("active", "pause", "drain")
     #[arg(long, default_value = "active")]
     availability: String,
+    /// Validity period for node certificates (ns|us|ms|s|m|h); 90 days if not given
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    cert_expiry: Option<i64>,
+    /// Certificate signing endpoint: protocol=cfssl,url=https://HOST/PATH[,cacert=FILE] (may be given several times)
+    #[arg(long = "external-ca", value_name = "SPEC", value_parser = ca::external_ca)]
+    external_cas: Vec<Value>,
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +107,9 @@ pub(crate) struct Update {
     /// Validity period for node certificates (ns|us|ms|s|m|h)
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     cert_expiry: Option<i64>,
+    /// Certificate signing endpoint: protocol=cfssl,url=https://HOST/PATH[,cacert=FILE] (may be given several times)
+    #[arg(long = "external-ca", value_name = "SPEC", value_parser = ca::external_ca)]
+    external_cas: Vec<Value>,
     /// Change manager autolocking setting
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     autolock: Option<bool>,
@@ -119,6 +132,8 @@ impl Update {
         set("Orchestration", "TaskHistoryRetentionLimit", self.task_history_limit.map(Value::from));
         set("Dispatcher", "HeartbeatPeriod", self.dispatcher_heartbeat.map(Value::from));
         set("CAConfig", "NodeCertExpiry", self.cert_expiry.map(Value::from));
+        let external = (!self.external_cas.is_empty()).then(|| Value::from(self.external_cas.clone()));
+        set("CAConfig", "ExternalCAs", external);
         set("EncryptionConfig", "AutoLockManagers", self.autolock.map(Value::from));
         set("Raft", "KeepOldSnapshots", self.max_snapshots.map(Value::from));
         set("Raft", "SnapshotInterval", self.snapshot_interval.map(Value::from));
@@ -146,6 +161,7 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::Join(flags) => join(daemon, flags).await,
         Command::JoinToken(flags) => join_token(daemon, &flags).await,
         Command::Inspect => inspect(daemon).await,
+        Command::Ca(flags) => ca::run(daemon, &flags).await,
         Command::Update(flags) => update(daemon, &flags).await,
         Command::Leave { force } => {
             daemon.post(&format!("/swarm/leave?force={}", u8::from(force)), &json!({})).await?;
@@ -161,7 +177,10 @@ async fn init(daemon: &Connection, flags: Init) -> anyhow::Result<()> {
         "DataPathAddr": flags.data_path_addr,
         "DataPathPort": flags.data_path_port,
         "Availability": flags.availability,
-        "Spec": { "Name": "default" },
+        "Spec": {
+            "Name": "default",
+            "CAConfig": { "NodeCertExpiry": flags.cert_expiry.unwrap_or_default(), "ExternalCAs": flags.external_cas },
+        },
     });
     let answer = daemon.post("/swarm/init", &body).await?;
     let id = answer.as_str().context("the daemon did not say the node's id")?;

@@ -70,6 +70,8 @@ pub(super) struct Inner {
     place: watch::Sender<Place>,
     /// Held while the node changes its place, with the manager that it runs.
     pub(super) manager: Mutex<Option<Manager>>,
+    /// Held while a certificate is asked for and taken into use.
+    pub(super) renewing: Mutex<()>,
     /// Follows what the store wants of this node.
     role: StdMutex<Option<JoinHandle<()>>>,
     /// A client wants the daemon to stop; whether its host does too.
@@ -136,6 +138,7 @@ impl Inner {
             engine: ArcSwap::from_pointee(engine),
             place: watch::Sender::new(Place::Nowhere),
             manager: Mutex::new(None),
+            renewing: Mutex::new(()),
             role: StdMutex::default(),
             asked_to_stop: watch::Sender::new(None),
         });
@@ -235,6 +238,11 @@ impl Inner {
             | Place::Worker(membership)
             | Place::Manager(membership, _) => change(membership),
         });
+    }
+
+    /// Changes the place if `change` says that it did.
+    pub(super) fn turn(&self, change: impl FnOnce(&mut Place) -> bool) {
+        self.place.send_if_modified(change);
     }
 
     /// The managers refuse this one: a join failed, a promotion waits.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use skep_agent::NodeRole;
-use skep_link::{Role, Whom};
+use skep_link::Role;
 use skep_manager::{EnterError, Entrance, Manager};
 use tokio::{sync::watch, time::sleep};
 use tonic::service::Routes;
@@ -13,14 +13,13 @@ use tonic::service::Routes;
 use super::{
     listener::{self, Listener},
     node::{Inner, Membership, Place},
+    renewal,
 };
 
 /// The first pause before the managers are asked for a certificate again, doubled each time,
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// up to this.
 const RETRY_MAX: Duration = Duration::from_secs(3);
-/// One manager's connection.
-const DIAL_MAX: Duration = Duration::from_secs(2);
 /// A change of role that failed is tried again after this long.
 const CHANGE_RETRY: Duration = Duration::from_secs(3);
 
@@ -48,7 +47,11 @@ impl From<anyhow::Error> for NotYet {
 
 /// Runs as long as the node is a member. `first` is what a join granted; else the agent's session tells.
 pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Option<NodeRole>) {
-    tokio::join!(follow_role(&node, &membership, first), remember_managers(&node, &membership));
+    tokio::join!(
+        follow_role(&node, &membership, first),
+        remember_managers(&node, &membership),
+        renewal::keep(&node, &membership)
+    );
 }
 
 /// The next start begins with the managers that there are now: those of the join may be gone by then.
@@ -250,20 +253,9 @@ async fn renew(
     let identity = &membership.identity;
     let mut pause = RETRY_MIN;
     while identity.role() != role {
-        for addr in membership.agent.managers() {
-            let dialled = skep_link::connect_once(&addr, identity, Whom::Manager, DIAL_MAX).await;
-            let Ok((channel, _)) = dialled else { continue };
-            match skep_link::renew(channel, identity).await {
-                Ok(renewed) if renewed.role() == role => {
-                    identity.replace(&renewed);
-                    identity
-                        .save(&node.settings.state_dir.join("identity"))
-                        .context("cannot keep the certificate")?;
-                    return Ok(());
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(addr, err = %error, "no new certificate yet"),
-            }
+        match renewal::ask_any(node, membership, |renewed| renewed.role() == role).await {
+            Ok(()) => return Ok(()),
+            Err(why) => tracing::debug!(err = why, "no new certificate yet"),
         }
         let is_overtaken =
             |now: &Option<NodeRole>| now.is_some_and(|now| now.manager != (role == Role::Manager));

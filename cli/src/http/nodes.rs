@@ -29,8 +29,12 @@ pub(super) fn routes() -> Router<Api> {
         .route("/nodes/{id}/update", post(update))
 }
 
-fn show(control: &dyn ControlPlane, view: &View, node: &Node) -> Value {
-    render::node(node, control.manager_status(node).as_ref(), view.cluster().map(AsRef::as_ref))
+fn show(control: &dyn ControlPlane, roots: &render::Roots, node: &Node) -> Value {
+    render::node(node, control.manager_status(node).as_ref(), roots)
+}
+
+fn roots(view: &View) -> render::Roots {
+    render::Roots::of(view.cluster().map(AsRef::as_ref))
 }
 
 async fn list(State(api): State<Api>, uri: Uri) -> Answer {
@@ -39,8 +43,12 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     filters.check("role", &["manager", "worker"])?;
     filters.check("membership", &["accepted", "pending"])?;
     let view = control.view().await?;
-    let nodes: Vec<Value> =
-        view.nodes().filter(|node| passes(node, &filters)).map(|node| show(&*control, &view, node)).collect();
+    let roots = roots(&view);
+    let nodes: Vec<Value> = view
+        .nodes()
+        .filter(|node| passes(node, &filters))
+        .map(|node| show(&*control, &roots, node))
+        .collect();
     ok(&nodes)
 }
 
@@ -59,7 +67,7 @@ async fn inspect(State(api): State<Api>, Path(word): Path<String>) -> Answer {
     let control = api.manager()?;
     let view = control.view().await?;
     let node = lookup::node(&view, &word, control.node_id())?;
-    ok(&show(&*control, &view, &node))
+    ok(&show(&*control, &roots(&view), &node))
 }
 
 async fn update(State(api): State<Api>, Path(word): Path<String>, uri: Uri, request: Bytes) -> Answer {

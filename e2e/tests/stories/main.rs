@@ -8,6 +8,7 @@ mod container;
 mod docker_engine;
 mod failing;
 mod five;
+mod identity;
 mod loss;
 mod nodes;
 mod own_cli;

@@ -1,23 +1,23 @@
 //! Method by method, over a real listener: who is let in, by certificates of every kind.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use skep_api::{
-    Id, NodeId,
-    object::Node,
+    ErrorKind, Id, NodeId,
+    object::{Node, NodeTls},
     spec::{NodeSpec, Role},
     wire,
 };
 use skep_link::{
-    Answerer, Authority, new_csr,
+    Answerer, Authority, Identity, issuer_of, new_csr,
     stubs::{
         dispatcher_client::DispatcherClient, join_client::JoinClient, members_client::MembersClient,
         node_ca_client::NodeCaClient, prober_client::ProberClient, prober_server::ProberServer,
     },
 };
-use skep_store::Change;
+use skep_store::{Change, View};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -28,7 +28,7 @@ use tonic::{
 };
 
 use crate::{
-    Manager,
+    Manager, Rotation,
     rig::{clock, first_manager},
 };
 
@@ -65,6 +65,7 @@ fn fate(outcome: Result<(), Status>) -> Fate {
 
 struct Swarm {
     manager: Manager,
+    identity: Identity,
     addr: SocketAddr,
     root: String,
     authority: Authority,
@@ -101,6 +102,7 @@ impl Swarm {
         let authority = Authority::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem).unwrap();
         Self {
             manager,
+            identity,
             addr,
             root: cluster.ca_cert_pem.clone(),
             authority,
@@ -125,9 +127,9 @@ impl Swarm {
                 let (csr, key) = new_csr().unwrap();
                 let now = clock() / 1_000_000_000;
                 let cert = authority.sign_node(&csr, &node.to_string(), role, cluster, now).unwrap();
-                let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+                let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<Vec<_>, _>>();
                 let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(vec![cert], key).unwrap()
+                builder.with_client_auth_cert(chain.unwrap(), key).unwrap()
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -228,5 +230,103 @@ async fn each_method_lets_in_whom_the_store_says() {
             assert_eq!(fate(outcome.clone()), expected, "{method} by {who}: {outcome:?}");
         }
     }
+    swarm.manager.stop().await;
+}
+
+const METHODS: [Method; 12] = [
+    Method::Join,
+    Method::Renew,
+    Method::Raft,
+    Method::Enter,
+    Method::Tell,
+    Method::Relay,
+    Method::Session,
+    Method::PublishLogs,
+    Method::Stopping,
+    Method::Leave,
+    Method::Depart,
+    Method::Probe,
+];
+
+impl Swarm {
+    /// Calls every method with such a certificate; joining is for anybody whom TLS lets in.
+    async fn check_all(&self, what: &str, authority: &Authority, node: NodeId, expected: Fate) {
+        for role in [skep_link::Role::Manager, skep_link::Role::Worker] {
+            for method in
+                METHODS.into_iter().filter(|method| *method != Method::Join || expected == Fate::Out)
+            {
+                let channel = self.channel(authority, Some((node, role, self.cluster.as_str()))).await;
+                let outcome = call(method, channel).await;
+                assert_eq!(fate(outcome.clone()), expected, "{method} by {what} ({role:?}): {outcome:?}");
+            }
+        }
+    }
+
+    fn view(&self) -> View {
+        self.manager.control().stale_view()
+    }
+
+    /// All nodes say that their certificates are by this root, and the rotation ends.
+    async fn finish_rotation(&mut self, next_root: &str) {
+        let control = self.manager.control();
+        let (issuer_subject, issuer_public_key) = issuer_of(next_root).unwrap();
+        let tls = NodeTls { issuer_subject, issuer_public_key, root_digest: Vec::new() };
+        let told = |node: &Arc<Node>| {
+            let mut node = Node::clone(node);
+            node.description.tls = Some(tls.clone());
+            Change::PutNode(Arc::new(node))
+        };
+        let changes = self.view().nodes().map(told).collect();
+        control.shared.write(Vec::new(), changes).await.unwrap();
+        let mut changed = control.shared.machine.nodes_changed();
+        let ended = async {
+            while self.view().cluster().unwrap().ca_rotation.is_some() {
+                changed.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the rotation does not end");
+        self.identity.replace(&control.renew_own().await.unwrap());
+        self.root = next_root.to_owned();
+    }
+}
+
+/// Removed by force while it was away: it is not let in again, before, in and after a rotation of the root, by
+/// whatever certificate it has come to. Nor is anybody with a certificate of a root that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_removed_stays_out_across_a_rotation_and_so_does_the_old_root() {
+    let mut swarm = Swarm::start().await;
+    let control = swarm.manager.control();
+    let old = Authority::from_pem(swarm.authority.cert_pem(), swarm.authority.key_pem()).unwrap();
+    // The leader gives it addresses meanwhile.
+    while let Err(error) = control.remove_node(WORKER, true).await {
+        assert_eq!(error.kind, ErrorKind::Aborted, "{error}");
+    }
+    swarm.check_all("one that was removed", &old, WORKER, Fate::Denied).await;
+
+    let tokens = |view: &View| {
+        let cluster = view.cluster().unwrap();
+        (cluster.worker_token_secret.clone(), cluster.manager_token_secret.clone())
+    };
+    let before = tokens(&swarm.view());
+    let version = control.view().await.unwrap().cluster().unwrap().meta.version;
+    let spec = serde_json::from_value(serde_json::json!({ "CAConfig": { "ForceRotate": 1 } })).unwrap();
+    control.update_cluster(version, spec, Rotation::default()).await.unwrap();
+    let rotation = swarm.view().cluster().unwrap().ca_rotation.clone().unwrap();
+    assert_eq!(tokens(&swarm.view()), before, "tokens name the root that is trusted until the end");
+    let next = Authority::from_pem(&rotation.cert_pem, &rotation.key_pem).unwrap();
+    swarm.check_all("one that was removed, amid a rotation", &old, WORKER, Fate::Denied).await;
+    swarm.check_all("one under the next root alone", &next, MANAGER, Fate::Out).await;
+    // One that had renewed before it was removed.
+    let renewed = Authority::from_pem(&rotation.cert_pem, &rotation.key_pem).unwrap();
+    let renewed = renewed.through(rotation.cross_pem.as_str());
+    swarm.check_all("one that was removed, of the next root", &renewed, WORKER, Fate::Denied).await;
+
+    swarm.finish_rotation(&rotation.cert_pem).await;
+    let after = tokens(&swarm.view());
+    assert!(before.0 != after.0 && before.1 != after.1, "both tokens are new");
+    assert_eq!(swarm.view().cluster().unwrap().ca_cert_pem, rotation.cert_pem);
+    swarm.check_all("one that was removed, after the rotation", &renewed, WORKER, Fate::Denied).await;
+    swarm.check_all("one of the root that is gone", &old, WORKER, Fate::Out).await;
+    swarm.check_all("a manager of the root that is gone", &old, MANAGER, Fate::Out).await;
     swarm.manager.stop().await;
 }

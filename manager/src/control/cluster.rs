@@ -2,11 +2,18 @@
 
 use std::sync::Arc;
 
-use skep_api::{ApiError, object::Cluster, spec::SwarmSpec, validate};
-use skep_link::JoinToken;
+use skep_api::{
+    ApiError,
+    object::Cluster,
+    spec::{Role, SwarmSpec},
+    validate,
+};
+use skep_link::{Identity, JoinToken, RenewError};
 use skep_store::{Change, Guard, GuardKind};
+use tonic::Status;
 
 use super::{Control, out_of_sequence};
+use crate::ca;
 
 /// Which join tokens get a new secret. The root's digest in them stays; the old ones are refused at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,8 +43,28 @@ impl Control {
             return Err(out_of_sequence());
         }
         let guard = Guard { kind: GuardKind::Cluster, id: old.id.0, version };
+        let mut spec = spec;
+        let signing = spec.take_signing();
         let new = updated(old, &spec, rotation, JoinToken::generate_secret);
+        let new = ca::changed(&self.shared, new, &signing).await?;
         self.write(vec![guard], vec![Change::PutCluster(Arc::new(new))]).await
+    }
+
+    /// Renews this manager's own certificate by the state that is here, without asking anybody.
+    ///
+    /// # Errors
+    /// The state does not have this node as a manager, or does not hold the root's key.
+    pub async fn renew_own(&self) -> Result<Identity, RenewError> {
+        let is_manager =
+            self.stale_view().node(self.node_id).is_some_and(|node| node.spec.role == Role::Manager);
+        skep_link::renew_by(&self.shared.identity, async |csr_pem| {
+            if !is_manager {
+                return Err(Status::permission_denied("this node is not to be a manager any more"));
+            }
+            let issued = self.shared.renewed(&csr_pem, self.node_id, Role::Manager).await?;
+            Ok((issued.certificate_pem, issued.root_pem))
+        })
+        .await
     }
 }
 

@@ -41,6 +41,12 @@ impl Session {
         let mut sent = Sent::default();
         let mut mesh_sent = None;
         let mut role_sent = None;
+        let trust = self.ties.terms.borrow_and_update().trust();
+        if let Some(trust) = trust
+            && !self.send(Out::Trust(trust)).await
+        {
+            return;
+        }
         loop {
             if !self.shared.hub.is_current(self.node, self.ties.session) {
                 return;
@@ -82,8 +88,13 @@ impl Session {
                 () = self.ties.wake.notified() => {}
                 changed = self.ties.mesh.changed() => if changed.is_err() { return },
                 changed = self.ties.terms.changed() => {
-                    let welcome = self.ties.terms.borrow_and_update().welcome(self.node);
-                    if changed.is_err() || !self.send(Out::Welcome(welcome)).await {
+                    let terms = self.ties.terms.borrow_and_update().clone();
+                    if changed.is_err() || !self.send(Out::Welcome(terms.welcome(self.node))).await {
+                        return;
+                    }
+                    if let Some(trust) = terms.trust()
+                        && !self.send(Out::Trust(trust)).await
+                    {
                         return;
                     }
                 }

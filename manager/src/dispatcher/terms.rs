@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_api::{NodeId, spec::Role, wire};
+use skep_api::{NodeId, object::Cluster, spec::Role, wire};
 use skep_store::View;
 
 use crate::liveness::{Limits, reconnect_spread};
@@ -14,6 +14,15 @@ pub(super) struct Terms {
     /// `host:port`.
     managers: Vec<String>,
     spread: Duration,
+    /// Which root to trust, and how long certificates are to live.
+    trust: wire::Trust,
+}
+
+fn trust(cluster: &Cluster) -> wire::Trust {
+    wire::Trust {
+        ca_cert_pem: cluster.ca_cert_pem.clone(),
+        cert_expiry_secs: cluster.spec.node_cert_expiry().as_secs(),
+    }
 }
 
 impl Terms {
@@ -27,7 +36,13 @@ impl Terms {
             beat: Limits::of(view).beat,
             managers: managers.collect(),
             spread: reconnect_spread(view.nodes().count()),
+            trust: view.cluster().map(|cluster| trust(cluster)).unwrap_or_default(),
         }
+    }
+
+    /// `None` before there is a state.
+    pub(super) fn trust(&self) -> Option<wire::Trust> {
+        (!self.trust.ca_cert_pem.is_empty()).then(|| self.trust.clone())
     }
 
     pub(super) fn welcome(&self, node: NodeId) -> wire::Welcome {

@@ -9,7 +9,7 @@ use skep_api::{
     wire,
 };
 use skep_link::{
-    Authority, Whom, peer, remote_addr,
+    Whom, peer, remote_addr,
     stubs::{members_server::Members, node_ca_server::NodeCa},
 };
 use skep_raft::HandleError;
@@ -20,8 +20,8 @@ use tonic::{Request, Response, Status};
 use super::book;
 use crate::{
     auth::Need,
+    ca::Issued,
     dispatcher::{LEFT, Shared},
-    join::certified,
     roles, tell,
     write::WriteError,
 };
@@ -44,19 +44,9 @@ impl NodeCa for NodeCaService {
     ) -> Result<Response<wire::RenewResponse>, Status> {
         let shared = &self.0;
         let caller = shared.caller(peer(&request), Need::Node).await?;
-        let view = shared.machine.view();
-        let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
-        let authority = Authority::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem)
-            .map_err(|e| Status::internal(format!("the stored CA is unusable: {e}")))?
-            .valid_for(cluster.spec.node_cert_expiry());
-        let role = certified(caller.role);
-        let (node, cluster_id) = (caller.node.to_string(), cluster.id.to_string());
-        let now = (shared.clock)() / 1_000_000_000;
-        let certificate_pem = authority
-            .sign_node(&request.into_inner().csr_pem, &node, role, &cluster_id, now)
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        tracing::info!(node.id = node, role = caller.role.as_str(), "certificate renewed");
-        Ok(Response::new(wire::RenewResponse { certificate_pem, ca_cert_pem: cluster.ca_cert_pem.clone() }))
+        let Issued { certificate_pem, root_pem, .. } =
+            shared.renewed(&request.into_inner().csr_pem, caller.node, caller.role).await?;
+        Ok(Response::new(wire::RenewResponse { certificate_pem, ca_cert_pem: root_pem }))
     }
 }
 

@@ -15,7 +15,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use skep_api::wire;
-use skep_link::{Identity, MESSAGE_MAX_BYTES, Whom, stubs::members_client::MembersClient};
+use skep_link::{Identity, MESSAGE_MAX_BYTES, RootDigest, Whom, stubs::members_client::MembersClient};
 use skep_raft::{Transport, TransportError};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status, transport::Channel};
@@ -29,6 +29,8 @@ const DIAL_PAUSE: Duration = Duration::from_millis(50);
 /// A connection on which nothing was answered for this long is given up: a new one is heard sooner after
 /// a cut than one whose packets wait for their next retransmission.
 const SILENT_MAX: Duration = Duration::from_secs(1);
+/// Between attempts at a line under a new certificate while the old one goes on.
+const NEXT_PAUSE: Duration = Duration::from_secs(1);
 /// Larger messages go over a connection of their own, so that heartbeats do not queue behind them.
 const SMALL_MAX_BYTES: usize = 64 << 10;
 
@@ -46,11 +48,21 @@ pub(crate) struct Links {
 /// Raft id, and whether it is the line for large messages.
 type Key = (u64, bool);
 
+struct Next {
+    under: RootDigest,
+    dial: Dial,
+}
+
 struct Line {
     /// Tells a line from the one before.
     number: u64,
     addr: String,
+    /// Under which of this node's certificates it was dialled: each is used for its own time alone.
+    under: RootDigest,
     dial: Dial,
+    /// The one that takes its place, under a new certificate, once it stands; and when another may be tried.
+    next: Option<Next>,
+    next_at: Instant,
     /// When it was made, or last answered.
     heard: Instant,
     /// When its dial failed.
@@ -74,21 +86,60 @@ impl Links {
         let addr = self.book.addr(key.0).ok_or_else(unknown)?;
         let mut lines = lock(&self.lines);
         let now = Instant::now();
-        let last = lines.get(&key);
+        let last = lines.get_mut(&key);
+        let under = self.identity.fingerprint();
         if let Some(line) = last.filter(|line| line.addr == addr) {
+            if line.failed.is_none() {
+                self.refresh(line, under, now);
+            }
             let is_resting = line.failed.is_some_and(|at| now < at + DIAL_PAUSE);
             if line.failed.is_none() || is_resting {
                 return Ok((line.number, line.dial.clone()));
             }
         }
-        let number = last.map_or(0, |line| line.number + 1);
-        let (identity, to) = (self.identity.clone(), addr.clone());
-        let dialling = tokio::spawn(async move { dial(&to, &identity).await });
-        let dial = dialling.map(|done| done.unwrap_or_else(|e| Err(e.to_string()))).boxed().shared();
+        let number = lines.get(&key).map_or(0, |line| line.number + 1);
+        let dial = self.dial(&addr);
         // Those of members that are gone.
         lines.retain(|(id, _), _| self.book.addr(*id).is_some());
-        lines.insert(key, Line { number, addr, dial: dial.clone(), heard: now, failed: None });
+        let line = Line {
+            number,
+            addr,
+            under,
+            dial: dial.clone(),
+            next: None,
+            next_at: now,
+            heard: now,
+            failed: None,
+        };
+        lines.insert(key, line);
         Ok((number, dial))
+    }
+
+    fn dial(&self, addr: &str) -> Dial {
+        let (identity, to) = (self.identity.clone(), addr.to_owned());
+        let dialling = tokio::spawn(async move { dial(&to, &identity).await });
+        dialling.map(|done| done.unwrap_or_else(|e| Err(e.to_string()))).boxed().shared()
+    }
+
+    /// A line under a certificate that was replaced goes on until another one stands: heartbeats do not wait
+    /// for a handshake.
+    fn refresh(&self, line: &mut Line, under: RootDigest, now: Instant) {
+        if line.under == under {
+            line.next = None;
+            return;
+        }
+        let next = match line.next.take() {
+            Some(next) if next.under == under => next,
+            Some(_) | None if now < line.next_at => return,
+            Some(_) | None => Next { under, dial: self.dial(&line.addr) },
+        };
+        match next.dial.clone().now_or_never() {
+            None => line.next = Some(next),
+            Some(Ok(_)) => {
+                (line.number, line.under, line.dial, line.heard) = (line.number + 1, under, next.dial, now);
+            }
+            Some(Err(_)) => line.next_at = now + NEXT_PAUSE,
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! A node.
 
 use serde_json::{Map, Value, json};
-use skep_api::object::{Cluster, Node};
+use skep_api::object::Node;
 use skep_manager::ManagerStatus;
 
-use super::{put_meta, tls_info, to_json};
+use super::{Roots, put_meta, to_json};
 
 /// What the embedded engine has; Docker's clients print them.
 fn engine_plugins() -> Value {
@@ -17,7 +17,7 @@ fn engine_plugins() -> Value {
 }
 
 /// A node as `GET /nodes/{id}` shows it. `manager` is `None` for a worker.
-pub(crate) fn node(node: &Node, manager: Option<&ManagerStatus>, cluster: Option<&Cluster>) -> Value {
+pub(crate) fn node(node: &Node, manager: Option<&ManagerStatus>, roots: &Roots) -> Value {
     let mut out = Map::new();
     out.insert("ID".into(), node.id.to_string().into());
     put_meta(&mut out, &node.meta);
@@ -36,7 +36,7 @@ pub(crate) fn node(node: &Node, manager: Option<&ManagerStatus>, cluster: Option
             "Platform": { "Architecture": about.arch, "OS": about.os },
             "Resources": { "NanoCPUs": about.nano_cpus, "MemoryBytes": about.memory_bytes },
             "Engine": engine,
-            "TLSInfo": cluster.map_or_else(|| json!({}), |cluster| tls_info(&cluster.ca_cert_pem)),
+            "TLSInfo": roots.tls_info(node),
         }),
     );
     let mut status = Map::new();
