@@ -165,6 +165,7 @@ impl Agent {
             is_removed: watch::Sender::new(false),
             role: watch::Sender::new(None),
             trust: watch::Sender::new(None),
+            refused: watch::Sender::new(None),
             renewals_wanted: watch::Sender::new(0),
             mesh,
             client: watch::Sender::new(None),
@@ -309,6 +310,12 @@ impl Agent {
     #[must_use]
     pub fn trust(&self) -> watch::Receiver<Option<Trust>> {
         self.0.ties.trust.subscribe()
+    }
+
+    /// Why managers do not take this node's certificate; `None` while one does, or none was asked.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Option<String>> {
+        self.0.ties.refused.subscribe()
     }
 
     /// Follows how often a manager wanted this node to renew its certificate at once.

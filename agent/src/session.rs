@@ -115,6 +115,8 @@ pub(crate) struct Ties {
     /// What the store says this node is to be; `None` until a manager said it.
     pub(crate) role: watch::Sender<Option<NodeRole>>,
     pub(crate) trust: watch::Sender<Option<Trust>>,
+    /// Why a manager did not take this node's certificate; `None` once one has taken it.
+    pub(crate) refused: watch::Sender<Option<String>>,
     /// How often a manager wanted this node to renew its certificate at once.
     pub(crate) renewals_wanted: watch::Sender<u64>,
     /// The newest mesh.
@@ -210,6 +212,9 @@ impl Session {
             let is_news = is_removed && !self.ties.is_removed.send_replace(is_removed);
             if is_news {
                 self.end_all().await;
+            }
+            if let SessionError::Dial(error @ DialError::NotTaken { .. }) = &ended {
+                self.ties.refused.send_replace(Some(error.to_string()));
             }
             match ended {
                 SessionError::Closing => return,
@@ -371,6 +376,7 @@ impl Session {
         self.ties.client.send_replace(Some(client.clone()));
         self.ties.is_connected.send_replace(true);
         self.ties.is_removed.send_replace(false);
+        self.ties.refused.send_if_modified(|why| why.take().is_some());
         self.kept = None;
     }
 

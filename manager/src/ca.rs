@@ -7,6 +7,8 @@
 mod begin;
 mod change;
 mod converge;
+#[cfg(test)]
+mod external_tests;
 mod reconcile;
 mod signing;
 #[cfg(test)]

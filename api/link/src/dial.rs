@@ -11,15 +11,17 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use rustls::{CertificateError, ClientConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use skep_api::{ClusterId, NodeId, wire};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     CONNECT_TIMEOUT, CaError, DEFAULT_PORT, Identity, IdentityError, JoinToken, MESSAGE_MAX_BYTES, Peer,
-    RPC_DEADLINE, Role, RootDigest, new_csr,
+    RPC_DEADLINE, Role, RootDigest,
+    greeted::Greeted,
+    new_csr,
     stubs::{dispatcher_client::DispatcherClient, join_client::JoinClient},
     subject::Subject,
     tls,
@@ -59,6 +61,14 @@ pub enum DialError {
     /// The other end is not a manager of our cluster, or it refuses us.
     #[error("{addr} is not a manager of this swarm, or refuses this node: {reason}")]
     Refused {
+        /// Where it was tried.
+        addr: String,
+        /// What TLS said.
+        reason: String,
+    },
+    /// The other end does not take our certificate: it has expired, or its root is none of the swarm any more.
+    #[error("{addr} refuses this node's certificate: {reason}")]
+    NotTaken {
         /// Where it was tried.
         addr: String,
         /// What TLS said.
@@ -145,7 +155,7 @@ pub struct JoinParams {
 /// our cluster. The channel reconnects by itself when used after a break, with the identity of that
 /// time. RPCs have no deadline of their own: see [`unary`].
 ///
-/// That the manager refuses *our* certificate shows only at the first RPC, as TLS 1.3 has it.
+/// A manager that refuses *our* certificate says so here.
 ///
 /// # Errors
 /// [`DialError`] with the address, after [`CONNECT_TIMEOUT`] at most.
@@ -181,7 +191,7 @@ pub async fn connect_once(
     };
     let connecting = async {
         let stream = tls_connect(&addr, config, limit).await?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let leaf = stream.tls().get_ref().1.peer_certificates().and_then(<[_]>::first);
         let subject = leaf.and_then(|leaf| Subject::of_der(leaf).ok()).ok_or_else(|| DialError::Refused {
             addr: addr.clone(),
             reason: "it showed no certificate".to_owned(),
@@ -322,19 +332,16 @@ fn endpoint() -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-async fn tls_connect(
-    addr: &str,
-    config: Arc<ClientConfig>,
-    limit: Duration,
-) -> Result<TlsStream<TcpStream>, DialError> {
+async fn tls_connect(addr: &str, config: Arc<ClientConfig>, limit: Duration) -> Result<Greeted, DialError> {
     let connecting = async {
         let unreachable = |source| DialError::Unreachable { addr: addr.to_owned(), source };
         let stream = TcpStream::connect(addr).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        TlsConnector::from(config)
+        let stream = TlsConnector::from(config)
             .connect(tls::server_name(Role::Manager), stream)
             .await
-            .map_err(|error| tls_error(addr, &error))
+            .map_err(|error| tls_error(addr, &error))?;
+        Greeted::wait(stream).await.map_err(|error| tls_error(addr, &error))
     };
     match timeout(limit, connecting).await {
         Ok(result) => result,
@@ -353,6 +360,19 @@ fn tls_error(addr: &str, error: &io::Error) -> DialError {
             Some(mismatch) => DialError::Digest { expected: mismatch.expected },
             None => refused(other.0.to_string()),
         };
+    }
+    let is_not_taken = matches!(
+        tls,
+        rustls::Error::AlertReceived(
+            AlertDescription::BadCertificate
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::DecryptError
+                | AlertDescription::UnknownCA
+        )
+    );
+    if is_not_taken {
+        return DialError::NotTaken { addr: addr.to_owned(), reason: tls.to_string() };
     }
     refused(tls.to_string())
 }

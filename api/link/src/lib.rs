@@ -10,6 +10,7 @@ pub mod accept;
 pub mod ca;
 pub mod dial;
 pub mod external;
+mod greeted;
 pub mod identity;
 pub mod probe;
 pub mod renewal;

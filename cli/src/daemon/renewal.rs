@@ -20,8 +20,10 @@ use super::{
 const DIAL_MAX: Duration = Duration::from_secs(2);
 /// The wall clock is looked at this often: it may jump, and machines sleep.
 const LOOK_EACH: Duration = Duration::from_secs(30);
-/// How `info` begins to say that a certificate has lapsed.
-const LAPSED: &str = "this node's certificate expired at ";
+/// A certificate that no manager took for this long is shown in `info`: one manager may be behind.
+const REFUSED_AFTER: Duration = Duration::from_secs(5);
+/// How `info` begins to say that.
+const NOT_TAKEN: &str = "the managers do not take this node's certificate: ";
 
 /// What is known of the certificate in use.
 struct Known {
@@ -69,6 +71,8 @@ pub(super) async fn keep(node: &Inner, membership: &Membership) {
     let identity = &membership.identity;
     let (mut trust, mut wanted) = (membership.agent.trust(), membership.agent.renewals_wanted());
     let mut replaced = identity.replaced();
+    let mut refused = membership.agent.refused();
+    let mut refused_since = None;
     let mut known = Known::of(identity);
     let mut n_wanted = *wanted.borrow_and_update();
     loop {
@@ -102,10 +106,15 @@ pub(super) async fn keep(node: &Inner, membership: &Membership) {
                 }
             }
         }
-        show(node, identity);
+        let why = refused.borrow_and_update().clone();
+        refused_since = why.is_some().then(|| refused_since.unwrap_or_else(Instant::now));
+        show(node, identity, why.as_deref().zip(refused_since));
+        let showing = refused_since.map(|since| REFUSED_AFTER.saturating_sub(since.elapsed()));
+        let showing = showing.filter(|rest| !rest.is_zero()).unwrap_or(LOOK_EACH);
         tokio::select! {
-            () = sleep(pause(&known)) => {}
+            () = sleep(pause(&known).min(showing)) => {}
             Ok(()) = trust.changed() => {}
+            Ok(()) = refused.changed() => {}
             Ok(()) = replaced.changed() => {
                 known = Known { asked: known.asked, ..Known::of(identity) };
             }
@@ -188,30 +197,36 @@ fn use_it(node: &Inner, identity: &Identity, new: &Identity) -> anyhow::Result<(
     identity.save(&node.settings.state_dir.join("identity")).context("cannot keep the certificate")
 }
 
-/// `info` says when a certificate has lapsed, until it is renewed or the clock is right again.
-fn show(node: &Inner, identity: &Identity) {
+/// `info` says why no manager takes this node's certificate, until one does.
+fn show(node: &Inner, identity: &Identity, refused: Option<(&str, Instant)>) {
     let (_, not_after) = identity.validity();
     let now = unix_secs();
+    let why = if now > not_after {
+        let (then, now) = (until(not_after), until(now));
+        Some(format!("it expired at {then}, and it is now {now}; if this clock is right,"))
+    } else {
+        let lasting = refused.filter(|(_, since)| since.elapsed() >= REFUSED_AFTER);
+        lasting.map(|(why, _)| format!("{why}; if the swarm's root was changed without this node,"))
+    };
     node.turn(|place| {
-        let next = match place {
-            Place::Worker(membership) | Place::Joining(membership) if now > not_after => {
-                let words = format!(
-                    "{LAPSED}{}, and it is now {}: if this clock is right, \"docker swarm leave\" here, then join again",
-                    until(not_after),
-                    until(now)
-                );
+        let next = match (&*place, why) {
+            (Place::Worker(membership) | Place::Joining(membership), Some(why)) => {
+                let words = format!("{NOT_TAKEN}{why} \"docker swarm leave\" here, then join again");
                 tracing::error!(err = words, "no manager lets this node in");
                 Place::Refused(membership.clone(), words)
             }
-            Place::Refused(membership, words) if now <= not_after && words.starts_with(LAPSED) => {
+            (Place::Refused(membership, words), None) if words.starts_with(NOT_TAKEN) => {
                 Place::Worker(membership.clone())
             }
-            Place::Nowhere
-            | Place::Broken(_)
-            | Place::Joining(_)
-            | Place::Refused(..)
-            | Place::Worker(_)
-            | Place::Manager(..) => return false,
+            (
+                Place::Nowhere
+                | Place::Broken(_)
+                | Place::Joining(_)
+                | Place::Refused(..)
+                | Place::Worker(_)
+                | Place::Manager(..),
+                _,
+            ) => return false,
         };
         *place = next;
         true
