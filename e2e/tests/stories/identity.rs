@@ -1,9 +1,10 @@
 //! The swarm's root changes under a running swarm: nobody notices, and who is gone stays out.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 use skep_e2e::{Cluster, Load, WHOAMI, try_wait_for, wait_for};
+use skep_link::{Authority, Identity, Role, new_csr};
 
 use crate::say_version;
 
@@ -163,26 +164,108 @@ fn a_rotation_waits_for_a_node_that_is_away_through_a_change_of_leaders() {
     let _ = cluster.wait_running("web", N_TASKS, LIMIT);
 }
 
+fn unix_secs() -> i64 {
+    let now = std::process::Command::new("date").arg("+%s").output().expect("the time");
+    String::from_utf8_lossy(&now.stdout).trim().parse().expect("seconds")
+}
+
+fn new_root() -> Authority {
+    Authority::generate(unix_secs()).expect("a root")
+}
+
+/// The paths of a root's certificate and key.
+fn files_of(root: &Authority, dir: &Path) -> (String, String) {
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).expect("a file of the root");
+        path.to_str().expect("a plain path").to_owned()
+    };
+    (file("ca.pem", root.cert_pem()), file("key.pem", root.key_pem()))
+}
+
+/// Gives a node whose daemon is down a certificate with so many seconds left of two hours.
+fn give_certificate(
+    cluster: &Cluster,
+    root: &Authority,
+    name: &str,
+    (node, role, cluster_id): (&str, Role, &str),
+    left: i64,
+) {
+    let (csr, key) = new_csr().expect("a request");
+    let brief = Authority::from_pem(root.cert_pem(), root.key_pem()).expect("the root");
+    let brief = brief.valid_for(Duration::from_secs(3600));
+    let cert =
+        brief.sign_node(&csr, node, role, cluster_id, unix_secs() - 3600 + left).expect("a certificate");
+    let identity = Identity::new(cert, key, root.cert_pem()).expect("an identity");
+    identity.save(&cluster.state_dir().join(name).join("identity")).expect("the identity is written");
+}
+
+/// The shortest that a certificate can be: over, or with seconds left. Managers that all slept past the end of
+/// theirs come back by themselves; a worker says what to do.
+#[test]
+fn certificates_that_lapse_or_have_lapsed() {
+    const MANAGERS: [&str; 3] = ["manager-1", "manager-2", "manager-3"];
+    say_version();
+    let mut cluster = Cluster::builder(3, 2).example(0).start();
+    let dir = tempfile::tempdir().expect("a directory for the root");
+    let root = new_root();
+    let (cert, key) = files_of(&root, dir.path());
+    let _ = cluster.docker(&["swarm", "ca", "--rotate", "--ca-cert", &cert, "--ca-key", &key]).ok();
+    wait_settled(&cluster, 5);
+    let cluster_id = cluster.get("/swarm")["ID"].as_str().expect("the swarm's id").to_owned();
+    let ids: Vec<(String, String)> =
+        cluster.nodes().iter().map(|node| (node.name.clone(), cluster.node_id(&node.name))).collect();
+    for (name, _) in &ids {
+        cluster.kill_node(name, false);
+    }
+    for (name, id) in &ids {
+        let role = if MANAGERS.contains(&name.as_str()) { Role::Manager } else { Role::Worker };
+        // worker-1 has seconds left.
+        let left = if name == "worker-1" { 15 } else { -60 };
+        give_certificate(&cluster, &root, name, (id, role, &cluster_id), left);
+    }
+    for (name, _) in &ids {
+        let _ = cluster.restart_node(name);
+    }
+    wait_for("the managers and the worker with seconds left are back", LIMIT, || {
+        let nodes = listed(&cluster);
+        let is_well = |(name, status, tls): &(String, String, String)| {
+            name == "worker-2" || (status == "Ready" && tls == "Ready")
+        };
+        (nodes.len() == 5 && nodes.iter().all(is_well)).then_some(())
+    });
+    let worker = cluster.node("worker-2").clone();
+    let said = wait_for("the worker says what to do", LIMIT, || {
+        let format = "{{.Swarm.LocalNodeState}} {{.Swarm.Error}}";
+        let info = cluster.docker_on(&worker, &["info", "--format", format]).stdout;
+        info.starts_with("error ").then_some(info)
+    });
+    assert!(
+        said.contains("it expired at 2") && said.contains("\"docker swarm leave\" here, then join"),
+        "{said}"
+    );
+    let _ = cluster.docker_on(&worker, &["swarm", "leave"]).ok();
+    let manager = format!("{}:2377", cluster.manager().address);
+    let join_token = token(&cluster, "worker");
+    let _ = cluster.docker_on(&worker, &["swarm", "join", "--token", &join_token, &manager]).ok();
+    // What it was before is found lost.
+    let before = ids.iter().find(|(name, _)| name == "worker-2").map(|(_, id)| id.as_str());
+    let before = before.expect("it had an id");
+    wait_for("what it was is removed", LIMIT, || {
+        cluster.docker(&["node", "rm", before]).is_ok().then_some(())
+    });
+    wait_settled(&cluster, 5);
+}
+
 #[test]
 fn a_root_of_ones_own_and_the_shortest_life() {
     let cluster = crate::cluster(1);
     let dir = tempfile::tempdir().expect("a directory for the root");
-    let now = std::process::Command::new("date").arg("+%s").output().expect("the time");
-    let now: i64 = String::from_utf8_lossy(&now.stdout).trim().parse().expect("seconds");
-    let (mine, other) = (
-        skep_link::Authority::generate(now).expect("a root"),
-        skep_link::Authority::generate(now).expect("another root"),
-    );
-    let file = |name: &str, text: &str| {
-        let path = dir.path().join(name);
-        std::fs::write(&path, text).expect("a file of the root");
-        path.to_str().expect("a plain path").to_owned()
-    };
-    let (cert, key, wrong) = (
-        file("ca.pem", mine.cert_pem()),
-        file("key.pem", mine.key_pem()),
-        file("wrong.pem", other.key_pem()),
-    );
+    let (mine, other) = (new_root(), new_root());
+    let (cert, key) = files_of(&mine, dir.path());
+    let wrong = dir.path().join("wrong.pem");
+    std::fs::write(&wrong, other.key_pem()).expect("a file of another root's key");
+    let wrong = wrong.to_str().expect("a plain path").to_owned();
     for (flags, expect) in [
         (["--ca-cert", &cert, "--ca-key", &wrong], "certificate key mismatch"),
         (
