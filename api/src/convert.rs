@@ -442,3 +442,25 @@ impl TryFrom<wire::Network> for Network {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_certificates_stand_on_is_stored_whole() {
+        let rotation = CaRotation { cert_pem: "c".into(), key_pem: "k".into(), cross_pem: "x".into() };
+        let cluster = Cluster {
+            ca_cert_pem: "root".into(),
+            ca_cross_pem: "cross".into(),
+            ca_rotation: Some(rotation),
+            ca_forced: 7,
+            ..Cluster::default()
+        };
+        assert!(!format!("{cluster:?} {:?}", cluster.ca_rotation).contains("\"k\""));
+        assert_eq!(Cluster::try_from(wire::Cluster::from(&cluster)).unwrap(), cluster);
+        let tls = NodeTls { issuer_subject: vec![1], issuer_public_key: vec![2], root_digest: vec![3] };
+        let description = NodeDescription { tls: Some(tls), ..NodeDescription::default() };
+        assert_eq!(NodeDescription::from(wire::NodeDescription::from(&description)), description);
+    }
+}

@@ -309,6 +309,7 @@ pub fn init(request: &InitRequest) -> Result<(), ApiError> {
             request.availability
         )));
     }
+    swarm::root_at_init(&request.spec)?;
     swarm(&request.spec)
 }
 

@@ -416,6 +416,8 @@ fn first_state(
         spec,
         ca_cert_pem: authority.cert_pem().to_owned(),
         ca_key_pem: authority.key_pem().to_owned(),
+        // The first one is what was wanted.
+        ca_forced: params.spec.force_rotate(),
         worker_token_secret: JoinToken::generate_secret(),
         manager_token_secret: JoinToken::generate_secret(),
         data_path_port: if params.data_path_port == 0 { DATA_PATH_PORT } else { params.data_path_port },

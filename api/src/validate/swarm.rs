@@ -50,6 +50,18 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A swarm begins with a root of its own.
+pub(super) fn root_at_init(spec: &SwarmSpec) -> Result<(), ApiError> {
+    for key in ["SigningCACert", "SigningCAKey"] {
+        if spec.setting("CAConfig", key).is_some_and(|value| !is_zero(value)) {
+            return Err(ApiError::invalid(format!(
+                "Spec.CAConfig.{key}: not at init; give it to 'swarm ca --rotate' once the swarm is there"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Which can be asked for certificates.
 fn external_cas(spec: &SwarmSpec) -> Result<(), ApiError> {
     let field = "Spec.CAConfig.ExternalCAs";
@@ -141,6 +153,20 @@ mod tests {
             (Err(words), Err(part)) => assert!(words.contains(part), "{words}"),
             (got, expect) => panic!("{spec:?}: {got:?} instead of {expect:?}"),
         }
+    }
+
+    #[test]
+    fn a_root_of_ones_own_comes_after_init() {
+        let init = |config: &str| {
+            let body = format!(r#"{{"Spec":{{"CAConfig":{config}}}}}"#);
+            crate::validate::init(&crate::json::parse(body.as_bytes()).unwrap())
+                .map_err(|error| error.message)
+        };
+        assert_eq!(init(r#"{"SigningCACert":"","SigningCAKey":"","NodeCertExpiry":0}"#), Ok(()));
+        let external = r#"{"ExternalCAs":[{"Protocol":"cfssl","URL":"https://ca/sign"}]}"#;
+        assert_eq!(init(external), Ok(()));
+        let error = init(r#"{"signingcakey":"x"}"#).unwrap_err();
+        assert!(error.starts_with("Spec.CAConfig.SigningCAKey: not at init"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     net::Ipv4Addr,
     path::PathBuf,
-    sync::{Arc, Mutex as StdMutex, PoisonError},
+    sync::{Arc, Mutex as StdMutex, PoisonError, atomic::AtomicBool},
 };
 
 use anyhow::Context as _;
@@ -72,6 +72,8 @@ pub(super) struct Inner {
     pub(super) manager: Mutex<Option<Manager>>,
     /// Held while a certificate is asked for and taken into use.
     pub(super) renewing: Mutex<()>,
+    /// The certificate in use could not be kept on disk.
+    pub(super) unsaved: AtomicBool,
     /// Follows what the store wants of this node.
     role: StdMutex<Option<JoinHandle<()>>>,
     /// A client wants the daemon to stop; whether its host does too.
@@ -139,6 +141,7 @@ impl Inner {
             place: watch::Sender::new(Place::Nowhere),
             manager: Mutex::new(None),
             renewing: Mutex::new(()),
+            unsaved: AtomicBool::new(false),
             role: StdMutex::default(),
             asked_to_stop: watch::Sender::new(None),
         });

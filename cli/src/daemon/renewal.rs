@@ -3,7 +3,7 @@
 //! When a certificate is due is decided in `skep_link::Life`; here it is waited for and asked for. Whoever
 //! keeps connections follows the identity, and makes them anew.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::Context as _;
 use skep_api::{Timestamp, id::IdSource};
@@ -106,6 +106,12 @@ pub(super) async fn keep(node: &Inner, membership: &Membership) {
                 }
             }
         }
+        if node.unsaved.load(Ordering::Relaxed) {
+            let _renewing = node.renewing.lock().await;
+            if let Err(error) = keep_on_disk(node, identity) {
+                tracing::error!(err = format!("{error:#}"), "trying again");
+            }
+        }
         let why = refused.borrow_and_update().clone();
         refused_since = why.is_some().then(|| refused_since.unwrap_or_else(Instant::now));
         show(node, identity, why.as_deref().zip(refused_since));
@@ -194,7 +200,14 @@ pub(super) async fn ask_any(
 /// In use at once, also where it cannot be kept: the old one would lapse.
 fn use_it(node: &Inner, identity: &Identity, new: &Identity) -> anyhow::Result<()> {
     identity.replace(new);
-    identity.save(&node.settings.state_dir.join("identity")).context("cannot keep the certificate")
+    keep_on_disk(node, identity)
+}
+
+/// A full disk is tried again: the next start needs it.
+fn keep_on_disk(node: &Inner, identity: &Identity) -> anyhow::Result<()> {
+    let saved = identity.save(&node.settings.state_dir.join("identity"));
+    node.unsaved.store(saved.is_err(), Ordering::Relaxed);
+    saved.context("cannot keep the new certificate, which is in use")
 }
 
 /// `info` says why no manager takes this node's certificate, until one does.
