@@ -114,7 +114,20 @@ fn the_root_of_five_is_rotated_and_no_client_notices() {
     let manager = format!("{}:2377", cluster.manager().address);
     let refused = cluster.docker_on(&worker, &["swarm", "join", "--token", &old_token, &manager]).refused();
     assert!(refused.contains("remote CA does not match fingerprint"), "{refused}");
+    // A token that is rotated is refused by every manager at once; the other one is as it was.
+    let (before, managers_token) = (token(&cluster, "worker"), token(&cluster, "manager"));
+    let _ = cluster.docker(&["swarm", "join-token", "--rotate", "-q", "worker"]).ok();
+    for name in ["manager-1", "manager-2", "manager-3"] {
+        let addr = format!("{}:2377", cluster.node(name).address);
+        let refused = cluster.docker_on(&worker, &["swarm", "join", "--token", &before, &addr]).refused();
+        assert!(
+            refused.contains("A valid join token is necessary to join this cluster"),
+            "{name}: {refused}"
+        );
+    }
+    assert_eq!(token(&cluster, "manager"), managers_token);
     let new_token = token(&cluster, "worker");
+    assert_eq!(digest(&new_token), digest(&before));
     let _ = cluster.docker_on(&worker, &["swarm", "join", "--token", &new_token, &manager]).ok();
     wait_settled(&cluster, 5);
 }
