@@ -6,6 +6,7 @@
 
 mod cluster;
 mod command;
+mod connection;
 mod http;
 mod image;
 mod load;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use cluster::{Builder, Cluster, Node, NodeRole, Program, mark_of, programs_of};
 pub use command::{Output, run};
+pub use connection::Connection;
 pub use http::{Answer, get, request, request_within};
 pub use image::{BUSYBOX, WHOAMI, busybox_archive};
 pub use load::Load;

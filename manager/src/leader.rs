@@ -1,15 +1,22 @@
 //! The leader: one value with one loop, gained with leadership and dropped with it.
 //!
-//! Loop: wait for a change, a timer or the end of leadership; one pass on one draft; propose it, one
-//! proposal in flight. A refused proposal is dropped and what it touched is looked at again.
+//! Loop: wait for a change, a timer, an answer or the end of leadership; one pass on one draft; propose it.
+//! Proposals are on their way while the next pass drafts upon them (`ahead`). A refused one is dropped, with
+//! all that was built on it, and what they touched is looked at again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod ahead;
+#[cfg(test)]
+mod tests;
 
-use skep_api::{ServiceId, Timestamp};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use skep_api::{RequestId, ServiceId, Timestamp};
 use skep_raft::{ProposeError, Raft};
-use skep_store::{Change, Dirty, Proposal, ProposalError, View, decode_result};
+use skep_store::{Dirty, Proposal, ProposalError, View, decode_result};
 use tokio::time::Instant;
 
+use self::ahead::Ahead;
 use crate::{SystemIds, machine::Machine, pass};
 
 /// How long the loop rests after a lost proposal before it looks again.
@@ -30,41 +37,83 @@ impl Leader {
     }
 
     async fn passes(&self) {
-        let mut ids = SystemIds::default();
-        let mut wakes: BTreeMap<ServiceId, Timestamp> = BTreeMap::new();
-        let mut dirty = Dirty::everything();
-        let mut last = newest(&self.machine.view());
+        let mut state = Passes {
+            ids: SystemIds::default(),
+            wakes: BTreeMap::new(),
+            dirty: Dirty::everything(),
+            last: newest(&self.machine.view()),
+            ahead: Ahead::default(),
+        };
+        let mut answers: FuturesUnordered<Answering> = FuturesUnordered::new();
+        let mut rest_until = None;
         loop {
-            dirty.merge(self.machine.take_dirty());
-            let view = self.machine.view();
-            let now = self.now(&view, last);
-            last = now;
-            let due: Vec<ServiceId> = wakes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
-            dirty.services.extend(due);
-            if dirty.all {
-                wakes.clear();
+            state.dirty.merge(self.machine.take_dirty());
+            let mut wake = None;
+            if rest_until.is_none_or(|until| until <= Instant::now()) {
+                rest_until = None;
+                wake = self.pass(&mut state);
             }
-            for service in &dirty.services {
-                wakes.remove(service);
+            while let Some(proposal) = state.ahead.send() {
+                answers.push(self.propose(&proposal));
             }
-            if !dirty.is_empty() && view.cluster().is_some() {
-                let result = pass::pass(view, &dirty, now, &mut ids);
-                wakes.extend(result.wakes);
-                for refusal in result.draft.refusals() {
-                    tracing::warn!(err = %refusal, "a pass drafted what its own state refuses: a bug");
-                }
-                dirty = self.propose_all(result.draft.into_proposals()).await;
-            }
-            if !dirty.is_empty() {
-                tokio::time::sleep(RETRY_DELAY).await;
-                continue;
-            }
-            let next = wakes.values().min().map(|at| at.since(Timestamp((self.clock)()).max(last)));
             tokio::select! {
+                biased;
+                Some((request, outcome)) = answers.next() => {
+                    if matches!(outcome, Err(Unapplied::Stopped)) {
+                        return;
+                    }
+                    if !state.answered(request, &outcome, &self.machine.view()) {
+                        rest_until = Some(Instant::now() + RETRY_DELAY);
+                    }
+                }
                 () = self.machine.changed() => {}
-                () = sleep_or_forever(next) => {}
+                () = sleep_until(rest_until) => {}
+                () = sleep_or_forever(wake) => {}
             }
         }
+    }
+
+    /// Looks at what is dirty or due, unless what is on its way has to be answered first. Says when something
+    /// will be due.
+    fn pass(&self, state: &mut Passes) -> Option<Duration> {
+        let published = self.machine.published();
+        let now = self.now(&published.view, state.last);
+        let next = |wakes: &BTreeMap<ServiceId, Timestamp>| wakes.values().min().map(|at| at.since(now));
+        let is_due = next(&state.wakes).is_some_and(|wait| wait.is_zero());
+        if (state.dirty.is_empty() && !is_due) || published.view.cluster().is_none() {
+            return next(&state.wakes);
+        }
+        let view = state.ahead.view(&published)?;
+        let due = state.wakes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id);
+        state.dirty.services.extend(due);
+        state.last = now;
+        if state.dirty.all {
+            state.wakes.clear();
+        }
+        for service in &state.dirty.services {
+            state.wakes.remove(service);
+        }
+        let dirty = std::mem::take(&mut state.dirty);
+        let result = pass::pass(view, &dirty, now, &mut state.ids);
+        state.wakes.extend(result.wakes);
+        for refusal in result.draft.refusals() {
+            tracing::warn!(err = %refusal, "a pass drafted what its own state refuses: a bug");
+        }
+        state.ahead.take(result.draft, &mut state.ids);
+        next(&state.wakes)
+    }
+
+    /// Puts a proposal on its way: by the first poll of what is returned, so in the order of these.
+    fn propose(&self, proposal: &Proposal) -> Answering {
+        let (raft, entry, request) = (self.raft.clone(), proposal.encode(), proposal.request);
+        Box::pin(async move {
+            let outcome = match raft.propose_as_leader(entry).await {
+                Ok(answer) => decode_result(&answer).map(drop).map_err(Unapplied::Refused),
+                Err(ProposeError::Stopped) => Err(Unapplied::Stopped),
+                Err(error) => Err(Unapplied::Lost(error)),
+            };
+            (request, outcome)
+        })
     }
 
     /// The wall clock, but never at or before an earlier pass, nor before the start of the swarm.
@@ -72,30 +121,46 @@ impl Leader {
         let stored = view.cluster().map_or(Timestamp::ZERO, |cluster| cluster.meta.updated_at);
         Timestamp((self.clock)()).max(stored).max(Timestamp(last.0.saturating_add(1)))
     }
+}
 
-    /// Proposes in order; at the first refusal the rest is dropped. Returns what to look at again.
-    async fn propose_all(&self, proposals: Vec<Proposal>) -> Dirty {
-        let mut again = Dirty::default();
-        for proposal in proposals {
-            if !again.is_empty() {
-                mark(&mut again, &proposal, &self.machine.view());
-                continue;
+/// The answer to one proposal.
+type Answering = Pin<Box<dyn Future<Output = (Option<RequestId>, Result<(), Unapplied>)> + Send>>;
+
+/// Why a proposal was not applied.
+enum Unapplied {
+    /// The state had moved on, mostly.
+    Refused(ProposalError),
+    /// Nobody knows.
+    Lost(ProposeError),
+    /// Consensus has ended here.
+    Stopped,
+}
+
+/// What the loop holds.
+struct Passes {
+    ids: SystemIds,
+    wakes: BTreeMap<ServiceId, Timestamp>,
+    dirty: Dirty,
+    /// The time of the last pass.
+    last: Timestamp,
+    ahead: Ahead,
+}
+
+impl Passes {
+    /// Takes an answer; false if its proposal was not applied.
+    fn answered(&mut self, request: Option<RequestId>, outcome: &Result<(), Unapplied>, view: &View) -> bool {
+        match outcome {
+            Ok(()) | Err(Unapplied::Stopped) => {}
+            // Routine: a user's write came between.
+            Err(Unapplied::Refused(error)) => {
+                tracing::debug!(err = %error, "a pass's proposal was refused; drafting anew");
             }
-            match self.raft.propose_as_leader(proposal.encode()).await {
-                Ok(answer) => {
-                    if let Err(error) = decode_result(&answer) {
-                        report(&error);
-                        mark(&mut again, &proposal, &self.machine.view());
-                    }
-                }
-                Err(ProposeError::Stopped) => return Dirty::default(),
-                Err(error) => {
-                    tracing::warn!(err = %error, "a pass's proposal was lost");
-                    mark(&mut again, &proposal, &self.machine.view());
-                }
-            }
+            Err(Unapplied::Lost(error)) => tracing::warn!(err = %error, "a pass's proposal was lost"),
         }
-        again
+        if let Some(request) = request {
+            self.dirty.merge(self.ahead.answered(request, outcome.is_ok(), view));
+        }
+        outcome.is_ok()
     }
 }
 
@@ -118,39 +183,5 @@ pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-fn report(error: &ProposalError) {
-    // A stale draft is routine: a user's write came between.
-    tracing::debug!(err = %error, "a pass's proposal was refused; drafting anew");
-}
-
-fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
-    for change in &proposal.changes {
-        match change {
-            Change::PutService(service) => {
-                dirty.services.insert(service.id);
-            }
-            Change::DeleteService(id) => {
-                dirty.services.insert(*id);
-            }
-            Change::PutTask(task) => {
-                dirty.services.insert(task.service_id);
-                dirty.tasks.insert(task.id);
-            }
-            Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
-                dirty.services.extend(view.task(*id).map(|task| task.service_id));
-            }
-            Change::PutNode(node) => {
-                dirty.nodes.insert(node.id);
-            }
-            Change::DeleteNode(id) | Change::NodeStatus(id, _) => {
-                dirty.nodes.insert(*id);
-            }
-            Change::PutCluster(_) => dirty.all = true,
-            // A pass decides nothing of them.
-            Change::PutNetwork(_) | Change::DeleteNetwork(_) => {}
-        }
     }
 }

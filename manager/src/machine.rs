@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use arc_swap::ArcSwap;
 use skep_raft::{Compaction, StateMachine, WriteState};
-use skep_store::{Dirty, ObjectRef, Record, Restoring, SnapshotError, Store, View};
+use skep_store::{Dirty, ObjectRef, Record, Requests, Restoring, SnapshotError, Store, View};
 use tokio::sync::{Notify, watch};
 
 /// How many records of a snapshot are decoded together, how many such batches ahead of what is indexed.
@@ -21,10 +21,24 @@ pub(crate) trait Listener: Send + Sync {
     fn applied(&self, view: &View, changed: &[ObjectRef]);
 }
 
+/// An applied state.
+#[derive(Clone, Default)]
+pub(crate) struct Published {
+    pub(crate) view: View,
+    /// The requests that led there.
+    pub(crate) requests: Requests,
+}
+
+impl Published {
+    fn new(store: &Store) -> Arc<Self> {
+        Arc::new(Self { view: store.view(), requests: store.requests() })
+    }
+}
+
 /// The state machine behind raft.
 pub(crate) struct Machine {
     store: Mutex<Store>,
-    view: ArcSwap<View>,
+    published: ArcSwap<Published>,
     dirty: Mutex<Dirty>,
     wake: Notify,
     /// The revision at which a node or the swarm's settings last changed.
@@ -42,7 +56,7 @@ impl Machine {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             store: Mutex::default(),
-            view: ArcSwap::default(),
+            published: ArcSwap::default(),
             dirty: Mutex::new(Dirty::everything()),
             wake: Notify::new(),
             nodes: watch::Sender::new(0),
@@ -52,7 +66,12 @@ impl Machine {
 
     /// The newest applied state; O(1).
     pub(crate) fn view(&self) -> View {
-        View::clone(&self.view.load())
+        self.published.load().view.clone()
+    }
+
+    /// The same, with the requests that led there; O(1).
+    pub(crate) fn published(&self) -> Arc<Published> {
+        self.published.load_full()
     }
 
     /// Tells `listener` of each entry from now on.
@@ -84,13 +103,14 @@ impl Machine {
 
 impl StateMachine for Machine {
     fn apply(&self, _index: u64, entry: &[u8]) -> Vec<u8> {
-        let (applied, view) = {
+        let (applied, published) = {
             let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
             let applied = store.apply(entry);
-            (applied, store.view())
+            (applied, Published::new(&store))
         };
+        let view = published.view.clone();
         // Also when nothing changed: the revision may have, and a member that restored a snapshot shows it.
-        self.view.store(Arc::new(view.clone()));
+        self.published.store(published);
         if applied.changed.is_empty() {
             return applied.answer;
         }
@@ -114,7 +134,7 @@ impl StateMachine for Machine {
     }
 
     fn compaction(&self) -> Compaction {
-        let view = self.view.load();
+        let view = self.view();
         let Some(spec) = view.cluster().map(|cluster| &cluster.spec) else { return Compaction::default() };
         Compaction {
             every: spec.snapshot_interval(),
@@ -125,11 +145,12 @@ impl StateMachine for Machine {
 
     fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
         let restored = read_store(state).map_err(|e| e.to_string())?;
-        let view = restored.view();
+        let published = Published::new(&restored);
+        let view = published.view.clone();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
-        let old = self.view.swap(Arc::new(view.clone()));
+        let old = self.published.swap(published);
         // What was there and what is: anything may differ.
-        let changed: Vec<ObjectRef> = old.objects().chain(view.objects()).collect();
+        let changed: Vec<ObjectRef> = old.view.objects().chain(view.objects()).collect();
         if let Some(listener) = &**self.listener.load() {
             listener.applied(&view, &changed);
         }

@@ -53,6 +53,7 @@ impl Shared {
             request: Some(RequestId(SystemIds::default().next_id())),
             guards,
             changes,
+            follows: Vec::new(),
             now: Timestamp((self.clock)()),
         };
         let entry = proposal.encode();

@@ -107,6 +107,7 @@ async fn write(number: u64, n: u64, key: u64, found: Option<Found>, world: &Worl
         guards: vec![guard],
         changes: vec![change],
         now: Timestamp(1),
+        ..Proposal::default()
     };
     let invoked = world.now();
     let returned = match ask(PROPOSE, proposal.encode().into(), world).await {

@@ -16,7 +16,7 @@ use skep_api::{
 };
 
 use crate::{
-    Change, Guard, ObjectRef, REQUESTS_REMEMBERED, Refusal, RefusalKind, View,
+    Change, Guard, ObjectRef, Refusal, RefusalKind, View,
     proposal::FORMAT,
     view::{NodeLoad, Owner},
 };
@@ -58,7 +58,8 @@ impl Store {
             return Applied { answer: answer.clone(), changed: Vec::new() };
         }
         let mut view = self.view.clone();
-        let applied = match view.apply_proposal(proposal) {
+        let follows = self.check_follows(&proposal.follows);
+        let applied = match follows.and_then(|()| view.apply_proposal(proposal)) {
             Ok(changed) => {
                 self.view = view;
                 let answer = wire::ProposalResult { revision: self.view.revision, refusal: None };
@@ -70,16 +71,6 @@ impl Store {
             self.remember(id, applied.answer.clone());
         }
         applied
-    }
-
-    fn remember(&mut self, id: RequestId, answer: Vec<u8>) {
-        self.requests.insert(id, answer);
-        self.request_order.push_back(id);
-        if self.request_order.len() > REQUESTS_REMEMBERED
-            && let Some(oldest) = self.request_order.pop_front()
-        {
-            self.requests.remove(&oldest);
-        }
     }
 }
 

@@ -5,9 +5,9 @@ use std::{
     ops::Deref,
 };
 
-use skep_api::{Id, Timestamp};
+use skep_api::{Id, RequestId, Timestamp, id::IdSource};
 
-use crate::{Change, Guard, GuardKind, Proposal, Refusal, View};
+use crate::{Change, Follows, Guard, GuardKind, Proposal, Refusal, View};
 
 /// Changes at most in one proposal (Swarm's limit of a transaction, `SK:manager/state/store/memory.go`).
 pub const CHANGES_MAX: usize = 200;
@@ -36,6 +36,12 @@ impl Draft {
     #[must_use]
     pub fn new(base: View, now: Timestamp) -> Self {
         Self { view: base.clone(), base, now, changes: Vec::new(), refusals: Vec::new(), wake_at: None }
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn base(&self) -> &View {
+        &self.base
     }
 
     /// The time of the pass.
@@ -87,8 +93,15 @@ impl Draft {
     ///
     /// An object that was written several times is written once, at its first place with its last content.
     /// Neighbouring changes of one slot stay together: the end of a task and its successor are one decision.
+    ///
+    /// They may all be on their way at once: each has a request, and says of what an earlier one wrote that it
+    /// follows that one. So it does of `before`, the proposals on their way that the draft's view had already.
     #[must_use]
-    pub fn into_proposals(self) -> Vec<Proposal> {
+    pub fn into_proposals<'a>(
+        self,
+        before: impl IntoIterator<Item = &'a Proposal>,
+        ids: &mut dyn IdSource,
+    ) -> Vec<Proposal> {
         let mut groups: Vec<(Option<Id>, Vec<Change>)> = Vec::new();
         let mut place: BTreeMap<Option<Id>, usize> = BTreeMap::new();
         for change in last_writes(self.changes) {
@@ -105,20 +118,58 @@ impl Draft {
             });
             groups[at].1.push(change);
         }
-        let mut written: BTreeSet<(GuardKind, Id)> = BTreeSet::new();
+        let mut written = BTreeMap::new();
+        before.into_iter().for_each(|proposal| note_writes(proposal, &mut written));
         let mut proposals = Vec::with_capacity(groups.len());
         for (_, changes) in groups {
             let keys: BTreeSet<_> = changes.iter().filter_map(key).collect();
-            // What an earlier proposal of this draft wrote has a version that is not known yet.
-            let guards = keys.iter().filter(|key| !written.contains(key)).map(|(kind, id)| Guard {
-                kind: *kind,
-                id: *id,
-                version: Guard::version_in(*kind, *id, &self.base),
-            });
-            proposals.push(Proposal { request: None, guards: guards.collect(), changes, now: self.now });
-            written.extend(keys);
+            let mut proposal =
+                Proposal { request: Some(RequestId(ids.next_id())), now: self.now, ..Proposal::default() };
+            for (kind, id) in keys {
+                match written.get(&(kind, id)) {
+                    Some((request, back)) => {
+                        proposal.follows.push(Follows { kind, id, request: *request, back: *back });
+                    }
+                    None => {
+                        let version = Guard::version_in(kind, id, &self.base);
+                        proposal.guards.push(Guard { kind, id, version });
+                    }
+                }
+            }
+            proposal.changes = changes;
+            note_writes(&proposal, &mut written);
+            proposals.push(proposal);
         }
         proposals
+    }
+}
+
+impl View {
+    /// This state as it will be after a proposal that is on its way, but for the versions; `None` if it would be
+    /// refused.
+    #[must_use]
+    pub fn with(mut self, proposal: &Proposal) -> Option<Self> {
+        for change in &proposal.changes {
+            self.apply_change(change, proposal.now).ok()?;
+        }
+        Some(self)
+    }
+}
+
+/// Who wrote an object last: a request, and how many of its changes came after.
+type Written = BTreeMap<(GuardKind, Id), (RequestId, u64)>;
+
+fn note_writes(proposal: &Proposal, written: &mut Written) {
+    let Some(request) = proposal.request else { return };
+    let mut seen = BTreeSet::new();
+    for (change, back) in proposal.changes.iter().rev().zip(0..) {
+        let Some(key) = key(change).filter(|key| seen.insert(*key)) else { continue };
+        if is_put(change) {
+            written.insert(key, (request, back));
+        } else {
+            // It is gone, which is what version 0 says.
+            written.remove(&key);
+        }
     }
 }
 

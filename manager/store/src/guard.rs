@@ -1,6 +1,7 @@
 //! What a proposal was made from: checked at apply, on every replica alike.
 
-use skep_api::{ClusterId, Id, NetworkId, NodeId, ServiceId, TaskId, wire};
+use prost::Message;
+use skep_api::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, wire};
 
 use crate::{Refusal, RefusalKind, View};
 
@@ -53,15 +54,65 @@ impl Guard {
     }
 }
 
+/// "This object is as the proposal `request` left it": for what was drafted while that one was on its way, when
+/// nobody knew yet which version it would give.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Follows {
+    /// The table.
+    pub kind: GuardKind,
+    /// The object.
+    pub id: Id,
+    /// The request of the proposal that wrote it last.
+    pub request: RequestId,
+    /// How many changes of that proposal came after the one that wrote it: each raises the revision by one.
+    pub back: u64,
+}
+
+impl Follows {
+    /// Refuses when that proposal was refused, is not remembered, or was not the last to write the object.
+    /// `answer` is what it got.
+    pub(crate) fn check(&self, view: &View, answer: Option<&[u8]>) -> Result<(), Refusal> {
+        let result = answer.and_then(|answer| wire::ProposalResult::decode(answer).ok());
+        let revision = result.filter(|result| result.refusal.is_none()).map(|result| result.revision);
+        let version = revision.and_then(|revision| revision.checked_sub(self.back));
+        if version.is_some_and(|version| Guard::version_in(self.kind, self.id, view) == version) {
+            return Ok(());
+        }
+        Err(Refusal::new(RefusalKind::Stale, "update out of sequence"))
+    }
+}
+
+impl From<GuardKind> for wire::guard::Kind {
+    fn from(kind: GuardKind) -> Self {
+        match kind {
+            GuardKind::Service => Self::Service,
+            GuardKind::Task => Self::Task,
+            GuardKind::Node => Self::Node,
+            GuardKind::Cluster => Self::Cluster,
+            GuardKind::Network => Self::Network,
+        }
+    }
+}
+
+impl From<wire::guard::Kind> for GuardKind {
+    fn from(kind: wire::guard::Kind) -> Self {
+        match kind {
+            wire::guard::Kind::Service => Self::Service,
+            wire::guard::Kind::Task => Self::Task,
+            wire::guard::Kind::Node => Self::Node,
+            wire::guard::Kind::Cluster => Self::Cluster,
+            wire::guard::Kind::Network => Self::Network,
+        }
+    }
+}
+
+fn id_of(bytes: &[u8]) -> Result<Id, Refusal> {
+    Id::from_bytes(bytes).ok_or_else(|| Refusal::new(RefusalKind::Format, "guard without an id"))
+}
+
 impl From<&Guard> for wire::Guard {
     fn from(guard: &Guard) -> Self {
-        let kind = match guard.kind {
-            GuardKind::Service => wire::guard::Kind::Service,
-            GuardKind::Task => wire::guard::Kind::Task,
-            GuardKind::Node => wire::guard::Kind::Node,
-            GuardKind::Cluster => wire::guard::Kind::Cluster,
-            GuardKind::Network => wire::guard::Kind::Network,
-        };
+        let kind = wire::guard::Kind::from(guard.kind);
         Self { kind: kind.into(), id: guard.id.to_bytes(), version: guard.version }
     }
 }
@@ -70,15 +121,23 @@ impl TryFrom<&wire::Guard> for Guard {
     type Error = Refusal;
 
     fn try_from(guard: &wire::Guard) -> Result<Self, Refusal> {
-        let kind = match guard.kind() {
-            wire::guard::Kind::Service => GuardKind::Service,
-            wire::guard::Kind::Task => GuardKind::Task,
-            wire::guard::Kind::Node => GuardKind::Node,
-            wire::guard::Kind::Cluster => GuardKind::Cluster,
-            wire::guard::Kind::Network => GuardKind::Network,
-        };
-        let id = Id::from_bytes(&guard.id)
-            .ok_or_else(|| Refusal::new(RefusalKind::Format, "guard without an id"))?;
-        Ok(Self { kind, id, version: guard.version })
+        Ok(Self { kind: guard.kind().into(), id: id_of(&guard.id)?, version: guard.version })
+    }
+}
+
+impl From<&Follows> for wire::Follows {
+    fn from(follows: &Follows) -> Self {
+        let kind = wire::guard::Kind::from(follows.kind);
+        let (id, request_id) = (follows.id.to_bytes(), follows.request.to_bytes());
+        Self { kind: kind.into(), id, request_id, back: follows.back }
+    }
+}
+
+impl TryFrom<&wire::Follows> for Follows {
+    type Error = Refusal;
+
+    fn try_from(follows: &wire::Follows) -> Result<Self, Refusal> {
+        let request = RequestId(id_of(&follows.request_id)?);
+        Ok(Self { kind: follows.kind().into(), id: id_of(&follows.id)?, request, back: follows.back })
     }
 }

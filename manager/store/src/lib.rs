@@ -10,16 +10,18 @@ mod guard;
 mod networks;
 mod proposal;
 mod record;
+mod requests;
 mod snapshot;
 mod view;
 
 pub use apply::{Applied, Store};
 pub use draft::{CHANGES_MAX, Draft};
 pub use events::{Dirty, ObjectRef};
-pub use guard::{Guard, GuardKind};
+pub use guard::{Follows, Guard, GuardKind};
 pub use proposal::{
     Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind, decode_result,
 };
 pub use record::Record;
+pub use requests::Requests;
 pub use snapshot::{Restoring, SnapshotError};
 pub use view::{NodeLoad, View};

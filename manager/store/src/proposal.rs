@@ -11,14 +11,15 @@ use skep_api::{
     wire,
 };
 
-use crate::Guard;
+use crate::{Follows, Guard};
 
 /// The form of a proposal that this build writes and reads.
 pub(crate) const FORMAT: u32 = 1;
 
 /// How many requests the replicated state remembers, so that a repeated one is not applied again:
-/// far more than can be in flight, about 200 KiB.
-pub const REQUESTS_REMEMBERED: usize = 4096;
+/// far more than can be in flight, of users and of the leader, in the time in which a lost answer is asked for
+/// again; about 2 MiB once they are that many.
+pub const REQUESTS_REMEMBERED: usize = 16_384;
 
 /// One write of one object.
 #[derive(Clone, PartialEq, Debug)]
@@ -54,6 +55,8 @@ pub struct Proposal {
     pub request: Option<RequestId>,
     /// What it was made from.
     pub guards: Vec<Guard>,
+    /// What it was made from, of proposals that were on their way.
+    pub follows: Vec<Follows>,
     /// What it does, in order.
     pub changes: Vec<Change>,
     /// The proposer's time.
@@ -68,6 +71,7 @@ impl Proposal {
             format: FORMAT,
             request_id: self.request.map(RequestId::to_bytes).unwrap_or_default(),
             guards: self.guards.iter().map(Into::into).collect(),
+            follows: self.follows.iter().map(Into::into).collect(),
             changes: self.changes.iter().map(Into::into).collect(),
             now: self.now.0,
         }

@@ -6,6 +6,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use skep_api::{
     Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
+    id::SeededIds,
     object::{Network, Node, Service, Subnet, Task, TaskStatus},
     spec::{NetworkAttachment, NetworkSpec, PortConfig, ServiceSpec},
 };
@@ -248,7 +249,7 @@ fn a_draft_is_cut_by_service_keeps_slots_together_and_guards_what_it_was_made_fr
         draft.push(put_task(Task { node_id: Some(NodeId(Id(1))), ..new })).unwrap();
     }
     draft.push(put_service(service(2, "b"))).unwrap();
-    let proposals = draft.into_proposals();
+    let proposals = draft.into_proposals([], &mut SeededIds(1));
     assert_eq!(proposals.iter().map(|p| p.changes.len()).collect::<Vec<_>>(), [200, 100, 1]);
     assert!(proposals.iter().all(|p| p.guards.len() == p.changes.len()));
     let mut other = store.clone();
@@ -262,6 +263,50 @@ fn a_draft_is_cut_by_service_keeps_slots_together_and_guards_what_it_was_made_fr
     let answers: Vec<bool> =
         proposals.iter().map(|p| decode_result(&other.apply(&p.encode()).answer).is_ok()).collect();
     assert_eq!(answers, [false, true, true]);
+}
+
+#[test]
+fn what_was_drafted_upon_a_proposal_on_its_way_stands_and_falls_with_it() {
+    let mut ids = SeededIds(1);
+    let store = with_service();
+    let with_port = |port: u16| {
+        let old = (**store.view().service(ServiceId(Id(1))).unwrap()).clone();
+        put_service(published(old, port))
+    };
+    let drafted = |base: View, port: u16, before: &[Proposal], ids: &mut SeededIds| {
+        let mut draft = Draft::new(base, Timestamp(2));
+        draft.push(with_port(port)).unwrap();
+        // Others of the same proposal do not hide it.
+        draft.push(put_task(task(&draft, u128::from(port), u64::from(port)))).unwrap();
+        draft.into_proposals(before, ids).remove(0)
+    };
+    let first = drafted(store.view(), 1, &[], &mut ids);
+    let upon = store.view().with(&first).unwrap();
+    let second = drafted(upon.clone(), 2, std::slice::from_ref(&first), &mut ids);
+    let third = drafted(upon.with(&second).unwrap(), 3, &[first.clone(), second.clone()], &mut ids);
+    let port = |store: &Store| store.view().service(ServiceId(Id(1))).unwrap().ports[0].published_port;
+    let users = |store: &mut Store| propose(store, vec![with_port(80)]).unwrap();
+    let apply = |store: &mut Store, proposal: &Proposal| {
+        decode_result(&store.apply(&proposal.encode()).answer).is_ok()
+    };
+
+    let mut whole = store.clone();
+    assert_eq!([&first, &second, &third].map(|p| apply(&mut whole, p)), [true; 3]);
+    assert_eq!(port(&whole), 3);
+
+    let mut before_all = store.clone();
+    users(&mut before_all);
+    assert_eq!([&first, &second, &third].map(|p| apply(&mut before_all, p)), [false; 3]);
+    assert_eq!(port(&before_all), 80);
+
+    let mut between = store.clone();
+    assert!(apply(&mut between, &first));
+    users(&mut between);
+    assert_eq!([&second, &third].map(|p| apply(&mut between, p)), [false; 2]);
+    assert_eq!(port(&between), 80);
+
+    // What never came, or came too long ago to be remembered, is nothing to build on.
+    assert!(!apply(&mut store.clone(), &second));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Prints a table for people and, last, one line of JSON for programs, with the machine's load before
 //! and after: figures of a loaded machine are rough. Never two swarms at once.
 
+mod creates;
 mod five;
 mod one;
 mod ours;
@@ -19,6 +20,7 @@ use anyhow::{Context as _, bail};
 
 const USAGE: &str = "usage: skep-bench [one] [--rounds N]
        skep-bench five [--engine embedded|docker]... [--peer dockerd] [--rounds N] [--failovers N]
+       skep-bench creates [--peer dockerd] [--rounds N]
        skep-bench quiet [--minutes N] [--spin N]
        skep-bench soak [--minutes N] [--seed N] [--engine embedded|docker]";
 
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     match command {
         "one" => one::run(flags.number("--rounds", 3)?),
         "five" => five::run(&flags),
+        "creates" => creates::run(&flags),
         "quiet" => {
             let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
             quiet::run(flags.number("--minutes", 10)?, flags.number("--spin", cores)?)

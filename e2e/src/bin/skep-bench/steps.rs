@@ -169,7 +169,7 @@ pub(crate) fn lost(daemons: &mut dyn Daemons, rounds: &mut Rounds) -> anyhow::Re
 }
 
 /// The leader, and another manager.
-fn leader(daemons: &dyn Daemons) -> anyhow::Result<(Node, Node)> {
+pub(crate) fn leader(daemons: &dyn Daemons) -> anyhow::Result<(Node, Node)> {
     let managers = &daemons.nodes()[..N_MANAGERS];
     let mut found = None;
     wait("there is a leader", || {

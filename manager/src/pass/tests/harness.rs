@@ -195,7 +195,7 @@ impl Swarm {
             assert_eq!(result.draft.refusals(), [], "a pass looks before it writes");
             self.wakes.extend(result.wakes);
             self.n_passes += 1;
-            for proposal in result.draft.into_proposals() {
+            for proposal in result.draft.into_proposals([], &mut self.ids) {
                 self.propose(&proposal);
             }
             self.check();
