@@ -78,6 +78,18 @@ impl Control {
         }
     }
 
+    /// Decides on what is applied here, however old, and only if that says no, on a state that is whole: so a
+    /// write costs one round of the managers and not two. For what the store judges again when it applies it.
+    pub(crate) async fn decide<T>(
+        &self,
+        decide: impl Fn(&View) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        match decide(&self.stale_view()) {
+            Ok(decided) => Ok(decided),
+            Err(_) => decide(&self.view().await?),
+        }
+    }
+
     /// What is applied here, however old.
     #[must_use]
     pub fn stale_view(&self) -> View {

@@ -94,7 +94,12 @@ async fn update(
         "previous" => None,
         other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}")).into()),
     };
-    let service = lookup::service(&control.view().await?, &word)?;
+    // An older state will do where it knows the service: the version is judged again.
+    let known = lookup::service(&control.stale_view(), &word);
+    let service = match known {
+        Ok(service) => service,
+        Err(_) => lookup::service(&control.view().await?, &word)?,
+    };
     let warnings = control.update_service(service.id, version, spec, auth).await?;
     let mut out = Map::new();
     out.insert("Warnings".into(), if warnings.is_empty() { Value::Null } else { warnings.into() });

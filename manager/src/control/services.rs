@@ -33,17 +33,21 @@ impl Control {
         }
         validate::service(&spec)?;
         spec.fill_in();
-        let view = self.view().await?;
-        if view.service_by_name(&spec.name).is_some() {
-            let words =
-                format!("name conflicts with an existing object: service {} already exists", spec.name);
-            return Err(ApiError::new(ErrorKind::AlreadyExists, words));
-        }
         let id = ServiceId(SystemIds::default().next_id());
-        resolve(&view, &mut spec)?;
-        check_ports(&view, &spec, id)?;
-        let warnings = network_note(&view, &spec).into_iter().collect();
-        let service = Service { id, spec: Arc::new(spec), registry_auth, ..Service::default() };
+        let decide = |view: &View| {
+            if view.service_by_name(&spec.name).is_some() {
+                let words =
+                    format!("name conflicts with an existing object: service {} already exists", spec.name);
+                return Err(ApiError::new(ErrorKind::AlreadyExists, words));
+            }
+            let mut spec = spec.clone();
+            resolve(view, &mut spec)?;
+            check_ports(view, &spec, id)?;
+            let warnings = network_note(view, &spec).into_iter().collect();
+            let registry_auth = registry_auth.clone();
+            Ok((Service { id, spec: Arc::new(spec), registry_auth, ..Service::default() }, warnings))
+        };
+        let (service, warnings) = self.decide(decide).await?;
         let guard = Guard { kind: GuardKind::Service, id: id.0, version: 0 };
         self.write(vec![guard], vec![Change::PutService(Arc::new(service))]).await?;
         Ok(CreatedService { id, warnings })
@@ -60,24 +64,32 @@ impl Control {
         spec: Option<ServiceSpec>,
         registry_auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError> {
-        if let Some(spec) = &spec {
-            validate::service(spec)?;
-        }
-        let view = self.view().await?;
-        let old = view.service(id).ok_or_else(|| ApiError::not_found(format!("service {id} not found")))?;
-        if old.meta.version != version {
-            return Err(out_of_sequence());
-        }
-        let new = match spec {
-            Some(mut spec) => {
+        let spec = spec
+            .map(|mut spec| {
+                validate::service(&spec)?;
                 spec.fill_in();
-                resolve(&view, &mut spec)?;
-                updated(old, spec, registry_auth)?
+                Ok::<_, ApiError>(spec)
+            })
+            .transpose()?;
+        let now = Timestamp((self.shared.clock)());
+        let decide = |view: &View| {
+            let old =
+                view.service(id).ok_or_else(|| ApiError::not_found(format!("service {id} not found")))?;
+            if old.meta.version != version {
+                return Err(out_of_sequence());
             }
-            None => rolled_back(old, Timestamp((self.shared.clock)()))?,
+            let new = match spec.clone() {
+                Some(mut spec) => {
+                    resolve(view, &mut spec)?;
+                    updated(old, spec, registry_auth.clone())?
+                }
+                None => rolled_back(old, now)?,
+            };
+            check_ports(view, &new.spec, id)?;
+            let warnings = network_note(view, &new.spec).into_iter().collect();
+            Ok((new, warnings))
         };
-        check_ports(&view, &new.spec, id)?;
-        let warnings = network_note(&view, &new.spec).into_iter().collect();
+        let (new, warnings) = self.decide(decide).await?;
         let guard = Guard { kind: GuardKind::Service, id: id.0, version };
         self.write(vec![guard], vec![Change::PutService(Arc::new(new))]).await?;
         Ok(warnings)

@@ -4,12 +4,17 @@
 //! A mesh's revision is that of the applied entry that made it so, hence the same with every manager.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use skep_api::{NodeId, TaskId, object::Task, wire};
+use skep_api::{
+    NodeId, ServiceId, TaskId,
+    object::{Service, Task},
+    spec::PortConfig,
+    wire,
+};
 use skep_store::{ObjectRef, View};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -82,6 +87,8 @@ struct Inner {
     roll: Roll,
     /// Nodes that another agent's probe found alive.
     probed: BTreeMap<NodeId, Instant>,
+    /// Services that the mesh has ports of.
+    publishing: BTreeSet<ServiceId>,
     /// The state after the last entry that the mesh depends on, until it is looked at.
     stale: Option<View>,
     /// The revision up to which the newest mesh is right.
@@ -107,6 +114,17 @@ impl Inner {
         let connected = self.sessions.remove(&node)?;
         self.move_applied(Some(connected.applied), None);
         Some(connected)
+    }
+
+    /// Whether a service has ports of the mesh, or had some until now.
+    fn publishes(&mut self, id: ServiceId, view: &View) -> bool {
+        let is_ingress = |service: &Arc<Service>| service.ports.iter().any(PortConfig::is_ingress);
+        if view.service(id).is_some_and(is_ingress) {
+            self.publishing.insert(id);
+            true
+        } else {
+            self.publishing.remove(&id)
+        }
     }
 
     fn is_anywhere(&self, node: NodeId) -> bool {
@@ -367,6 +385,12 @@ impl Hub {
     /// manager does; `view` is asked once, at the start.
     pub(crate) async fn keep_mesh(&self, view: impl FnOnce() -> View) {
         let first = view();
+        {
+            let mut inner = self.lock();
+            for service in first.services() {
+                inner.publishes(service.id, &first);
+            }
+        }
         self.refresh(&first);
         loop {
             let limit = self.next_drain_limit();
@@ -435,7 +459,8 @@ impl Listener for Hub {
                     }
                     mesh_stale = true;
                 }
-                ObjectRef::Service(_) | ObjectRef::Cluster => mesh_stale = true,
+                ObjectRef::Service(id) => mesh_stale |= inner.publishes(*id, view),
+                ObjectRef::Cluster => mesh_stale = true,
                 ObjectRef::Network(_) => {}
             }
         }
