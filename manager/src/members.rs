@@ -1,11 +1,12 @@
 //! The managers as raft members: how they reach each other, come in and go.
 //!
-//! `book` knows who and where they are, `transport` carries raft's words to them, `service` answers what
-//! they ask, `enter` is the way of a new one. Who is to be a member is decided in `roles`.
+//! `book` knows who and where they are, `transport` carries raft's words to them over
+//! streams (`talk`), `service` answers what they ask, `enter` is the way of a new one. Who is to be a member is decided in `roles`.
 
 mod book;
 mod enter;
 mod service;
+mod talk;
 mod transport;
 
 pub(crate) use book::Book;

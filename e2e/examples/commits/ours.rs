@@ -1,6 +1,7 @@
 //! Three processes with a raft member each, and the clients' way to their leader.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use skep_raft::{Config, Raft, StateMachine, Transport, TransportError};
+use skep_raft::{Compaction, Config, Raft, StateMachine, Transport, TransportError, WriteState};
 
 use crate::frames::{Line, serve};
 use crate::{CONNECTIONS, Members, fresh_dir};
@@ -38,12 +39,17 @@ impl StateMachine for Table {
         Vec::new()
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
-        Box::new(Vec::new)
+    fn snapshot(&self) -> WriteState {
+        Box::new(|_| Ok(()))
     }
 
-    fn restore(&self, _bytes: &[u8]) -> Result<(), String> {
+    fn restore(&self, _state: &mut (dyn Read + Send)) -> Result<(), String> {
         Ok(())
+    }
+
+    /// No snapshot within a run: etcd makes none either.
+    fn compaction(&self) -> Compaction {
+        Compaction { every: 10_000_000, ..Compaction::default() }
     }
 }
 
@@ -86,9 +92,7 @@ impl Transport for Lines {
 pub(crate) fn member(args: &[String]) -> anyhow::Result<()> {
     let [id, dir] = args else { bail!("member ID DIR") };
     let id: u64 = id.parse()?;
-    let mut config = Config::new(PathBuf::from(dir), id);
-    // No snapshot within a run: etcd makes none either.
-    config.snapshot_every = 10_000_000;
+    let config = Config::new(PathBuf::from(dir), id);
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = tokio::net::TcpListener::bind(address(id)).await?;
         let lines = Arc::new(Lines(Arc::default()));

@@ -128,7 +128,8 @@ fn a_stack_is_deployed_looked_at_changed_and_removed() {
     let _ = cluster.wait_running("shop_web", 2, SOON);
     let _ = cluster.wait_running("shop_worker", 1, SOON);
     for address in cluster.addresses() {
-        let answer = get(address, 8087, "/").expect("each node answers on the stack's port");
+        // A container runs a moment before its program listens.
+        let answer = wait_for("each node answers on the stack's port", SOON, || get(address, 8087, "/").ok());
         assert!(answer.text().starts_with("web-"), "{}", answer.text());
     }
 

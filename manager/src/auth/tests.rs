@@ -175,7 +175,7 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
     match method {
         Method::Join => JoinClient::new(channel).join(wire::JoinRequest::default()).await.map(drop),
         Method::Renew => NodeCaClient::new(channel).renew(wire::RenewRequest::default()).await.map(drop),
-        Method::Raft => members.raft(wire::RaftMessage::default()).await.map(drop),
+        Method::Raft => members.raft(Request::new(tokio_stream::empty())).await.map(drop),
         Method::Enter => {
             let advertise_addr = "127.0.0.1:2".to_owned();
             members.enter(wire::EnterRequest { raft_id: 78, advertise_addr }).await.map(drop)

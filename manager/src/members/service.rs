@@ -12,12 +12,12 @@ use skep_link::{
     Whom, peer, remote_addr,
     stubs::{members_server::Members, node_ca_server::NodeCa},
 };
-use skep_raft::HandleError;
 use skep_store::{Change, Guard, GuardKind, View};
 use tokio::time::timeout;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::book;
+use super::{book, talk};
 use crate::{
     auth::Need,
     ca::Issued,
@@ -55,20 +55,15 @@ pub(crate) struct MembersService(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
 impl Members for MembersService {
-    async fn raft(&self, request: Request<wire::RaftMessage>) -> Result<Response<wire::RaftMessage>, Status> {
-        let shared = &self.0;
-        shared.caller(peer(&request), Need::Raft).await?;
-        let wire::RaftMessage { to, body } = request.into_inner();
-        let own = shared.raft.raft_id();
-        if to != own {
-            let words = format!("raft member {to} is not here, but {own}");
-            return Err(Status::failed_precondition(words));
-        }
-        let body = shared.raft.handle(body.into()).await.map_err(|error| match error {
-            HandleError::NotForMe { .. } => Status::failed_precondition(error.to_string()),
-            HandleError::Malformed { .. } => Status::invalid_argument(error.to_string()),
-        })?;
-        Ok(Response::new(wire::RaftMessage { to, body: body.into() }))
+    type RaftStream = ReceiverStream<Result<wire::RaftAnswer, Status>>;
+
+    async fn raft(
+        &self,
+        request: Request<Streaming<wire::RaftAsk>>,
+    ) -> Result<Response<Self::RaftStream>, Status> {
+        let caller = peer(&request);
+        self.0.caller(caller.clone(), Need::Raft).await?;
+        Ok(Response::new(talk::answer(self.0.clone(), caller, request.into_inner())))
     }
 
     async fn enter(

@@ -14,13 +14,12 @@ use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use skep_api::wire;
 use skep_link::{Identity, MESSAGE_MAX_BYTES, RootDigest, Whom, stubs::members_client::MembersClient};
 use skep_raft::{Transport, TransportError};
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
-use super::Book;
+use super::{Book, talk::Talk};
 
 /// TCP and TLS with a peer on a busy machine; beyond, it is tried anew, as the first packets may be lost.
 const DIAL_MAX: Duration = Duration::from_secs(1);
@@ -34,8 +33,7 @@ const NEXT_PAUSE: Duration = Duration::from_secs(1);
 /// Larger messages go over a connection of their own, so that heartbeats do not queue behind them.
 const SMALL_MAX_BYTES: usize = 64 << 10;
 
-type Client = MembersClient<Channel>;
-type Dial = Shared<BoxFuture<'static, Result<Client, String>>>;
+type Dial = Shared<BoxFuture<'static, Result<Talk, String>>>;
 
 /// The connections of one member to the others.
 #[derive(Debug)]
@@ -143,13 +141,17 @@ impl Links {
     }
 }
 
-async fn dial(addr: &str, identity: &Identity) -> Result<Client, String> {
+async fn dial(addr: &str, identity: &Identity) -> Result<Talk, String> {
     let (channel, _) = skep_link::connect_once(addr, identity, Whom::Manager, DIAL_MAX)
         .await
         .map_err(|error| error.to_string())?;
-    Ok(MembersClient::new(channel)
+    let client = MembersClient::new(channel)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
-        .max_encoding_message_size(MESSAGE_MAX_BYTES))
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    match timeout(DIAL_MAX, Talk::open(client)).await {
+        Ok(opened) => opened.map_err(|status| status.message().to_owned()),
+        Err(_) => Err(format!("{addr} does not answer")),
+    }
 }
 
 impl Transport for Links {
@@ -167,20 +169,19 @@ impl Transport for Links {
         let tally = Tally { lines: self.lines.clone(), key, number };
         let deadline = Instant::now() + limit;
         async move {
-            let client = match timeout(limit, dial).await {
-                Ok(Ok(client)) => client,
+            let talk = match timeout(limit, dial).await {
+                Ok(Ok(talk)) => talk,
                 Ok(Err(why)) => {
                     tally.failed();
                     return Err(TransportError::Unreachable(why));
                 }
                 Err(_) => return Err(TransportError::Unreachable("not connected yet".to_owned())),
             };
-            let message = wire::RaftMessage { to, body: body.into() };
             let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, carry(client, message)).await {
+            match timeout(left, talk.ask(to, body)).await {
                 Ok(Ok(answer)) => {
                     tally.heard();
-                    Ok(answer.body.into())
+                    Ok(answer)
                 }
                 Ok(Err(status)) => Err(tally.refused(&status)),
                 Err(_) => {
@@ -191,10 +192,6 @@ impl Transport for Links {
         }
         .boxed()
     }
-}
-
-async fn carry(mut client: Client, message: wire::RaftMessage) -> Result<wire::RaftMessage, Status> {
-    Ok(client.raft(message).await?.into_inner())
 }
 
 /// How a line does; ignored once another has taken its place.
