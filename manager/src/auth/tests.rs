@@ -192,6 +192,26 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_let_go_hears_no_more_on_a_stream_that_stands() {
+    let swarm = Swarm::start().await;
+    let who = Some((MANAGER, skep_link::Role::Manager, swarm.cluster.as_str()));
+    let (asks, queue) = tokio::sync::mpsc::channel(1);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(queue);
+    let channel = swarm.channel(&swarm.authority, who).await;
+    let mut answers = MembersClient::new(channel).raft(stream).await.unwrap().into_inner();
+    let mut codes = Vec::new();
+    for number in 1..=2 {
+        // Of no member: who may ask hears that.
+        asks.send(wire::RaftAsk { number, to: 1, body: Vec::new() }).await.unwrap();
+        let answer = answers.message().await.unwrap().unwrap();
+        codes.push((answer.number, Code::from_i32(answer.code)));
+        let shared = swarm.manager.control().shared;
+        shared.write(Vec::new(), vec![Change::DeleteNode(MANAGER)]).await.unwrap();
+    }
+    assert_eq!(codes, [(1, Code::FailedPrecondition), (2, Code::PermissionDenied)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_method_lets_in_whom_the_store_says() {
     use Fate::{Anonymous, Denied, In, Out};
     let swarm = Swarm::start().await;
