@@ -60,8 +60,8 @@ impl Reporter {
         self.told(&queue);
     }
 
-    /// The next batch; `None` while one is in flight or when nothing waits.
-    pub(crate) fn take_batch(&self) -> Option<wire::StatusBatch> {
+    /// The next batch, sent at `clock`; `None` while one is in flight or when nothing waits.
+    pub(crate) fn take_batch(&self, clock: i64) -> Option<wire::StatusBatch> {
         let mut queue = self.queue();
         if !queue.in_flight.is_empty() || queue.waiting.is_empty() {
             return None;
@@ -80,7 +80,7 @@ impl Reporter {
                 status: Some(status.clone()),
             })
             .collect();
-        Some(wire::StatusBatch { sequence: queue.sequence, reports })
+        Some(wire::StatusBatch { sequence: queue.sequence, reports, clock })
     }
 
     /// The manager stored a batch.
@@ -134,16 +134,16 @@ mod tests {
         reporter.push(a, status(1));
         reporter.push(a, status(2));
         reporter.push(b, status(3));
-        assert_eq!(states(reporter.take_batch()), [2, 3]);
+        assert_eq!(states(reporter.take_batch(0)), [2, 3]);
         reporter.push(a, status(4));
-        assert_eq!(reporter.take_batch(), None, "one at a time");
+        assert_eq!(reporter.take_batch(0), None, "one at a time");
         reporter.give_up();
-        assert_eq!(states(reporter.take_batch()), [4, 3], "again, but the newest");
+        assert_eq!(states(reporter.take_batch(0)), [4, 3], "again, but the newest");
         reporter.stored(1);
         assert!(reporter.is_in_flight(), "that was the batch given up");
         reporter.stored(2);
         assert_eq!(*reporter.backlog().borrow(), 0);
-        assert_eq!(reporter.take_batch(), None);
+        assert_eq!(reporter.take_batch(0), None);
     }
 
     #[test]
@@ -152,8 +152,8 @@ mod tests {
         for n in 0..BATCH_MAX as u128 + 5 {
             reporter.push(TaskId(Id(n)), status(1));
         }
-        assert_eq!(reporter.take_batch().unwrap().reports.len(), BATCH_MAX);
+        assert_eq!(reporter.take_batch(0).unwrap().reports.len(), BATCH_MAX);
         reporter.stored(1);
-        assert_eq!(reporter.take_batch().unwrap().reports.len(), 5);
+        assert_eq!(reporter.take_batch(0).unwrap().reports.len(), 5);
     }
 }

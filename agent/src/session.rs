@@ -334,9 +334,9 @@ impl Session {
                     Ok(None) => Err(SessionError::Ended),
                     Err(status) => Err(status.into()),
                 },
-                _ = beats.tick(), if is_welcome => beat(&mut applied, outgoing).await,
+                _ = beats.tick(), if is_welcome => beat(&mut applied, (self.host.clock)(), outgoing).await,
                 // The drain of a stopping task waits for this one, on whatever node.
-                Ok(()) = applied.changed(), if is_welcome => beat(&mut applied, outgoing).await,
+                Ok(()) = applied.changed(), if is_welcome => beat(&mut applied, (self.host.clock)(), outgoing).await,
                 Ok(()) = backlog.changed() => Ok(()),
                 // A new certificate needs a new connection, another root just a word: all nodes get it at once.
                 Ok(()) = replaced.changed(), if is_welcome => {
@@ -358,7 +358,7 @@ impl Session {
             if let Err(e) = result {
                 return e;
             }
-            if is_welcome && let Some(batch) = self.host.reporter.take_batch() {
+            if is_welcome && let Some(batch) = self.host.reporter.take_batch((self.host.clock)()) {
                 stored_by = Instant::now() + STORED_MAX;
                 if let Err(e) = send(outgoing, Out::Statuses(batch)).await {
                     return e;
@@ -451,10 +451,11 @@ fn beats(each: Duration) -> tokio::time::Interval {
 
 async fn beat(
     applied: &mut watch::Receiver<u64>,
+    clock: i64,
     outgoing: &mpsc::Sender<wire::AgentMessage>,
 ) -> Result<(), SessionError> {
     let mesh_revision = *applied.borrow_and_update();
-    send(outgoing, Out::Beat(wire::Beat { mesh_revision })).await
+    send(outgoing, Out::Beat(wire::Beat { mesh_revision, clock })).await
 }
 
 async fn send(outgoing: &mpsc::Sender<wire::AgentMessage>, message: Out) -> Result<(), SessionError> {

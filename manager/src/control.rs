@@ -110,6 +110,12 @@ impl Control {
         })
     }
 
+    /// What people should know of nodes' clocks, in whole sentences.
+    #[must_use]
+    pub fn clock_warnings(&self) -> Vec<String> {
+        self.shared.clocks.warnings(&self.stale_view())
+    }
+
     /// Lines of these tasks from the nodes that have them.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ impl Leader {
             ids: SystemIds::default(),
             wakes: BTreeMap::new(),
             dirty: Dirty::everything(),
-            last: newest(&self.machine.view()),
+            last: (newest(&self.machine.view()), Instant::now()),
             ahead: Ahead::default(),
         };
         let mut answers: FuturesUnordered<Answering> = FuturesUnordered::new();
@@ -86,7 +86,7 @@ impl Leader {
         let view = state.ahead.view(&published)?;
         let due = state.wakes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id);
         state.dirty.services.extend(due);
-        state.last = now;
+        state.last = (now, Instant::now());
         if state.dirty.all {
             state.wakes.clear();
         }
@@ -116,10 +116,13 @@ impl Leader {
         })
     }
 
-    /// The wall clock, but never at or before an earlier pass, nor before the start of the swarm.
-    fn now(&self, view: &View, last: Timestamp) -> Timestamp {
+    /// The wall clock, or the time since the last pass where that is later: a clock that was set back, here or
+    /// on an earlier leader, holds nothing up. Never at or before an earlier pass, nor before the swarm's start.
+    fn now(&self, view: &View, last: (Timestamp, Instant)) -> Timestamp {
         let stored = view.cluster().map_or(Timestamp::ZERO, |cluster| cluster.meta.updated_at);
-        Timestamp((self.clock)()).max(stored).max(Timestamp(last.0.saturating_add(1)))
+        let (time, at) = last;
+        let gone_on = time.after(at.elapsed().max(Duration::from_nanos(1)));
+        Timestamp((self.clock)()).max(stored).max(gone_on)
     }
 }
 
@@ -141,8 +144,8 @@ struct Passes {
     ids: SystemIds,
     wakes: BTreeMap<ServiceId, Timestamp>,
     dirty: Dirty,
-    /// The time of the last pass.
-    last: Timestamp,
+    /// The time of the last pass, and when that was.
+    last: (Timestamp, Instant),
     ahead: Ahead,
 }
 

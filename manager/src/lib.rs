@@ -5,6 +5,7 @@
 
 mod auth;
 mod ca;
+mod clocks;
 mod control;
 mod dispatcher;
 mod ids;

@@ -26,6 +26,7 @@ use tonic::service::Routes;
 
 use crate::{
     Control, Entrance, SystemIds, ca,
+    clocks::Clocks,
     dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
     leader::Leader,
@@ -218,6 +219,7 @@ impl Manager {
             identity,
             book,
             clock: config.clock,
+            clocks: Clocks::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { hub.keep_mesh(move || machine.view()).await });

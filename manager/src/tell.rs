@@ -31,7 +31,12 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
     let mut busy: BTreeSet<NodeId> = BTreeSet::new();
     let mut due = Instant::now();
     loop {
-        let told = Arc::new(shared.hub.to_tell());
+        let mut told = shared.hub.to_tell();
+        told.clock = (shared.clock)();
+        for heard in &mut told.heard {
+            heard.skew_ms = NodeId::from_bytes(&heard.node_id).map_or(0, |node| shared.clocks.skew_ms(node));
+        }
+        let told = Arc::new(told);
         for (manager, addr) in shared.peers.others() {
             if busy.insert(manager) {
                 let (shared, told) = (shared.clone(), told.clone());
@@ -88,6 +93,12 @@ async fn tell_one(shared: &Shared, manager: NodeId, addr: &str, told: &wire::Tol
 /// Another manager tells of its agents.
 pub(crate) fn take(shared: &Shared, from: NodeId, told: &wire::Told) {
     let now = Instant::now();
+    shared.clocks.heard(from, told.clock, (shared.clock)());
+    for heard in &told.heard {
+        if let Some(node) = NodeId::from_bytes(&heard.node_id).filter(|node| *node != from) {
+            shared.clocks.told(from, node, heard.skew_ms);
+        }
+    }
     let read = |heard: &wire::Heard| {
         let age = Duration::from_millis(u64::from(heard.age_ms));
         let at = now.checked_sub(age)?;

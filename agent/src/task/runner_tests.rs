@@ -309,9 +309,9 @@ async fn a_manager_that_lost_a_status_is_told_again() {
     let a = task(A);
     rig.put(assignment(a, T::Running)).await;
     rig.until(a, T::Running).await;
-    let batch = rig.host.reporter.take_batch().unwrap();
+    let batch = rig.host.reporter.take_batch(0).unwrap();
     rig.host.reporter.stored(batch.sequence);
-    assert!(rig.host.reporter.take_batch().is_none());
+    assert!(rig.host.reporter.take_batch(0).is_none());
     rig.assign(set(true, vec![assignment(a, T::Running)])).await;
     rig.when("queued again", |rig| *rig.host.reporter.backlog().borrow() == 1).await;
 }

@@ -45,6 +45,8 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     async fn view(&self) -> Result<View, ApiError>;
     /// The cluster as this manager last heard.
     fn stale_view(&self) -> View;
+    /// What people should know of nodes' clocks.
+    fn clock_warnings(&self) -> Vec<String>;
     async fn create_service(&self, spec: ServiceSpec, auth: Secret) -> Result<CreatedService, ApiError>;
     /// `None` goes back to the previous spec. Gives warnings.
     async fn update_service(
@@ -76,6 +78,10 @@ impl ControlPlane for skep_manager::Control {
 
     fn stale_view(&self) -> View {
         Self::stale_view(self)
+    }
+
+    fn clock_warnings(&self) -> Vec<String> {
+        Self::clock_warnings(self)
     }
 
     async fn create_service(&self, spec: ServiceSpec, auth: Secret) -> Result<CreatedService, ApiError> {

@@ -223,8 +223,10 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
         out.insert("Nodes".into(), view.n_nodes().into());
         let n_managers = view.nodes().filter(|node| control.manager_status(node).is_some()).count();
         out.insert("Managers".into(), n_managers.into());
-        if n_managers == 2 {
-            out.insert("Warnings".into(), json!([TWO_MANAGERS]));
+        let two_managers = (n_managers == 2).then(|| TWO_MANAGERS.to_owned());
+        let warnings: Vec<String> = two_managers.into_iter().chain(control.clock_warnings()).collect();
+        if !warnings.is_empty() {
+            out.insert("Warnings".into(), warnings.into());
         }
         if let Some(cluster) = view.cluster() {
             out.insert("Cluster".into(), render::cluster(cluster).into());

@@ -321,13 +321,15 @@ impl Hub {
             node_id: node.to_bytes(),
             age_ms: age_ms(connected.heard),
             mesh_revision: effective(connected.applied),
+            skew_ms: 0,
         });
         let probed = inner.probed.iter().map(|(node, at)| wire::Heard {
             node_id: node.to_bytes(),
             age_ms: age_ms(*at),
             mesh_revision: 0,
+            skew_ms: 0,
         });
-        wire::Told { heard: heard.collect(), probed: probed.collect() }
+        wire::Told { heard: heard.collect(), probed: probed.collect(), clock: 0 }
     }
 
     /// Takes another manager's list. Returns the nodes that lost their only session by it.

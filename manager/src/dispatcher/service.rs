@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     auth::Need,
+    clocks::Clocks,
     liveness::{Liveness, RESTARTING, SHUTTING_DOWN},
     logs::LogBroker,
     machine::Machine,
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) logs: Arc<LogBroker>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: fn() -> i64,
+    pub(crate) clocks: Clocks,
 }
 
 /// The gRPC service.

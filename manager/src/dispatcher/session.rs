@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tonic::{Status, Streaming};
 
 use super::{assignments::Sent, hub::Ties, service::Shared};
-use crate::liveness::RESTARTING;
+use crate::{clocks::on_ours, liveness::RESTARTING};
 
 /// The status message of a node that said that it leaves.
 pub(crate) const LEFT: &str = "node left the swarm";
@@ -136,6 +136,7 @@ pub(super) async fn receive_all(
         match message.message {
             Some(In::Beat(beat)) => {
                 shared.liveness.alive([(node, Instant::now())]);
+                shared.clocks.heard(node, beat.clock, (shared.clock)());
                 shared.hub.heard(node, session, beat.mesh_revision);
                 revive(&shared, node, &addr).await;
             }
@@ -198,9 +199,10 @@ async fn revive(shared: &Shared, node: NodeId, addr: &str) {
 /// Stores what a node reports of its own tasks; reports of others' are dropped.
 async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch) -> bool {
     let view = shared.machine.view();
-    let now = Timestamp((shared.clock)());
+    let now = (shared.clock)();
+    let read = |stamped| on_ours(stamped, batch.clock, now);
     let changes: Vec<Change> =
-        batch.reports.into_iter().filter_map(|report| own_report(&view, node, report, now)).collect();
+        batch.reports.into_iter().filter_map(|report| own_report(&view, node, report, read)).collect();
     for chunk in changes.chunks(CHANGES_MAX) {
         let proposal =
             Proposal { changes: chunk.to_vec(), now: Timestamp((shared.clock)()), ..Proposal::default() };
@@ -212,7 +214,12 @@ async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch)
     true
 }
 
-fn own_report(view: &View, node: NodeId, report: wire::StatusReport, now: Timestamp) -> Option<Change> {
+fn own_report(
+    view: &View,
+    node: NodeId,
+    report: wire::StatusReport,
+    read: impl Fn(Timestamp) -> Timestamp,
+) -> Option<Change> {
     let id = TaskId::from_bytes(&report.task_id)?;
     let task = view.task(id)?;
     if task.node_id != Some(node) {
@@ -223,9 +230,11 @@ fn own_report(view: &View, node: NodeId, report: wire::StatusReport, now: Timest
     if status.state == skep_api::TaskState::Running && status.running_at.is_zero() {
         status.running_at = status.timestamp;
     }
-    // A node's clock that runs ahead must not hold an update up.
-    status.timestamp = status.timestamp.min(now);
-    status.running_at = status.running_at.min(now);
+    // A node's clock that runs ahead must not hold an update up, nor one that is behind cut its monitor short.
+    status.timestamp = read(status.timestamp);
+    if !status.running_at.is_zero() {
+        status.running_at = read(status.running_at);
+    }
     Some(Change::TaskStatus(id, status))
 }
 

@@ -155,6 +155,10 @@ impl ControlPlane for FakeControl {
         self.store.lock().unwrap().view()
     }
 
+    fn clock_warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn create_service(
         &self,
         spec: ServiceSpec,
