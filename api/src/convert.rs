@@ -157,7 +157,7 @@ impl TryFrom<wire::Service> for Service {
             previous_spec,
             spec_version: service.spec_version,
             previous_spec_version: service.previous_spec_version,
-            ports: ports_in(service.ports),
+            ports: ports_in(service.ports).into(),
             update_status: service.update_status.map(TryInto::try_into).transpose()?,
             registry_auth: Secret::new(service.registry_auth),
             previous_registry_auth: Secret::new(service.previous_registry_auth),
@@ -170,9 +170,9 @@ impl From<&TaskStatus> for wire::TaskStatus {
         Self {
             state: status.state.number(),
             timestamp: status.timestamp.0,
-            message: status.message.clone(),
-            err: status.err.clone(),
-            container_id: status.container_id.clone(),
+            message: status.message.to_string(),
+            err: status.err.to_string(),
+            container_id: status.container_id.to_string(),
             pid: status.pid,
             exit_code: status.exit_code,
             host_ports: ports_out(&status.host_ports),
@@ -188,12 +188,12 @@ impl TryFrom<wire::TaskStatus> for TaskStatus {
         Ok(Self {
             state: task_state(status.state)?,
             timestamp: Timestamp(status.timestamp),
-            message: status.message,
-            err: status.err,
-            container_id: status.container_id,
+            message: status.message.into(),
+            err: status.err.into(),
+            container_id: status.container_id.into(),
             pid: status.pid,
             exit_code: status.exit_code,
-            host_ports: ports_in(status.host_ports),
+            host_ports: ports_in(status.host_ports).into(),
             running_at: Timestamp(status.running_at),
         })
     }
@@ -236,7 +236,7 @@ pub fn task_in(task: wire::Task, spec: Arc<ServiceSpec>) -> Result<Task, Malform
         spec,
         desired_state: task_state(task.desired_state)?,
         status: task.status.unwrap_or_default().try_into()?,
-        ports: ports_in(task.ports),
+        ports: ports_in(task.ports).into(),
         ingress_addr: addr_in(task.ingress_addr),
         not_before: Timestamp(task.not_before),
     })

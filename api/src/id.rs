@@ -7,7 +7,9 @@ const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 /// How many characters an id has when printed (the length of the largest 128-bit number in base 36).
 pub const ID_CHARS: usize = 25;
 
-/// A 128-bit object id. Comes from a source of randomness that the caller holds.
+/// A 128-bit object id. Comes from a source of randomness that the caller holds. Packed, as the alignment of
+/// a u128 would cost 8 bytes in each index entry.
+#[repr(Rust, packed(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Id(pub u128);
 

@@ -12,6 +12,7 @@ mod secret;
 pub mod spec;
 pub mod state;
 pub mod template;
+mod text;
 pub mod time;
 pub mod validate;
 
@@ -19,6 +20,7 @@ pub use api_error::{ApiError, ErrorKind};
 pub use id::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId};
 pub use secret::Secret;
 pub use state::TaskState;
+pub use text::{ContainerId, Text};
 pub use time::Timestamp;
 
 /// The generated protobuf messages: stored forms and what nodes say to each other.

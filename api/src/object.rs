@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    ClusterId, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
+    ClusterId, ContainerId, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Text, Timestamp,
     cidr::Cidr,
     spec::{NetworkSpec, NodeSpec, PortConfig, ServiceSpec, SwarmSpec},
 };
@@ -35,7 +35,7 @@ pub struct Service {
     /// The same of `previous_spec`.
     pub previous_spec_version: u64,
     /// The ports as allocated.
-    pub ports: Vec<PortConfig>,
+    pub ports: Arc<[PortConfig]>,
     /// How the update goes, if there was one.
     pub update_status: Option<UpdateStatus>,
     /// For pulls of the spec's image: `X-Registry-Auth` as the client sent it. Never shown.
@@ -113,17 +113,17 @@ pub struct TaskStatus {
     /// When it came there.
     pub timestamp: Timestamp,
     /// What happened, for a person.
-    pub message: String,
+    pub message: Text,
     /// What went wrong; empty when nothing.
-    pub err: String,
+    pub err: Text,
     /// The container's id; empty before there is one.
-    pub container_id: String,
+    pub container_id: ContainerId,
     /// Its first process; 0 before there is one.
     pub pid: u32,
     /// Set once it has ended.
     pub exit_code: Option<i32>,
     /// Host-mode ports as opened.
-    pub host_ports: Vec<PortConfig>,
+    pub host_ports: Arc<[PortConfig]>,
     /// When RUNNING was first reached; zero for never.
     pub running_at: Timestamp,
 }
@@ -133,12 +133,12 @@ impl Default for TaskStatus {
         Self {
             state: TaskState::New,
             timestamp: Timestamp::ZERO,
-            message: String::new(),
-            err: String::new(),
-            container_id: String::new(),
+            message: Text::default(),
+            err: Text::default(),
+            container_id: ContainerId::default(),
             pid: 0,
             exit_code: None,
-            host_ports: Vec::new(),
+            host_ports: Arc::default(),
             running_at: Timestamp::ZERO,
         }
     }
@@ -166,7 +166,7 @@ pub struct Task {
     /// Where it is.
     pub status: TaskStatus,
     /// The service's ports when it was made.
-    pub ports: Vec<PortConfig>,
+    pub ports: Arc<[PortConfig]>,
     /// Its address on the ingress network.
     pub ingress_addr: Option<Ipv4Addr>,
     /// It is not started before this (restart delay); zero for at once.
@@ -187,7 +187,7 @@ impl Task {
             spec: Arc::clone(&service.spec),
             desired_state: TaskState::Running,
             status: TaskStatus::default(),
-            ports: service.ports.clone(),
+            ports: Arc::clone(&service.ports),
             ingress_addr: None,
             not_before: Timestamp::ZERO,
         }

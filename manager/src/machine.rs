@@ -94,6 +94,24 @@ impl Machine {
         std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Tells everybody what changed.
+    fn tell(&self, view: &View, changed: &[ObjectRef]) {
+        if changed.is_empty() {
+            return;
+        }
+        let mut dirty = Dirty::default();
+        for object in changed {
+            dirty.mark(*object);
+        }
+        if changed.iter().any(|object| matches!(object, ObjectRef::Node(_) | ObjectRef::Cluster)) {
+            self.nodes.send_replace(view.revision());
+        }
+        if let Some(listener) = &**self.listener.load() {
+            listener.applied(view, changed);
+        }
+        self.mark(dirty);
+    }
+
     /// Marks work to be looked at (again), and wakes the leader.
     pub(crate) fn mark(&self, dirty: Dirty) {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner).merge(dirty);
@@ -111,20 +129,7 @@ impl StateMachine for Machine {
         let view = published.view.clone();
         // Also when nothing changed: the revision may have, and a member that restored a snapshot shows it.
         self.published.store(published);
-        if applied.changed.is_empty() {
-            return applied.answer;
-        }
-        let mut dirty = Dirty::default();
-        for object in &applied.changed {
-            dirty.mark(*object);
-        }
-        if applied.changed.iter().any(|object| matches!(object, ObjectRef::Node(_) | ObjectRef::Cluster)) {
-            self.nodes.send_replace(view.revision());
-        }
-        if let Some(listener) = &**self.listener.load() {
-            listener.applied(&view, &applied.changed);
-        }
-        self.mark(dirty);
+        self.tell(&view, &applied.changed);
         applied.answer
     }
 
@@ -149,13 +154,7 @@ impl StateMachine for Machine {
         let view = published.view.clone();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
         let old = self.published.swap(published);
-        // What was there and what is: anything may differ.
-        let changed: Vec<ObjectRef> = old.view.objects().chain(view.objects()).collect();
-        if let Some(listener) = &**self.listener.load() {
-            listener.applied(&view, &changed);
-        }
-        self.nodes.send_replace(view.revision());
-        self.mark(Dirty::everything());
+        self.tell(&view, &old.view.diff(&view));
         Ok(())
     }
 }

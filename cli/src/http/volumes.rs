@@ -98,7 +98,7 @@ async fn create(State(api): State<Api>, request: Bytes) -> Answer {
     }
     if spec.name.is_empty() {
         let mut ids = SystemIds::default();
-        spec.name = format!("{:032x}{:032x}", ids.next_id().0, ids.next_id().0);
+        spec.name = format!("{:032x}{:032x}", { ids.next_id().0 }, { ids.next_id().0 });
     }
     let volume = api.backend.engine().create_volume(&spec.name, spec.labels).await?;
     Ok(with_json(StatusCode::CREATED, &shown(&volume)))

@@ -107,10 +107,13 @@ impl Reconciler for Ports {
             let Some(service) = draft.service(id).cloned() else { continue };
             // A port that cannot be given is told by the tasks that wait for it.
             let Ok(ports) = assign_ports(draft, id, &service.spec, &service.ports) else { continue };
-            if ports != service.ports {
+            if *ports != *service.ports {
                 push(
                     draft,
-                    Change::PutService(Arc::new(Service { ports: ports.clone(), ..(*service).clone() })),
+                    Change::PutService(Arc::new(Service {
+                        ports: ports.clone().into(),
+                        ..(*service).clone()
+                    })),
                 );
             }
             refresh_unplaced(draft, id, service.spec_version, &ports);
@@ -124,11 +127,11 @@ fn refresh_unplaced(draft: &mut Draft, service: ServiceId, spec_version: u64, po
         task.is_runnable()
             && task.node_id.is_none()
             && task.spec_version == spec_version
-            && task.ports != ports
+            && *task.ports != *ports
     };
     let stale: Vec<Arc<Task>> = draft.tasks_of_service(service).filter(stale).cloned().collect();
     for task in stale {
-        push(draft, Change::PutTask(Arc::new(Task { ports: ports.to_vec(), ..(*task).clone() })));
+        push(draft, Change::PutTask(Arc::new(Task { ports: ports.into(), ..(*task).clone() })));
     }
 }
 
@@ -157,7 +160,7 @@ mod tests {
     fn with_taken(ports: Vec<PortConfig>) -> Draft {
         let mut draft = Draft::new(View::default(), Timestamp(1));
         let spec = Arc::new(spec("taken", vec![]));
-        let service = Service { id: ServiceId(Id(9)), spec, ports, ..Service::default() };
+        let service = Service { id: ServiceId(Id(9)), spec, ports: ports.into(), ..Service::default() };
         draft.push(Change::PutService(Arc::new(service))).unwrap();
         draft
     }

@@ -143,8 +143,8 @@ pub(crate) fn said(
     TaskStatus {
         state,
         timestamp: now.max(old.timestamp.after(Duration::from_nanos(1))),
-        message: message.to_owned(),
-        err: err.to_owned(),
+        message: message.into(),
+        err: err.into(),
         ..old.clone()
     }
 }

@@ -33,7 +33,7 @@ fn running() -> (View, Task) {
         publish_mode: "ingress".to_owned(),
         ..PortConfig::default()
     };
-    let service = Service { id: ServiceId(Id(5)), ports: vec![port], ..Service::default() };
+    let service = Service { id: ServiceId(Id(5)), ports: vec![port].into(), ..Service::default() };
     let view = push(&View::default(), vec![node(A), node(B), Change::PutService(Arc::new(service))]);
     let mut task = Task::new(TaskId(Id(6)), view.service(ServiceId(Id(5))).expect("just put"), 1);
     task.node_id = Some(A);

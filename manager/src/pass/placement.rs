@@ -161,7 +161,7 @@ fn explain(draft: &mut Draft, task: &Task, message: String, err: String) {
 
 fn said(draft: &Draft, task: &Task, state: TaskState, message: String, err: String) -> TaskStatus {
     let timestamp = draft.now().max(task.status.timestamp.after(Duration::from_nanos(1)));
-    TaskStatus { state, timestamp, message, err, ..task.status.clone() }
+    TaskStatus { state, timestamp, message: message.into(), err: err.into(), ..task.status.clone() }
 }
 
 fn write(draft: &mut Draft, task: Task) {

@@ -15,11 +15,7 @@ use skep_api::{
     wire,
 };
 
-use crate::{
-    Change, Guard, ObjectRef, Refusal, RefusalKind, View,
-    proposal::FORMAT,
-    view::{NodeLoad, Owner},
-};
+use crate::{Change, Guard, ObjectRef, Refusal, RefusalKind, View, proposal::FORMAT, view::NodeLoad};
 
 /// The replicated state of one manager.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -27,6 +23,8 @@ pub struct Store {
     pub(crate) view: View,
     pub(crate) requests: OrdMap<RequestId, Vec<u8>>,
     pub(crate) request_order: VecDeque<RequestId>,
+    /// Of all remembered answers.
+    pub(crate) answer_bytes: usize,
 }
 
 /// What came of one log entry.
@@ -105,7 +103,7 @@ impl View {
     }
 
     fn check_slot(&self, key: (ServiceId, u64)) -> Result<(), Refusal> {
-        let n_counted = self.slots.get(&key).map_or(0, imbl::OrdSet::len);
+        let n_counted = self.tasks_of_slot(key.0, key.1).filter(|task| task.is_runnable()).count();
         if n_counted <= 1 {
             return Ok(());
         }
@@ -299,27 +297,38 @@ impl View {
 
     /// Takes `old` out of every index and puts `new` into them.
     pub(crate) fn replace_task(&mut self, old: Option<&Arc<Task>>, new: Task) -> Result<ObjectRef, Refusal> {
-        if let Some(old) = old {
+        let (id, node) = (new.id, new.node_id);
+        let task = Arc::new(self.sharing(old.map(|old| &**old), new));
+        // Most of what is said of a task moves it in no index.
+        let stays = old.is_some_and(|old| is_indexed_alike(old, &task));
+        if let Some(old) = old.filter(|_| !stays) {
             self.unindex(old);
         }
-        let (id, node) = (new.id, new.node_id);
-        let task = Arc::new(new);
-        self.index(&task)?;
+        if !stays {
+            self.index(&task)?;
+        }
         let reference = ObjectRef::Task(id, task.service_id, node);
         self.tasks.insert(id, task);
         Ok(reference)
     }
 
+    /// The task with its ports in one allocation with those of its service, or of what it was before.
+    fn sharing(&self, old: Option<&Task>, mut new: Task) -> Task {
+        let service = || self.services.get(&new.service_id).map(|service| &service.ports);
+        let equal = |ports: &&Arc<[PortConfig]>| **ports == new.ports;
+        let shared = old.map(|old| &old.ports).filter(equal).or_else(|| service().filter(equal));
+        if let Some(ports) = shared {
+            new.ports = Arc::clone(ports);
+        }
+        new
+    }
+
     fn index(&mut self, task: &Task) -> Result<(), Refusal> {
-        self.tasks_by_service.entry(task.service_id).or_default().insert(task.id);
+        self.tasks_by_service.insert((task.service_id, task.slot, task.id));
         match task.node_id {
             Some(node) => {
-                self.tasks_by_node.entry(node).or_default().insert(task.id);
-                let mut load = self.node_load(node);
-                let taken = taken_by(task);
-                load.n_tasks += taken.n_tasks;
-                load.nano_cpus = load.nano_cpus.saturating_add(taken.nano_cpus);
-                load.memory_bytes = load.memory_bytes.saturating_add(taken.memory_bytes);
+                self.tasks_by_node.insert((node, task.id));
+                let load = self.node_load(node).plus(taken_by(task));
                 // None is kept for nothing, whatever was there before: a restored store is the same.
                 if load != NodeLoad::default() {
                     self.loads.insert(node, load);
@@ -331,7 +340,6 @@ impl View {
             None => {}
         }
         if task.is_runnable() {
-            self.slots.entry((task.service_id, task.slot)).or_default().insert(task.id);
             for key in Self::host_port_keys(task) {
                 if let Some(owner) = self.host_ports.get(&key) {
                     let words = format!("port '{}' of node {} is in use by task {owner}", key.2, key.0);
@@ -345,15 +353,15 @@ impl View {
                 let words = format!("address {address} is given to somebody else");
                 return Err(Refusal::new(RefusalKind::AddressTaken, words));
             }
-            self.addresses.insert(address, Owner::Task(task.id));
+            self.addresses.insert(address, task.id.0);
         }
         Ok(())
     }
 
     fn unindex(&mut self, task: &Task) {
-        remove_member(&mut self.tasks_by_service, &task.service_id, task.id);
+        self.tasks_by_service.remove(&(task.service_id, task.slot, task.id));
         if let Some(node) = task.node_id {
-            remove_member(&mut self.tasks_by_node, &node, task.id);
+            self.tasks_by_node.remove(&(node, task.id));
             let taken = taken_by(task);
             let mut load = self.loads.get(&node).copied().unwrap_or_default();
             load.n_tasks =
@@ -367,14 +375,13 @@ impl View {
             }
         }
         self.unplaced.remove(&task.id);
-        remove_member(&mut self.slots, &(task.service_id, task.slot), task.id);
         for key in Self::host_port_keys(task) {
             if self.host_ports.get(&key) == Some(&task.id) {
                 self.host_ports.remove(&key);
             }
         }
         if let Some(address) = task.ingress_addr
-            && self.addresses.get(&address) == Some(&Owner::Task(task.id))
+            && self.addresses.get(&address) == Some(&task.id.0)
         {
             self.addresses.remove(&address);
         }
@@ -407,15 +414,23 @@ impl View {
                 let words = format!("address {address} is given to somebody else");
                 return Err(Refusal::new(RefusalKind::AddressTaken, words));
             }
-            self.addresses.insert(address, Owner::Node(id));
+            self.addresses.insert(address, id.0);
         }
         self.nodes.insert(id, Arc::new(new));
         Ok(ObjectRef::Node(id))
     }
 }
 
+/// Whether two states of a task have the same entries in all indexes.
+fn is_indexed_alike(old: &Task, new: &Task) -> bool {
+    let place =
+        |task: &Task| (task.service_id, task.slot, task.node_id, task.ingress_addr, task.spec_version);
+    let counts = |task: &Task| (task.is_runnable(), task.is_live());
+    place(old) == place(new) && counts(old) == counts(new) && old.ports == new.ports
+}
+
 /// What a task on a node takes of it.
-fn taken_by(task: &Task) -> NodeLoad {
+pub(crate) fn taken_by(task: &Task) -> NodeLoad {
     let (nano_cpus, memory_bytes) =
         if task.is_live() { task.spec.task_template.reservations() } else { (0, 0) };
     NodeLoad { n_tasks: u64::from(task.is_runnable()), nano_cpus, memory_bytes }

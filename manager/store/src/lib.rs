@@ -11,6 +11,7 @@ mod networks;
 mod proposal;
 mod record;
 mod requests;
+mod restore;
 mod snapshot;
 mod view;
 
@@ -19,9 +20,11 @@ pub use draft::{CHANGES_MAX, Draft};
 pub use events::{Dirty, ObjectRef};
 pub use guard::{Follows, Guard, GuardKind};
 pub use proposal::{
-    Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind, decode_result,
+    ANSWER_BYTES_MAX, Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind,
+    decode_result,
 };
 pub use record::Record;
 pub use requests::Requests;
-pub use snapshot::{Restoring, SnapshotError};
+pub use restore::Restoring;
+pub use snapshot::SnapshotError;
 pub use view::{NodeLoad, View};

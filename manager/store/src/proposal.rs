@@ -21,6 +21,10 @@ pub(crate) const FORMAT: u32 = 1;
 /// again; about 2 MiB once they are that many.
 pub const REQUESTS_REMEMBERED: usize = 16_384;
 
+/// How many bytes their answers may have together: those of refusals say names that users chose. The oldest
+/// are forgotten first.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
 /// One write of one object.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Change {

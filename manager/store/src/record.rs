@@ -1,11 +1,14 @@
 //! The fields of a `StoreSnapshot`, read one at a time.
 
-use std::io::{self, BufRead, Read};
+use std::{
+    io::{self, BufRead, Read},
+    sync::{Arc, LazyLock},
+};
 
 use prost::Message;
-use skep_api::wire;
+use skep_api::{convert::task_in, object::Task, spec::ServiceSpec, wire};
 
-use crate::SnapshotError;
+use crate::{Refusal, SnapshotError};
 
 /// An object and what belongs to it has far less; a length beyond is none.
 const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -25,8 +28,8 @@ pub enum Record {
     Service(Box<wire::Service>),
     /// A spec that tasks have and no service any more.
     Spec(wire::StoredSpec),
-    /// A task.
-    Task(Box<wire::Task>),
+    /// A task, as yet without its spec.
+    Task(Arc<Task>),
     /// A remembered request.
     Request(wire::RememberedRequest),
     /// A network.
@@ -69,12 +72,18 @@ impl Record {
             4 => Self::Node(Box::new(decode(bytes)?)),
             5 => Self::Service(Box::new(decode(bytes)?)),
             6 => Self::Spec(decode(bytes)?),
-            7 => Self::Task(Box::new(decode(bytes)?)),
+            7 => Self::Task(Arc::new(task_in(decode(bytes)?, no_spec()).map_err(Refusal::from)?)),
             8 => Self::Request(decode(bytes)?),
             9 => Self::Network(Box::new(decode(bytes)?)),
             _ => return Err(unknown(tag)),
         }))
     }
+}
+
+/// Stands in until the record meets the others: one for all.
+fn no_spec() -> Arc<ServiceSpec> {
+    static NONE: LazyLock<Arc<ServiceSpec>> = LazyLock::new(Arc::default);
+    Arc::clone(&NONE)
 }
 
 fn unknown(tag: u64) -> SnapshotError {

@@ -4,7 +4,7 @@
 use imbl::OrdMap;
 use skep_api::{RequestId, wire};
 
-use crate::{Follows, REQUESTS_REMEMBERED, Refusal, Store};
+use crate::{ANSWER_BYTES_MAX, Follows, REQUESTS_REMEMBERED, Refusal, Store};
 
 /// The requests that a store remembers.
 #[derive(Clone, Debug, Default)]
@@ -33,12 +33,14 @@ impl Store {
     }
 
     pub(crate) fn remember(&mut self, id: RequestId, answer: Vec<u8>) {
+        self.answer_bytes += answer.len();
         self.requests.insert(id, answer);
         self.request_order.push_back(id);
-        if self.request_order.len() > REQUESTS_REMEMBERED
+        while (self.request_order.len() > REQUESTS_REMEMBERED || self.answer_bytes > ANSWER_BYTES_MAX)
             && let Some(oldest) = self.request_order.pop_front()
         {
-            self.requests.remove(&oldest);
+            let forgotten = self.requests.remove(&oldest);
+            self.answer_bytes -= forgotten.map_or(0, |answer| answer.len());
         }
     }
 }

@@ -1,31 +1,23 @@
 //! The whole store as a stream of bytes, and back: what a new or a restarted manager begins with.
 //!
-//! Objects only, each once; indexes are made anew by the same code that apply uses. The bytes are those of
-//! one `StoreSnapshot`, written and read a field at a time: neither end holds more than an object.
+//! Objects only, each once; indexes are made anew (`restore`). The bytes are those of one `StoreSnapshot`, written and read a field at a time: neither end holds more than an object.
 
 use std::{
-    collections::VecDeque,
     io::{self, Read, Write},
     sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 use prost::{
     Message,
     encoding::{self, WireType},
 };
-use skep_api::{
-    RequestId, ServiceId, Timestamp,
-    convert::task_in,
-    object::{Network, Node, Service},
-    spec::ServiceSpec,
-    wire,
-};
+use skep_api::wire;
 
-use crate::{ObjectRef, Refusal, RefusalKind, Store, View, record::Record};
+use crate::{ObjectRef, Record, Refusal, Restoring, Store, View};
 
 /// The form that this build writes and reads.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// Why a snapshot was not taken over. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -115,64 +107,18 @@ impl Records<'_> {
     }
 }
 
-/// A store as far as its records have come. [`Store::restore`] does it all; this is for who reads elsewhere.
-#[derive(Debug, Default)]
-pub struct Restoring {
-    has_format: bool,
-    revision: u64,
-    view: View,
-    requests: OrdMap<RequestId, Vec<u8>>,
-    request_order: VecDeque<RequestId>,
-}
-
-impl Restoring {
-    /// Takes the next record over.
-    ///
-    /// # Errors
-    /// It does not fit to those before.
-    pub fn take(&mut self, record: Record) -> Result<(), SnapshotError> {
-        match record {
-            Record::Format(format) if format == u64::from(FORMAT) => self.has_format = true,
-            Record::Format(format) => {
-                return Err(SnapshotError(format!("it has format {format}, and this build reads {FORMAT}")));
-            }
-            Record::Revision(revision) => self.revision = revision,
-            Record::Cluster(cluster) => {
-                self.view.cluster = Some(Arc::new((*cluster).try_into().map_err(Refusal::from)?));
-            }
-            Record::Node(node) => self.view.restore_node((*node).try_into().map_err(Refusal::from)?)?,
-            Record::Network(network) => {
-                self.view.restore_network((*network).try_into().map_err(Refusal::from)?)?;
-            }
-            Record::Service(service) => {
-                self.view.restore_service((*service).try_into().map_err(Refusal::from)?)?;
-            }
-            Record::Spec(spec) => self.view.restore_spec(&spec)?,
-            Record::Task(task) => self.view.restore_task(*task)?,
-            Record::Request(request) => {
-                let id = RequestId::from_bytes(&request.id).ok_or_else(|| without("a request", "an id"))?;
-                self.requests.insert(id, request.answer);
-                self.request_order.push_back(id);
-            }
+/// Tells of each value that differs, as it is in `new` if it is there.
+fn differing<K: Ord, V: PartialEq>(
+    old: &OrdMap<K, Arc<V>>,
+    new: &OrdMap<K, Arc<V>>,
+    mut tell: impl FnMut(&V),
+) {
+    for item in old.diff(new) {
+        match item {
+            DiffItem::Add(_, value) | DiffItem::Remove(_, value) => tell(value),
+            DiffItem::Update { new: (_, value), .. } => tell(value),
         }
-        Ok(())
     }
-
-    /// The store, after the last record.
-    ///
-    /// # Errors
-    /// There was none that says the format.
-    pub fn end(mut self) -> Result<Store, SnapshotError> {
-        if !self.has_format {
-            return Err(SnapshotError("it names no format".to_owned()));
-        }
-        self.view.revision = self.revision;
-        Ok(Store { view: self.view, requests: self.requests, request_order: self.request_order })
-    }
-}
-
-fn without(what: &str, field: &str) -> Refusal {
-    Refusal::new(RefusalKind::Format, format!("{what} is without {field}"))
 }
 
 impl View {
@@ -186,56 +132,20 @@ impl View {
         cluster.chain(nodes).chain(networks).chain(services).chain(tasks)
     }
 
-    // Each puts its object as if it were new, and gives it back the meta that it had.
-
-    fn restore_node(&mut self, node: Node) -> Result<(), Refusal> {
-        let (id, meta) = (node.id, node.meta);
-        self.put_node(&Arc::new(node), Timestamp(0))?;
-        if let Some(node) = self.nodes.get_mut(&id) {
-            Arc::make_mut(node).meta = meta;
+    /// The objects that differ in another view, or are in one of the two alone. Costs as much as what is not
+    /// shared.
+    #[must_use]
+    pub fn diff(&self, other: &Self) -> Vec<ObjectRef> {
+        let mut found = Vec::new();
+        if self.cluster != other.cluster {
+            found.push(ObjectRef::Cluster);
         }
-        Ok(())
-    }
-
-    fn restore_network(&mut self, network: Network) -> Result<(), Refusal> {
-        let (id, meta) = (network.id, network.meta);
-        self.put_network(&Arc::new(network), Timestamp(0))?;
-        if let Some(network) = self.networks.get_mut(&id) {
-            Arc::make_mut(network).meta = meta;
-        }
-        Ok(())
-    }
-
-    fn restore_service(&mut self, service: Service) -> Result<(), Refusal> {
-        let (id, meta) = (service.id, service.meta);
-        // A service's spec version is the revision at which the spec was put.
-        self.revision = service.spec_version;
-        self.put_service(&Arc::new(service), Timestamp(0))?;
-        if let Some(service) = self.services.get_mut(&id) {
-            Arc::make_mut(service).meta = meta;
-        }
-        Ok(())
-    }
-
-    fn restore_spec(&mut self, spec: &wire::StoredSpec) -> Result<(), Refusal> {
-        let service =
-            ServiceId::from_bytes(&spec.service_id).ok_or_else(|| without("a spec", "a service"))?;
-        let read: ServiceSpec = serde_json::from_slice(&spec.spec)
-            .map_err(|e| Refusal::new(RefusalKind::Format, format!("a spec of service {service}: {e}")))?;
-        self.specs.insert((service, spec.version), (Arc::new(read), 0));
-        Ok(())
-    }
-
-    fn restore_task(&mut self, task: wire::Task) -> Result<(), Refusal> {
-        let service =
-            ServiceId::from_bytes(&task.service_id).ok_or_else(|| without("a task", "a service"))?;
-        let Some((spec, n_tasks)) = self.specs.get_mut(&(service, task.spec_version)) else {
-            let words = format!("service {service} has no spec version {}", task.spec_version);
-            return Err(Refusal::new(RefusalKind::Missing, words));
-        };
-        *n_tasks += 1;
-        let task = task_in(task, Arc::clone(spec))?;
-        self.replace_task(None, task)?;
-        Ok(())
+        differing(&self.nodes, &other.nodes, |node| found.push(ObjectRef::Node(node.id)));
+        differing(&self.networks, &other.networks, |network| found.push(ObjectRef::Network(network.id)));
+        differing(&self.services, &other.services, |service| found.push(ObjectRef::Service(service.id)));
+        differing(&self.tasks, &other.tasks, |task| {
+            found.push(ObjectRef::Task(task.id, task.service_id, task.node_id));
+        });
+        found
     }
 }

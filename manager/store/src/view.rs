@@ -1,10 +1,10 @@
 //! One state of the cluster: immutable, cheap to clone, ordered.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, ops::Bound, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use skep_api::{
-    NetworkId, NodeId, ServiceId, TaskId,
+    Id, NetworkId, NodeId, ServiceId, TaskId,
     cidr::Cidr,
     object::{Cluster, Network, Node, Service, Task},
     spec::{PortConfig, ServiceSpec},
@@ -19,17 +19,18 @@ pub struct View {
     pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
     pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
     pub(crate) service_names: OrdMap<String, ServiceId>,
-    pub(crate) tasks_by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
-    pub(crate) tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
+    /// With the slot of each: those of a slot lie together. Flat, as a set for each slot would cost more
+    /// than the tasks.
+    pub(crate) tasks_by_service: OrdSet<(ServiceId, u64, TaskId)>,
+    pub(crate) tasks_by_node: OrdSet<(NodeId, TaskId)>,
     /// Tasks without a node that want one.
     pub(crate) unplaced: OrdSet<TaskId>,
     pub(crate) ports: OrdMap<(String, u16), ServiceId>,
     pub(crate) host_ports: OrdMap<(NodeId, String, u16), TaskId>,
-    pub(crate) addresses: OrdMap<Ipv4Addr, Owner>,
+    /// Of the ingress network, with the node or task that has it.
+    pub(crate) addresses: OrdMap<Ipv4Addr, Id>,
     /// What live tasks take of each node.
     pub(crate) loads: OrdMap<NodeId, NodeLoad>,
-    /// Counted tasks: wanted at most RUNNING, not past it, of the current slot.
-    pub(crate) slots: OrdMap<(ServiceId, u64), OrdSet<TaskId>>,
     /// Spec versions that a service or a task refers to, with the number of tasks.
     pub(crate) specs: OrdMap<(ServiceId, u64), (Arc<ServiceSpec>, u64)>,
     pub(crate) networks: OrdMap<NetworkId, Arc<Network>>,
@@ -52,12 +53,19 @@ pub struct NodeLoad {
     pub memory_bytes: i64,
 }
 
-/// Who holds an address of the ingress network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Owner {
-    Node(NodeId),
-    Task(TaskId),
+impl NodeLoad {
+    pub(crate) fn plus(self, taken: Self) -> Self {
+        Self {
+            n_tasks: self.n_tasks + taken.n_tasks,
+            nano_cpus: self.nano_cpus.saturating_add(taken.nano_cpus),
+            memory_bytes: self.memory_bytes.saturating_add(taken.memory_bytes),
+        }
+    }
 }
+
+/// Before and after all ids.
+const ID_MIN: Id = Id(0);
+const ID_MAX: Id = Id(u128::MAX);
 
 impl View {
     /// How many changes led here.
@@ -123,19 +131,34 @@ impl View {
         self.tasks.len()
     }
 
-    /// The tasks of a service.
+    /// The tasks of a service, by slot.
     pub fn tasks_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_by_service.get(&id).into_iter().flatten().filter_map(|task| self.tasks.get(task))
+        let range = (id, 0, TaskId(ID_MIN))..=(id, u64::MAX, TaskId(ID_MAX));
+        self.tasks_by_service.range(range).filter_map(|(_, _, task)| self.tasks.get(task))
+    }
+
+    /// The tasks of one slot.
+    pub(crate) fn tasks_of_slot(&self, id: ServiceId, slot: u64) -> impl Iterator<Item = &Arc<Task>> {
+        let range = (id, slot, TaskId(ID_MIN))..=(id, slot, TaskId(ID_MAX));
+        self.tasks_by_service.range(range).filter_map(|(_, _, task)| self.tasks.get(task))
     }
 
     /// The tasks on a node.
     pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_by_node.get(&id).into_iter().flatten().filter_map(|task| self.tasks.get(task))
+        let range = (id, TaskId(ID_MIN))..=(id, TaskId(ID_MAX));
+        self.tasks_by_node.range(range).filter_map(|(_, task)| self.tasks.get(task))
     }
 
     /// Services that have tasks, also those already removed.
     pub fn services_with_tasks(&self) -> impl Iterator<Item = ServiceId> {
-        self.tasks_by_service.keys().copied()
+        let first = self.tasks_by_service.get_min().map(|(service, ..)| *service);
+        std::iter::successors(first, |last| {
+            let after = (*last, u64::MAX, TaskId(ID_MAX));
+            self.tasks_by_service
+                .range((Bound::Excluded(after), Bound::Unbounded))
+                .next()
+                .map(|(next, ..)| *next)
+        })
     }
 
     /// Runnable tasks that have no node yet.

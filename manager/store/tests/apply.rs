@@ -21,7 +21,7 @@ fn service(id: u128, name: &str) -> Service {
 
 fn published(service: Service, port: u16) -> Service {
     let port = PortConfig { published_port: port, target_port: 80, ..PortConfig::default() };
-    Service { ports: vec![port], ..service }
+    Service { ports: vec![port].into(), ..service }
 }
 
 /// A task of service 1, which must be stored already.
@@ -98,7 +98,7 @@ fn names_slots_ports_and_addresses_have_one_owner() {
         format!("port '80' is already in use by service 'web' ({}) as an ingress port", ServiceId(Id(1)));
     assert_eq!(taken.to_string(), words);
     let udp = PortConfig { protocol: "udp".into(), published_port: 80, ..PortConfig::default() };
-    propose(&mut store, vec![put_service(Service { ports: vec![udp], ..service(2, "b") })]).unwrap();
+    propose(&mut store, vec![put_service(Service { ports: vec![udp].into(), ..service(2, "b") })]).unwrap();
 
     let view = store.view();
     propose(&mut store, vec![put_task(task(&view, 1, 1))]).unwrap();
@@ -130,7 +130,7 @@ fn a_host_port_has_one_task_on_its_node() {
     let port = PortConfig { published_port: 80, publish_mode: "host".into(), ..PortConfig::default() };
     let on = |id: u128, slot: u64, node: u128| Task {
         node_id: Some(NodeId(Id(node))),
-        ports: vec![port.clone()],
+        ports: vec![port.clone()].into(),
         ..task(&view, id, slot)
     };
     propose(&mut store, vec![put_task(on(1, 1, 1)), put_task(on(2, 2, 2))]).unwrap();
@@ -185,7 +185,7 @@ fn statuses_only_advance_and_do_not_raise_the_version() {
     propose(&mut store, vec![Change::TaskStatus(id, failed)]).unwrap();
     let stored = Arc::clone(store.view().task(id).unwrap());
     assert_eq!(stored.status.state, TaskState::Failed);
-    assert_eq!((stored.status.container_id.as_str(), stored.status.running_at), ("c1", Timestamp(5)));
+    assert_eq!((&stored.status.container_id, stored.status.running_at), (&"c1".into(), Timestamp(5)));
     assert_eq!(stored.meta.version, version);
     // A decision made from an older status does not undo it, nor does it take back what is wanted.
     let stopped = Task { desired_state: TaskState::Shutdown, ..task(&view, 1, 1) };

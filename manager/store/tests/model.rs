@@ -96,7 +96,7 @@ fn change(step: &Step, view: &View) -> Option<Change> {
             Change::PutService(Arc::new(Service {
                 id: ServiceId(id(*n)),
                 spec: Arc::new(spec),
-                ports: vec![port],
+                ports: vec![port].into(),
                 ..Service::default()
             }))
         }

@@ -169,7 +169,7 @@ mod tests {
     fn given_ports_stand_beside_the_asked_ones() {
         let spec = parse(r#"{"Name":"web","EndpointSpec":{"Ports":[{"TargetPort":80}]}}"#);
         let given = PortConfig { target_port: 80, published_port: 30_000, ..PortConfig::default() };
-        let object = Service { spec: Arc::new(spec), ports: vec![given], ..Service::default() };
+        let object = Service { spec: Arc::new(spec), ports: vec![given].into(), ..Service::default() };
         let out = service(&object, false);
         assert_eq!(out["Endpoint"]["Spec"]["Mode"], "vip");
         assert_eq!(out["Endpoint"]["Ports"][0]["PublishedPort"], 30_000);

@@ -62,7 +62,7 @@ fn status(task: &Task, note: Option<&str>) -> Value {
         out.insert(
             "ContainerStatus".into(),
             json!({
-                "ContainerID": status.container_id,
+                "ContainerID": status.container_id.to_string(),
                 "PID": status.pid,
                 "ExitCode": status.exit_code.unwrap_or(0),
             }),

@@ -138,7 +138,7 @@ impl FakeControl {
             }
             task.status.timestamp = START;
             task.status.message = "started".into();
-            task.status.container_id = format!("{:064x}", slot);
+            task.status.container_id = format!("{:064x}", slot).into();
             changes.push(Change::PutTask(Arc::new(task)));
         }
         self.apply(changes).unwrap();
@@ -173,7 +173,7 @@ impl ControlPlane for FakeControl {
         }
         self.apply(vec![Change::PutService(Arc::new(Service {
             id,
-            ports,
+            ports: ports.into(),
             spec: Arc::new(spec),
             registry_auth,
             ..Service::default()

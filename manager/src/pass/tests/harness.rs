@@ -354,7 +354,7 @@ pub(super) fn check_invariants(view: &View) {
         }
     }
     let mut ports = BTreeSet::new();
-    for port in view.services().flat_map(|service| &service.ports).filter(|port| port.is_ingress()) {
+    for port in view.services().flat_map(|service| service.ports.iter()).filter(|port| port.is_ingress()) {
         assert!(ports.insert((port.protocol().to_owned(), port.published_port)), "{port:?} is given twice");
     }
     for node in view.nodes() {
