@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::space::NoSpace;
+
 /// Why a member could not be opened. Nothing on disk was changed, but for `Io` while writing.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -66,6 +68,9 @@ pub enum OpenError {
         /// What openraft said.
         reason: String,
     },
+    /// There is no room for the log to go on. It is whole.
+    #[error(transparent)]
+    NoSpace(NoSpace),
     /// The file system refused.
     #[error("cannot {action} {}", path.display())]
     Io {

@@ -4,6 +4,7 @@
 //! its channels; the host ends when the last of them is gone or asks for it, and only then is the
 //! directory free again.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ use crate::machine::{Machine, StateMachine};
 use crate::network::Network;
 use crate::raft::Leadership;
 use crate::snapshot::{SnapshotDir, Snapshots};
+use crate::space::{self, NoSpace};
 use crate::status::{Follow, Heard, Status};
 use crate::store::{Disk, LogStore};
 use crate::transfer::Incoming;
 use crate::transport::{Calls, Transport};
 use crate::types::Types;
 use crate::wal::recover::Recovered;
-use crate::wal::{Options, Wal};
+use crate::wal::{Hook, Options, Wal};
 
 /// How many entries one append to a member carries at most; the log store bounds their bytes.
 const PAYLOAD_ENTRIES_MAX: u64 = 512;
@@ -46,6 +48,8 @@ pub(crate) struct Opened {
     pub(crate) stop: oneshot::Sender<()>,
     /// True once the host has let go of everything.
     pub(crate) stopped: watch::Receiver<bool>,
+    /// That there is no room for the log to go on.
+    pub(crate) full: watch::Receiver<Option<NoSpace>>,
 }
 
 /// Starts the thread; answers once the log is open and what was committed is applied.
@@ -71,11 +75,16 @@ fn run(
     transport: Arc<dyn Transport>,
     ready: oneshot::Sender<Result<Opened, OpenError>>,
 ) {
+    let full = Full::new(&config.dir);
     let opened = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(OpenError::io("make a runtime for", &config.dir))
-        .and_then(|runtime| Wal::open(Options::new(&config.dir)).map(|opened| (runtime, opened)));
+        .and_then(|runtime| {
+            let mut options = Options::new(&config.dir);
+            options.hooks.full = full.hook();
+            Wal::open(options).map(|opened| (runtime, opened))
+        });
     let (runtime, (wal, recovered)) = match opened {
         Ok(opened) => opened,
         // The caller may be gone; then nobody is left to tell.
@@ -89,23 +98,64 @@ fn run(
     let storage = Storage { disk: Arc::clone(&wal) as _, snapshots, recovered };
     let (stopped, watch_stopped) = watch::channel(false);
     runtime.block_on(async {
-        let (opened, stopping, follow) = match serve(config, storage, machine, transport, watch_stopped).await
-        {
+        let served = serve(config, storage, machine, transport, watch_stopped).await;
+        let (mut opened, mut stopping, mut follow) = match served {
             Ok(served) => served,
             Err(error) => return drop(ready.send(Err(error))),
         };
+        opened.full = full.0.subscribe();
         let core = opened.core.clone();
         drop(ready.send(Ok(opened)));
         // Either way it is time to go.
-        stopping.await.ok();
+        tokio::select! {
+            _ = &mut stopping => {}
+            _ = &mut follow => {
+                full.after_a_stop();
+                stopping.await.ok();
+            }
+        }
         if let Err(error) = core.shutdown().await {
             tracing::error!(err = %error, "consensus did not shut down cleanly");
         }
-        follow.await.ok();
+        if !follow.is_finished() {
+            follow.await.ok();
+        }
     });
     drop(runtime);
     wal.close();
     stopped.send_replace(true);
+}
+
+/// Tells once that there is no room.
+#[derive(Clone)]
+struct Full(watch::Sender<Option<NoSpace>>, PathBuf);
+
+impl Full {
+    fn new(dir: &Path) -> Full {
+        Full(watch::Sender::new(None), dir.to_owned())
+    }
+
+    /// What the log calls.
+    fn hook(&self) -> Hook {
+        let full = self.clone();
+        Arc::new(move |file, error| full.tell(format!("cannot write {}: {error}", file.display())))
+    }
+
+    /// Consensus has stopped by itself. A snapshot that found no room stops it too.
+    fn after_a_stop(&self) {
+        if !space::has_room(&self.1) {
+            self.tell("what came from another manager could not be kept".to_owned());
+        }
+    }
+
+    fn tell(&self, reason: String) {
+        let dir = self.1.clone();
+        self.0.send_if_modified(|full| {
+            let is_news = full.is_none();
+            full.get_or_insert(NoSpace { dir, reason });
+            is_news
+        });
+    }
 }
 
 /// What a member keeps, and what it found there.
@@ -157,6 +207,7 @@ pub(crate) async fn serve(
         leadership: watch_leadership,
         stop,
         stopped,
+        full: watch::Sender::new(None).subscribe(),
     };
     Ok((opened, stopping, follow))
 }

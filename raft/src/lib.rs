@@ -21,6 +21,7 @@ mod serve;
 #[doc(hidden)]
 pub mod sim;
 mod snapshot;
+mod space;
 mod status;
 mod store;
 mod transfer;
@@ -36,5 +37,6 @@ pub use error::{
 };
 pub use machine::{StateMachine, WriteState};
 pub use raft::{Leadership, Raft};
+pub use space::{NoSpace, has_room};
 pub use status::{Progress, Status};
 pub use transport::{Alone, Transport, TransportError};

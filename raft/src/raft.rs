@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::error::{BootstrapError, OpenError};
 use crate::host::{self, Core, Opened};
 use crate::machine::StateMachine;
+use crate::space::NoSpace;
 use crate::status::{Heard, Status};
 use crate::transfer::Incoming;
 use crate::transport::{Calls, Transport};
@@ -47,6 +48,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     stopped: watch::Receiver<bool>,
+    full: watch::Receiver<Option<NoSpace>>,
 }
 
 impl fmt::Debug for Raft {
@@ -83,6 +85,7 @@ impl Raft {
             leadership: opened.leadership,
             stop: Mutex::new(Some(opened.stop)),
             stopped: opened.stopped,
+            full: opened.full,
         }))
     }
 
@@ -118,6 +121,13 @@ impl Raft {
     /// Follows what this member knows of the swarm. After a shutdown it knows no leader, and closes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.0.status.clone()
+    }
+
+    /// Follows whether there is room for the log to go on. Once there is none, a little more can be written
+    /// at most: move the lead away ([`Raft::step_down`]), shut this member down, and open it again when
+    /// it has room ([`has_room`](crate::has_room)).
+    pub fn no_space(&self) -> watch::Receiver<Option<NoSpace>> {
+        self.0.full.clone()
     }
 
     /// Stops this member and frees its directory; returns when both are done. All handles are of no

@@ -1,8 +1,8 @@
 //! For simulations only: members on the simulation's own runtime and on disks that forget.
 //!
 //! A simulated disk keeps records in order. A crash loses any number of the last ones that were not
-//! acknowledged yet, and no other; a log that begins anew does so whole or not at all, and so is a snapshot
-//! kept. Nothing leaves the thread, so one seed gives one run.
+//! acknowledged yet, and no other; a snapshot is kept whole or not at all. Nothing leaves the thread, so one
+//! seed gives one run.
 
 use std::fmt;
 use std::io;
@@ -48,30 +48,14 @@ pub fn random(state: &mut u64) -> u64 {
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<Platter>>);
 
-/// What a crash leaves whole or not at all.
-enum Unit {
-    One(Record),
-    /// In the place of all before.
-    Anew(Vec<Record>),
-}
-
 struct Platter {
     random: u64,
     /// Raised by each crash: what was being synced then is not any more.
     boot: u64,
     is_syncing: bool,
     durable: Vec<Record>,
-    unsynced: Vec<(Unit, Option<Done>)>,
+    unsynced: Vec<(Record, Option<Done>)>,
     snapshot: Option<Snapshot>,
-}
-
-impl Platter {
-    fn keep(&mut self, unit: Unit) {
-        match unit {
-            Unit::One(record) => self.durable.push(record),
-            Unit::Anew(records) => self.durable = records,
-        }
-    }
 }
 
 impl fmt::Debug for SimDisk {
@@ -101,7 +85,7 @@ impl SimDisk {
         let kept = usize::try_from(random(&mut platter.random) % (n + 1)).expect("it is at most a length");
         // Nobody is told of what was on its way.
         let lost = std::mem::take(&mut platter.unsynced);
-        lost.into_iter().take(kept).for_each(|(unit, _)| platter.keep(unit));
+        platter.durable.extend(lost.into_iter().take(kept).map(|(record, _)| record));
         platter.boot += 1;
         platter.is_syncing = false;
     }
@@ -151,8 +135,8 @@ impl SimDisk {
         let written = std::mem::replace(&mut platter.unsynced, rest);
         platter.is_syncing = false;
         let mut dones = Vec::new();
-        for (unit, done) in written {
-            platter.keep(unit);
+        for (record, done) in written {
+            platter.durable.push(record);
             dones.extend(done);
         }
         if platter.unsynced.iter().any(|(_, done)| done.is_some()) {
@@ -166,7 +150,7 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn write(&self, records: Vec<Record>, done: Done) {
         let mut platter = self.lock();
-        let mut records: Vec<_> = records.into_iter().map(|record| (Unit::One(record), None)).collect();
+        let mut records: Vec<_> = records.into_iter().map(|record| (record, None)).collect();
         match records.last_mut() {
             Some(last) => last.1 = Some(done),
             None => return done(Ok(())),
@@ -176,11 +160,7 @@ impl Disk for SimDisk {
     }
 
     fn write_lazily(&self, record: Record) {
-        self.lock().unsynced.push((Unit::One(record), None));
-    }
-
-    fn begin_anew(&self, records: Vec<Record>) {
-        self.lock().unsynced.push((Unit::Anew(records), None));
+        self.lock().unsynced.push((record, None));
     }
 }
 

@@ -17,7 +17,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use crate::types::{Entry, LogId, Payload, Types, Vote};
-use crate::wal::record::{self, Kind, Record, TruncateRecord};
+use crate::wal::record::{Kind, Record, TruncateRecord};
 use crate::wal::recover::Recovered;
 use crate::wal::{Done, Wal};
 
@@ -27,8 +27,6 @@ pub(crate) trait Disk: Debug + Send + Sync + 'static {
     fn write(&self, records: Vec<Record>, done: Done);
     /// Queues a record that may become durable with any later write.
     fn write_lazily(&self, record: Record);
-    /// May forget all that was queued before: `records` say what still counts of it.
-    fn begin_anew(&self, _records: Vec<Record>) {}
 }
 
 impl Disk for Wal {
@@ -38,10 +36,6 @@ impl Disk for Wal {
 
     fn write_lazily(&self, record: Record) {
         Wal::write_lazily(self, record);
-    }
-
-    fn begin_anew(&self, records: Vec<Record>) {
-        Wal::begin_anew(self, records);
     }
 }
 
@@ -71,25 +65,13 @@ struct Memory {
     entries: BTreeMap<u64, Entry>,
 }
 
-impl Memory {
-    /// All that counts of the log.
-    fn records(&self) -> Vec<Record> {
-        record::anew(
-            self.vote.as_ref().map(codec::write_vote),
-            self.purged.map(codec::write_position),
-            self.entries.values().map(codec::write_entry),
-            self.committed.map(codec::write_position),
-        )
-    }
-}
-
 impl LogStore {
     /// The log that the WAL held when it was opened.
     pub(crate) fn new(disk: Arc<dyn Disk>, recovered: Recovered) -> LogStore {
         let memory = Memory {
-            vote: recovered.vote.as_ref().map(codec::read_vote),
-            committed: recovered.committed.as_ref().map(codec::read_position),
-            purged: recovered.purged.as_ref().map(codec::read_position),
+            vote: recovered.said.vote.as_ref().map(codec::read_vote),
+            committed: recovered.said.committed.as_ref().map(codec::read_position),
+            purged: recovered.said.purged.as_ref().map(codec::read_position),
             entries: recovered.entries.into_iter().map(|(i, e)| (i, codec::read_entry(e))).collect(),
         };
         LogStore { memory: Arc::new(Mutex::new(memory)), disk }
@@ -198,10 +180,7 @@ impl RaftLogStorage<Types> for LogStore {
             memory.purged = Some(log_id);
             memory.entries = memory.entries.split_off(&(log_id.index + 1));
         }
-        self.write(Kind::Purged(codec::write_position(log_id))).await?;
-        // Nothing else is written meanwhile: openraft has one writer.
-        let records = self.memory().records();
-        self.disk.begin_anew(records);
-        Ok(())
+        // The log frees the disk of what no entry is left of.
+        self.write(Kind::Purged(codec::write_position(log_id))).await
     }
 }

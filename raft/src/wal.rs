@@ -4,60 +4,71 @@
 //! Nothing here knows openraft. See the modules for the formats and for what is torn or damaged.
 
 pub(crate) mod batch;
+pub(crate) mod files;
+mod held;
+mod open;
 pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod seal;
 pub(crate) mod segment;
+pub(crate) mod spare;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writer;
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use rustix::fs::FlockOperation;
-
+use self::files::{Files, RealFiles};
 use self::record::Record;
-use self::recover::Recovered;
-use self::seal::DataKey;
-use self::segment::Segment;
-use self::writer::Writer;
-use crate::error::OpenError;
-use crate::snapshot;
+use crate::space;
 
-/// Told of a failed write; the default never returns.
-pub(crate) type FatalHook = Arc<dyn Fn(&Path, &io::Error) + Send + Sync>;
+/// Told of a file that cannot be written, and of what the system said.
+pub(crate) type Hook = Arc<dyn Fn(&Path, &io::Error) + Send + Sync>;
 /// Called by the writer thread once a job's records are durable, or never will be.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// An opening that finds so many segments begins the log anew,
-const SEGMENTS_AT_OPENING: usize = 8;
-/// and so does a purge.
-const SEGMENTS_AT_PURGE: usize = 3;
+/// Who is told that the log cannot go on. From either on, nothing that is not acknowledged need be durable.
+#[derive(Clone)]
+pub(crate) struct Hooks {
+    /// The disk is full: the member moves its lead away and stops, while what there is of the last segment
+    /// lasts.
+    pub(crate) full: Hook,
+    /// Any other error; the default never returns.
+    pub(crate) fatal: Hook,
+}
+
+impl Hooks {
+    fn report(&self, file: &Path, error: &io::Error) {
+        if space::is_full(error) { (self.full)(file, error) } else { (self.fatal)(file, error) }
+    }
+}
 
 /// How a log is opened.
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u64,
-    pub(crate) sync: segment::SyncFile,
-    pub(crate) on_fatal: FatalHook,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) hooks: Hooks,
 }
 
 impl Options {
     /// What a daemon runs with.
     pub(crate) fn new(dir: &Path) -> Options {
+        let full: Hook = Arc::new(|file, error| {
+            tracing::error!(file = %file.display(), err = %error, "no room for the log");
+        });
         Options {
             dir: dir.to_owned(),
             segment_bytes: segment::SEGMENT_BYTES,
-            sync: Arc::new(File::sync_data),
-            on_fatal: writer::exit_hook(),
+            files: Arc::new(RealFiles),
+            hooks: Hooks { full, fatal: writer::exit_hook() },
         }
     }
 }
@@ -67,8 +78,6 @@ pub(crate) struct Job {
     records: Vec<Record>,
     /// None: these records may wait for the next batch.
     done: Option<Done>,
-    /// The log begins anew with these records.
-    anew: bool,
 }
 
 /// What the writer thread is told.
@@ -91,60 +100,14 @@ impl fmt::Debug for Wal {
 }
 
 impl Wal {
-    /// Reads the log in `options.dir`, cuts a torn tail, and begins a new segment.
-    pub(crate) fn open(options: Options) -> Result<(Wal, Recovered), OpenError> {
-        let dir = options.dir.clone();
-        let lock = lock_dir(&dir)?;
-        let numbers = segment::list(&dir).map_err(OpenError::io("list", &dir))?;
-        let key = DataKey::load(&dir, !numbers.is_empty() || snapshot::exists(&dir)?)?;
-        let mut scan = recover::scan(&dir, &key, &numbers)?;
-        scan.recovered.snapshot = snapshot::load(&dir, &key)?;
-        scan.recovered.check(&dir)?;
-        // The tail is gone from the disk before its sequence number is given out again.
-        if let Some((file, offset)) = &scan.torn {
-            tracing::warn!(file = %file.display(), offset, "cut the torn tail of the log: a write that was never acknowledged");
-            segment::cut(file, *offset)?;
-        }
-        segment::remove_before(&dir, scan.begins_at)
-            .map_err(OpenError::io("remove old segments from", &dir))?;
-        let number = numbers.last().map_or(1, |last| last + 1);
-        let segment = Segment::create(&dir, &key, number, scan.next_sequence, options.segment_bytes)?;
-        let mut writer = Writer {
-            dir,
-            key,
-            segment,
-            segment_bytes: options.segment_bytes,
-            next_sequence: scan.next_sequence,
-            sync: options.sync,
-            on_fatal: options.on_fatal,
-            body: Vec::new(),
-        };
-        // Each opening begins a segment: those of many restarts would fill the disk.
-        writer
-            .begin_anew(&scan.recovered.records(), SEGMENTS_AT_OPENING)
-            .map_err(OpenError::io("begin anew the log in", &options.dir))?;
-        let (queue, jobs) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("skep-wal".to_owned())
-            .spawn(move || writer.run(&jobs))
-            .map_err(OpenError::io("start the thread that writes", &options.dir))?;
-        Ok((Wal { queue, held: Mutex::new(Some((thread, lock))) }, scan.recovered))
-    }
-
     /// Queues `records`; `done` is called once they and all before them are durable.
     pub(crate) fn write(&self, records: Vec<Record>, done: Done) {
-        self.send(Job { records, done: Some(done), anew: false });
+        self.send(Job { records, done: Some(done) });
     }
 
     /// Queues a record that may become durable with any later write.
     pub(crate) fn write_lazily(&self, record: Record) {
-        self.send(Job { records: vec![record], done: None, anew: false });
-    }
-
-    /// Lets the log begin anew with `records`, which say all that was queued before ([`record::anew`]), and
-    /// frees the disk of what is older; if it is worth it, and they are not too many.
-    pub(crate) fn begin_anew(&self, records: Vec<Record>) {
-        self.send(Job { records, done: None, anew: true });
+        self.send(Job { records: vec![record], done: None });
     }
 
     fn send(&self, job: Job) {
@@ -170,28 +133,4 @@ impl Drop for Wal {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// Makes the directory if it is missing, and locks it for as long as the file is held.
-fn lock_dir(dir: &Path) -> Result<File, OpenError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(OpenError::io("create", dir))?;
-    let path = dir.join("lock");
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(OpenError::io("open", &path))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::Locked { dir: dir.to_owned() }),
-        Err(e) => return Err(OpenError::io("lock", &path)(e.into())),
-    }
-    let mode = fs::metadata(dir).map_err(OpenError::io("inspect", dir))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-            .map_err(OpenError::io("close to others", dir))?;
-    }
-    Ok(lock)
 }

@@ -177,7 +177,7 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     drop(wal);
     let (wal, recovered) = open(dir).unwrap();
     assert_eq!(recovered.entries.keys().copied().collect::<Vec<_>>(), [7, 8, 9]);
-    assert_eq!((recovered.snapshot, recovered.purged.unwrap().index), (Some(new), 6));
+    assert_eq!((recovered.snapshot, recovered.said.purged.unwrap().index), (Some(new), 6));
     // The log goes on, also right after a purge of all that it had.
     write(&wal, [entry(10), Kind::Committed(LogPosition { term: 1, index: 10 })]);
     drop(wal);

@@ -3,9 +3,13 @@
 //! A batch begins at a multiple of 512 bytes, so that the write of one never touches a sector of the
 //! batch before it. Header (32 bytes, little-endian): magic, version, kind, sequence number, length of
 //! the sealed body, CRC of the sealed body, CRC of the header. The CRCs tell a torn write (which they
-//! catch) from an altered one (which passes them and fails the seal).
+//! catch) from an altered one (which passes them and fails the seal). What a torn write lost is zeros, as
+//! it was before; a batch that cannot be read and lacks nothing is damaged.
+
+use bytes::Bytes;
 
 use super::seal::{SegmentSeal, TAG_BYTES};
+use super::spare::is_zero;
 
 /// Where batches may begin: the smallest sector of a disk.
 pub(crate) const ALIGN: usize = 512;
@@ -48,9 +52,11 @@ pub(crate) fn encode(seal: &SegmentSeal, sequence: u64, plain: &[u8]) -> Vec<u8>
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// A whole batch.
-    Batch { sequence: u64, plain: Vec<u8>, disk_len: usize },
+    Batch { sequence: u64, plain: Bytes, disk_len: usize },
     /// Zeros, a torn write, or damage: which of them, only what follows can tell.
     Nothing(&'static str),
+    /// Not a batch that can be read, nor what is left of one that was not written whole.
+    Damaged(&'static str),
     /// A whole batch that was not sealed for this place of this file: no torn write looks like this.
     Altered,
     /// A batch of a newer format.
@@ -62,11 +68,15 @@ pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Found::Nothing("the segment ends here");
     };
-    if header[..4] != MAGIC {
-        return Found::Nothing("no batch begins here");
-    }
-    if crc32fast::hash(&header[..28]) != le_u32(header, 28) {
-        return Found::Nothing("the batch's header is torn or damaged");
+    let is_header = header[..4] == MAGIC && crc32fast::hash(&header[..28]) == le_u32(header, 28);
+    if !is_header {
+        // The sector that it stands in was written whole, up to some byte, or not at all.
+        let sector = &bytes[HEADER_BYTES..bytes.len().min(ALIGN)];
+        return if is_zero(sector) {
+            Found::Nothing("no whole batch begins here")
+        } else {
+            Found::Damaged("the header of a batch is damaged")
+        };
     }
     let version = u16::from_le_bytes([header[4], header[5]]);
     if version != VERSION || header[6..8] != KIND_RECORDS.to_le_bytes() {
@@ -77,16 +87,27 @@ pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
         return Found::Nothing("the batch reaches beyond the segment");
     };
     if crc32fast::hash(body) != le_u32(header, 20) {
-        return Found::Nothing("the batch's body is torn or damaged");
+        return if is_torn(&bytes[..HEADER_BYTES + body_len]) {
+            Found::Nothing("the batch's body is torn or damaged")
+        } else {
+            Found::Damaged("the batch's body is damaged")
+        };
     }
     let mut sequence = [0; 8];
     sequence.copy_from_slice(&header[8..16]);
     let sequence = u64::from_le_bytes(sequence);
     let mut body = body.to_vec();
-    match seal.open(sequence, &header[..PLACE], &mut body) {
-        Some(plain) => Found::Batch { sequence, plain: plain.to_vec(), disk_len: disk_len(plain.len()) },
-        None => Found::Altered,
-    }
+    let Some(len) = seal.open(sequence, &header[..PLACE], &mut body).map(<[u8]>::len) else {
+        return Found::Altered;
+    };
+    body.truncate(len);
+    Found::Batch { sequence, plain: Bytes::from(body), disk_len: disk_len(len) }
+}
+
+/// Whether a batch that is `whole` long lacks a sector, or its end. Sealed text has no zeros for a sector's
+/// length.
+fn is_torn(whole: &[u8]) -> bool {
+    whole.last() == Some(&0) || whole.chunks(ALIGN).any(is_zero)
 }
 
 fn le_u32(header: &[u8; HEADER_BYTES], at: usize) -> u32 {

@@ -1,4 +1,4 @@
-//! What a batch carries: entries, votes, truncations, purges, commit marks and new beginnings, as protobuf.
+//! What a batch carries: entries, votes, truncations, purges, commit marks and bases, as protobuf.
 //!
 //! Fields are added, never renumbered.
 //! A record of a kind that this binary does not know decodes to no kind at all, and is refused.
@@ -27,27 +27,73 @@ pub(crate) enum Kind {
     /// This entry and all before it are gone: a snapshot has them.
     #[prost(message, tag = "5")]
     Purged(LogPosition),
-    /// The first record of a segment: its batch says all that counted before it, so that older segments
-    /// are of no use any more.
+    /// The first record of a segment, and nowhere else.
     #[prost(message, tag = "6")]
-    Anew(AnewRecord),
+    Base(BaseRecord),
 }
 
-/// Says nothing more.
+/// Where the log stands as a segment begins. With it, as records of their own, come the vote, the last
+/// purged entry and the commit mark: nothing but entries is ever read from an older segment.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct AnewRecord {}
+pub(crate) struct BaseRecord {
+    /// The index of the next entry.
+    #[prost(uint64, tag = "1")]
+    pub(crate) next: u64,
+}
 
-/// The records of one batch with which a log begins anew.
-pub(crate) fn anew(
-    vote: Option<VoteRecord>,
-    purged: Option<LogPosition>,
-    entries: impl IntoIterator<Item = EntryRecord>,
-    committed: Option<LogPosition>,
-) -> Vec<Record> {
-    let before = [Some(Kind::Anew(AnewRecord {})), vote.map(Kind::Vote), purged.map(Kind::Purged)];
-    let entries = entries.into_iter().map(Kind::Entry);
-    let kinds = before.into_iter().flatten().chain(entries).chain(committed.map(Kind::Committed));
-    kinds.map(Record::from).collect()
+/// All that the log says but for its entries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Said {
+    pub(crate) vote: Option<VoteRecord>,
+    /// The last entry known to be committed.
+    pub(crate) committed: Option<LogPosition>,
+    /// The last entry that was purged.
+    pub(crate) purged: Option<LogPosition>,
+    /// The index of the next entry.
+    pub(crate) next: u64,
+}
+
+impl Said {
+    /// The index of the first entry that is not purged.
+    pub(crate) fn first(&self) -> u64 {
+        self.purged.as_ref().map_or(0, |purged| purged.index + 1)
+    }
+
+    /// Takes in the next record of the log.
+    pub(crate) fn take(&mut self, record: &Record) {
+        match &record.kind {
+            Some(Kind::Entry(entry)) => self.next = entry.index + 1,
+            Some(Kind::Vote(vote)) => self.vote = Some(vote.clone()),
+            Some(Kind::Truncate(truncate)) => {
+                self.next = self.next.min(truncate.first_gone()).max(self.first());
+            }
+            Some(Kind::Committed(position)) => self.committed = Some(position.clone()),
+            Some(Kind::Purged(position)) => {
+                self.purged = Some(position.clone());
+                self.next = self.next.max(self.first());
+            }
+            Some(Kind::Base(base)) => self.next = base.next,
+            None => {}
+        }
+    }
+
+    /// The records that a segment begins with.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let kinds = [
+            Some(Kind::Base(BaseRecord { next: self.next })),
+            self.vote.clone().map(Kind::Vote),
+            self.purged.clone().map(Kind::Purged),
+            self.committed.clone().map(Kind::Committed),
+        ];
+        kinds.into_iter().flatten().map(Record::from).collect()
+    }
+
+    /// The plain text of those.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::new();
+        self.records().iter().for_each(|record| encode(record, &mut body));
+        body
+    }
 }
 
 /// An entry of the log; its index is one more than the last one's.
@@ -107,6 +153,13 @@ pub(crate) struct TruncateRecord {
     pub(crate) keep_to: Option<u64>,
 }
 
+impl TruncateRecord {
+    /// The index of the first entry that is gone.
+    pub(crate) fn first_gone(&self) -> u64 {
+        self.keep_to.map_or(0, |last| last + 1)
+    }
+}
+
 /// Which entry is known to be committed, with all before it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LogPosition {
@@ -134,7 +187,8 @@ pub(crate) fn encode(record: &Record, body: &mut Vec<u8>) {
 }
 
 /// All records of a batch's plain text.
-pub(crate) fn decode_all(plain: &[u8]) -> Result<Vec<Record>, prost::DecodeError> {
+pub(crate) fn decode_all(plain: Bytes) -> Result<Vec<Record>, prost::DecodeError> {
+    // From `Bytes`, entries are slices of the text, not copies.
     let mut rest = plain;
     let mut records = Vec::new();
     while !rest.is_empty() {

@@ -1,36 +1,37 @@
 //! A segment file: a header page, then batches, then zeros up to the size that it was made with.
 //!
-//! The zeros are written and synced before the file gets its name, so that an append overwrites blocks
-//! that are there already (half the latency of a growing file), and so that a named segment always has
-//! a whole header: a broken one is damage, never a torn write. Only the process that made a segment
-//! appends to it; each opening of the log begins a new one.
+//! It begins as a spare one (`spare`). Header and first batch, which says where the log stands
+//! ([`Said`]), are on disk before it gets its name: in a named segment what is wrong with
+//! them is damage, never a torn write, and older segments matter for their entries alone. Only the
+//! process that began a segment appends to it; each opening of the log begins a new one.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use super::batch;
-use super::record::{self, Kind};
+use bytes::Bytes;
+
+use super::batch::{self, Found};
+use super::files::Files;
+use super::record::{self, Kind, Record, Said};
 use super::seal::{self, DataKey, SALT_BYTES, SegmentSeal, TAG_BYTES};
+use super::spare;
 use crate::error::OpenError;
 
 /// The size of a segment file.
 pub(crate) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// Where the first batch begins.
 pub(crate) const HEADER_BYTES: u64 = 4096;
-const VERSION: u32 = 1;
+/// What the first batch may take on disk: it is a few dozen bytes.
+pub(crate) const BASE_BYTES: usize = batch::ALIGN;
+const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"skep-wal";
 /// Header fields: magic, version, 4 zeros, number, first sequence, size, salt; then tag, then CRC.
 const SALT_AT: usize = 40;
 const TAG_AT: usize = SALT_AT + SALT_BYTES;
 const CRC_AT: usize = TAG_AT + TAG_BYTES;
 const FIELDS_END: usize = CRC_AT + 4;
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// How a segment's data is made durable; tests put a failing one in its place.
-pub(crate) type SyncFile = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
 /// The path of segment `number`.
 pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
@@ -51,18 +52,22 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Where segment `number` is until it is whole.
-pub(crate) fn new_path(dir: &Path, number: u64) -> PathBuf {
-    path(dir, number).with_extension("seg.new")
+/// Removes segments, the oldest first.
+pub(crate) fn remove(files: &dyn Files, dir: &Path, numbers: &[u64]) -> io::Result<()> {
+    for number in numbers {
+        files.remove(&path(dir, *number))?;
+    }
+    if numbers.is_empty() { Ok(()) } else { files.sync_dir(dir) }
 }
 
-/// Removes the segments before `number`, the oldest first.
-pub(crate) fn remove_before(dir: &Path, number: u64) -> io::Result<()> {
-    let old: Vec<u64> = list(dir)?.into_iter().filter(|old| *old < number).collect();
-    for old in &old {
-        fs::remove_file(path(dir, *old))?;
-    }
-    if old.is_empty() { Ok(()) } else { seal::sync_dir(dir) }
+/// What a segment is made of.
+pub(crate) struct Place<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) key: &'a DataKey,
+    pub(crate) number: u64,
+    /// Of its first batch, which says where the log stands.
+    pub(crate) first_sequence: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A segment that is being written.
@@ -77,30 +82,35 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Makes segment `number` with a fresh salt, durable before it has its name.
-    pub(crate) fn create(
-        dir: &Path,
-        key: &DataKey,
-        number: u64,
-        first_sequence: u64,
-        bytes: u64,
+    /// Begins a segment under a fresh salt in `file`, which is all zeros and has the name `from`: header and
+    /// first batch, and `more` batches of plain text, durable before it has its own name.
+    pub(crate) fn begin(
+        files: &dyn Files,
+        place: &Place<'_>,
+        file: File,
+        from: &Path,
+        said: &Said,
+        more: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Segment, OpenError> {
-        let path = path(dir, number);
         let salt = seal::random()?;
-        let seal = SegmentSeal::new(key, &salt, number);
-        let mut header = Vec::with_capacity(FIELDS_END);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
-        header.extend_from_slice(&[0; 4]);
-        header.extend_from_slice(&number.to_le_bytes());
-        header.extend_from_slice(&first_sequence.to_le_bytes());
-        header.extend_from_slice(&bytes.to_le_bytes());
-        header.extend_from_slice(&salt);
-        let tag = seal.header_tag(&header);
-        header.extend_from_slice(&tag);
-        header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
-        let file = write_new(dir, number, &header, bytes)?;
-        Ok(Segment { file, seal, path, number, bytes, offset: HEADER_BYTES })
+        let seal = SegmentSeal::new(place.key, &salt, place.number);
+        let mut start = header(place, &salt, &seal);
+        start.resize(usize::try_from(HEADER_BYTES).expect("a header is small"), 0);
+        let base = batch::encode(&seal, place.first_sequence, &said.encode());
+        assert!(base.len() <= BASE_BYTES, "what a log says but for its entries is small");
+        start.extend_from_slice(&base);
+        let path = path(place.dir, place.number);
+        let offset = u64::try_from(start.len()).expect("a length fits in 64 bits");
+        files.write(&file, &start, 0).map_err(OpenError::io("write", from))?;
+        let mut segment =
+            Segment { file, seal, path: path.clone(), number: place.number, bytes: place.bytes, offset };
+        for (sequence, plain) in (place.first_sequence + 1..).zip(more) {
+            segment.write(files, sequence, &plain).map_err(OpenError::io("write", from))?;
+        }
+        files.sync(&segment.file).map_err(OpenError::io("sync", from))?;
+        files.rename(from, &path).map_err(OpenError::io("rename to", &path))?;
+        files.sync_dir(place.dir).map_err(OpenError::io("sync", place.dir))?;
+        Ok(segment)
     }
 
     /// Whether a batch with this much plain text still fits.
@@ -110,42 +120,33 @@ impl Segment {
     }
 
     /// Writes one batch and makes it durable. After an error the segment is not to be used.
-    pub(crate) fn append(&mut self, sequence: u64, plain: &[u8], sync: &SyncFile) -> io::Result<()> {
+    pub(crate) fn append(&mut self, files: &dyn Files, sequence: u64, plain: &[u8]) -> io::Result<()> {
+        self.write(files, sequence, plain)?;
+        files.sync(&self.file)
+    }
+
+    fn write(&mut self, files: &dyn Files, sequence: u64, plain: &[u8]) -> io::Result<()> {
         assert!(self.fits(plain.len()), "the writer begins a new segment when this one is full");
         let batch = batch::encode(&self.seal, sequence, plain);
-        self.file.write_all_at(&batch, self.offset)?;
-        sync(&self.file)?;
+        files.write(&self.file, &batch, self.offset)?;
         self.offset += u64::try_from(batch.len()).expect("a length fits in 64 bits");
         Ok(())
     }
 }
 
-fn write_new(dir: &Path, number: u64, header: &[u8], bytes: u64) -> Result<File, OpenError> {
-    let (new, path) = (new_path(dir, number), path(dir, number));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(OpenError::io("create", &new))?;
-    zero(&mut file, bytes)
-        .and_then(|()| file.write_all_at(header, 0))
-        .and_then(|()| file.sync_all())
-        .map_err(OpenError::io("fill", &new))?;
-    fs::rename(&new, &path).map_err(OpenError::io("rename to", &path))?;
-    seal::sync_dir(dir).map_err(OpenError::io("sync", dir))?;
-    Ok(file)
-}
-
-fn zero(file: &mut File, bytes: u64) -> io::Result<()> {
-    let mut left = bytes;
-    while left > 0 {
-        let chunk = usize::try_from(left).unwrap_or(ZEROS.len()).min(ZEROS.len());
-        file.write_all(&ZEROS[..chunk])?;
-        left -= u64::try_from(chunk).expect("a length fits in 64 bits");
-    }
-    Ok(())
+fn header(place: &Place<'_>, salt: &[u8; SALT_BYTES], seal: &SegmentSeal) -> Vec<u8> {
+    let mut header = Vec::with_capacity(FIELDS_END);
+    header.extend_from_slice(&MAGIC);
+    header.extend_from_slice(&VERSION.to_le_bytes());
+    header.extend_from_slice(&[0; 4]);
+    header.extend_from_slice(&place.number.to_le_bytes());
+    header.extend_from_slice(&place.first_sequence.to_le_bytes());
+    header.extend_from_slice(&place.bytes.to_le_bytes());
+    header.extend_from_slice(salt);
+    let tag = seal.header_tag(&header);
+    header.extend_from_slice(&tag);
+    header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
+    header
 }
 
 /// A segment as found on disk, its header checked.
@@ -153,6 +154,10 @@ pub(crate) struct Loaded {
     pub(crate) path: PathBuf,
     pub(crate) seal: SegmentSeal,
     pub(crate) first_sequence: u64,
+    /// What its first batch says.
+    pub(crate) base: Vec<Record>,
+    /// Where the batch after that begins.
+    pub(crate) begins_at: usize,
     /// All of the file; batches begin at `HEADER_BYTES`.
     pub(crate) bytes: Vec<u8>,
 }
@@ -177,6 +182,9 @@ impl Loaded {
         if version > VERSION {
             return Err(OpenError::NewerFormat { file: path, version, known: VERSION });
         }
+        if version < VERSION {
+            return Err(damaged(8, &format!("it has format {version}, which this binary does not read")));
+        }
         if crc32fast::hash(&header[..CRC_AT]).to_le_bytes() != header[CRC_AT..] {
             return Err(damaged(0, "its header does not match its checksum"));
         }
@@ -192,22 +200,38 @@ impl Loaded {
             return Err(damaged(bytes.len(), &format!("it was made with {} bytes", le_u64(header, 32))));
         }
         let first_sequence = le_u64(header, 24);
-        Ok(Loaded { path, seal, first_sequence, bytes })
+        let at = usize::try_from(HEADER_BYTES).expect("a header is small");
+        let Some((base, len)) = read_base(&seal, first_sequence, bytes.get(at..).unwrap_or_default()) else {
+            return Err(damaged(at, "the batch that every segment begins with cannot be read"));
+        };
+        Ok(Loaded { path, seal, first_sequence, base, begins_at: at + len, bytes })
+    }
+
+    /// The index of the next entry as this segment began.
+    pub(crate) fn next(&self) -> u64 {
+        self.said().next
+    }
+
+    /// Whether all entries that counted as it began are in itself.
+    pub(crate) fn begins_anew(&self) -> bool {
+        let said = self.said();
+        said.next == said.first()
+    }
+
+    /// What it says of the log as it began.
+    pub(crate) fn said(&self) -> Said {
+        let mut said = Said::default();
+        self.base.iter().for_each(|record| said.take(record));
+        said
     }
 }
 
-impl Loaded {
-    /// Whether all that counts of older segments is said at its beginning.
-    pub(crate) fn begins_anew(&self) -> bool {
-        let at = usize::try_from(HEADER_BYTES).expect("a header is small");
-        let batch::Found::Batch { plain, .. } =
-            batch::decode(&self.seal, self.bytes.get(at..).unwrap_or_default())
-        else {
-            return false;
-        };
-        let records = record::decode_all(&plain).unwrap_or_default();
-        records.first().is_some_and(|first| matches!(first.kind, Some(Kind::Anew(_))))
-    }
+/// The records of a segment's first batch, and how long it is.
+fn read_base(seal: &SegmentSeal, first_sequence: u64, bytes: &[u8]) -> Option<(Vec<Record>, usize)> {
+    let Found::Batch { sequence, plain, disk_len } = batch::decode(seal, bytes) else { return None };
+    let records = record::decode_all(plain).ok()?;
+    let is_base = |record: &Record| matches!(record.kind, Some(Kind::Base(_)));
+    (sequence == first_sequence && records.first().is_some_and(is_base)).then_some((records, disk_len))
 }
 
 fn le_u64(header: &[u8; FIELDS_END], at: usize) -> u64 {
@@ -216,12 +240,31 @@ fn le_u64(header: &[u8; FIELDS_END], at: usize) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Zeroes a segment from `offset` to its end, durably: the cut of a torn tail.
-pub(crate) fn cut(path: &Path, offset: u64) -> Result<(), OpenError> {
-    let mut file = OpenOptions::new().write(true).open(path).map_err(OpenError::io("open", path))?;
-    let bytes = file.metadata().map_err(OpenError::io("inspect", path))?.len();
-    file.seek(SeekFrom::Start(offset))
-        .and_then(|_| zero(&mut file, bytes.saturating_sub(offset)))
-        .and_then(|()| file.sync_all())
-        .map_err(OpenError::io("cut the torn tail of", path))
+/// The end of the log: its last batch, which may be in memory alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tail {
+    pub(crate) path: PathBuf,
+    /// Where the last batch begins.
+    pub(crate) from: u64,
+    /// All of it, as found.
+    pub(crate) batch: Bytes,
+    /// That what follows is not zeros, but what is left of a write that was interrupted.
+    pub(crate) is_torn: bool,
+}
+
+/// Makes the end of the log durable. The last batch is written again, as an earlier sync of it may have
+/// failed, or never have been: it would be read from memory now, and not be there after a power cut. A torn
+/// write after it is zeroed, before its sequence number is given out again.
+pub(crate) fn settle(files: &dyn Files, tail: &Tail) -> Result<(), OpenError> {
+    let file = OpenOptions::new().write(true).open(&tail.path).map_err(OpenError::io("open", &tail.path))?;
+    let end = file.metadata().map_err(OpenError::io("inspect", &tail.path))?.len();
+    let torn_at = tail.from + u64::try_from(tail.batch.len()).expect("a length fits in 64 bits");
+    files
+        .write(&file, &tail.batch, tail.from)
+        .and_then(|()| files.sync(&file))
+        .and_then(|()| match tail.is_torn {
+            true => spare::fill(files, &file, torn_at, end, &AtomicBool::new(false)),
+            false => Ok(()),
+        })
+        .map_err(OpenError::io("make durable the end of", &tail.path))
 }

@@ -1,12 +1,16 @@
 //! The log against what a disk may do to it: torn and lost writes, failed syncs, damage, wrong keys.
 
-mod anew;
+mod crash;
 mod damage;
+mod disk;
+mod full;
 mod model;
+mod purge;
 mod torn;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,22 +18,56 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::open::Found;
 use super::record::{Content, EntryRecord, Kind, LogPosition, Record, TruncateRecord, VoteRecord};
 use super::recover::{Recovered, Scan, scan};
+use super::seal::DataKey;
 use super::*;
+use crate::error::OpenError;
 
 /// Small, so that tests roll over many segments and are quick.
 const TEST_SEGMENT_BYTES: u64 = 16 * 1024;
 
+/// What the disk does is played by changing the files; syncing them for real would only take time.
+struct Unsynced;
+
+impl Files for Unsynced {
+    fn sync(&self, _file: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A disk whose syncs do what a test says.
+struct Syncing<F>(F);
+
+impl<F: Fn(&File) -> io::Result<()> + Send + Sync> Files for Syncing<F> {
+    fn sync(&self, file: &File) -> io::Result<()> {
+        (self.0)(file)
+    }
+}
+
 fn options(dir: &Path) -> Options {
-    let on_fatal: FatalHook = Arc::new(|file, e| panic!("{}: {e}", file.display()));
-    // What the disk does is played by changing the files; syncing them for real would only take time.
-    let sync: segment::SyncFile = Arc::new(|_| Ok(()));
-    Options { dir: dir.to_owned(), segment_bytes: TEST_SEGMENT_BYTES, sync, on_fatal }
+    with_files(dir, Arc::new(Unsynced))
+}
+
+fn with_files(dir: &Path, files: Arc<dyn Files>) -> Options {
+    let panics: Hook = Arc::new(|file, e| panic!("{}: {e}", file.display()));
+    let hooks = Hooks { full: Arc::clone(&panics), fatal: panics };
+    Options { dir: dir.to_owned(), segment_bytes: TEST_SEGMENT_BYTES, files, hooks }
 }
 
 fn open(dir: &Path) -> Result<(Wal, Recovered), OpenError> {
-    Wal::open(options(dir))
+    open_with(options(dir))
+}
+
+/// As a member does it, but that no snapshot has to stand for what is purged.
+fn open_with(options: Options) -> Result<(Wal, Recovered), OpenError> {
+    let found = Found::read(&options.dir)?;
+    Wal::go_on(options, found)
 }
 
 fn rescan(dir: &Path) -> Result<Scan, OpenError> {
@@ -66,11 +104,11 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::read_dir(dir).unwrap().map(|file| read(file.unwrap())).collect()
 }
 
-/// Where each batch of a segment begins.
+/// Where each batch of a segment begins, but for the first.
 fn batches(dir: &Path, number: u64) -> Vec<usize> {
     let key = DataKey::load(dir, true).unwrap();
     let segment = segment::Loaded::read(dir, &key, number).unwrap();
-    let mut at = usize::try_from(segment::HEADER_BYTES).unwrap();
+    let mut at = segment.begins_at;
     let mut found = Vec::new();
     while let batch::Found::Batch { disk_len, .. } = batch::decode(&segment.seal, &segment.bytes[at..]) {
         found.push(at);
@@ -94,8 +132,12 @@ fn keeps_all_records_over_many_segments_and_openings() {
     }
     assert!(segment::list(dir.path()).unwrap().len() > 2);
     let (_wal, recovered) = open(dir.path()).unwrap();
-    assert_eq!(recovered.vote.unwrap().term, 4);
-    assert_eq!(recovered.committed, Some(LogPosition { term: 4, index: 159 }), "closing writes lazy records");
+    assert_eq!(recovered.said.vote.unwrap().term, 4);
+    assert_eq!(
+        recovered.said.committed,
+        Some(LogPosition { term: 4, index: 159 }),
+        "closing writes lazy records"
+    );
     let got: Vec<Record> = recovered.entries.into_values().map(|e| Kind::Entry(e).into()).collect();
     let want: Vec<Record> = (0..160).map(|index| entry(index / 40 + 1, index, 700)).collect();
     assert_eq!(got, want);
@@ -122,12 +164,15 @@ fn what_queues_up_shares_a_sync_and_is_called_back_in_order() {
     let dir = TempDir::new().unwrap();
     let (n_syncs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(())));
     let (count, wait) = (Arc::clone(&n_syncs), Arc::clone(&gate));
-    let sync: segment::SyncFile = Arc::new(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-        drop(wait.lock().unwrap());
+    let files = Syncing(move |_: &File| {
+        // Those of the spare segment are another thread's.
+        if std::thread::current().name() == Some("skep-wal") {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(wait.lock().unwrap());
+        }
         Ok(())
     });
-    let (wal, _) = Wal::open(Options { sync, ..options(dir.path()) }).unwrap();
+    let (wal, _) = open_with(with_files(dir.path(), Arc::new(files))).unwrap();
     let (done, order) = mpsc::channel();
     let held = gate.lock().unwrap();
     for index in 0..50 {
@@ -145,13 +190,18 @@ fn a_failed_sync_acknowledges_nothing_and_is_fatal() {
     let dir = TempDir::new().unwrap();
     let (failing, fatal) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (fails, count) = (Arc::clone(&failing), Arc::clone(&fatal));
-    let sync: segment::SyncFile = Arc::new(move |file| {
-        if fails.load(Ordering::SeqCst) { Err(io::Error::other("disk on fire")) } else { file.sync_data() }
+    let files = Syncing(move |file: &File| {
+        let is_log = std::thread::current().name() == Some("skep-wal");
+        if is_log && fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("disk on fire"));
+        }
+        file.sync_data()
     });
-    let on_fatal: FatalHook = Arc::new(move |_, _| {
+    let mut options = with_files(dir.path(), Arc::new(files));
+    options.hooks.fatal = Arc::new(move |_, _| {
         count.fetch_add(1, Ordering::SeqCst);
     });
-    let (wal, _) = Wal::open(Options { sync, on_fatal, ..options(dir.path()) }).unwrap();
+    let (wal, _) = open_with(options).unwrap();
     write(&wal, vec![entry(1, 0, 10)]);
     failing.store(true, Ordering::SeqCst);
     let (done, results) = mpsc::channel();

@@ -15,8 +15,10 @@ enum Op {
         back: u64,
     },
     Commit,
-    /// The log begins anew, and goes on with a vote.
-    Anew,
+    /// Of what is committed, all but so many entries.
+    Purge {
+        kept: u64,
+    },
     Reopen,
     /// The last batch lost its end before the next opening.
     Tear {
@@ -30,7 +32,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Vote),
         1 => (0..5_u64).prop_map(|back| Op::Truncate { back }),
         1 => Just(Op::Commit),
-        1 => Just(Op::Anew),
+        1 => (0..4_u64).prop_map(|kept| Op::Purge { kept }),
         1 => Just(Op::Reopen),
         2 => (0..600_usize).prop_map(|keep| Op::Tear { keep }),
     ]
@@ -45,59 +47,43 @@ struct World {
     term: u64,
 }
 
-fn clone(r: &Recovered) -> Recovered {
-    Recovered {
-        vote: r.vote.clone(),
-        committed: r.committed.clone(),
-        entries: r.entries.clone(),
-        ..Recovered::default()
-    }
-}
-
 impl World {
     fn next(&self) -> u64 {
-        self.model.entries.keys().next_back().map_or(0, |last| last + 1)
+        self.model.said.next
     }
 
     fn durable(&mut self, records: Vec<Record>) {
+        records.iter().for_each(|record| self.model.take(record.clone()).unwrap());
         write(self.wal.as_ref().unwrap(), records);
     }
 
     fn step(&mut self, op: &Op) {
-        let before = clone(&self.model);
+        let before = self.model.clone();
+        let committed = self.model.said.committed.clone();
         match op {
             Op::Append { n, len } => {
-                let records: Vec<Record> =
-                    (self.next()..self.next() + n).map(|i| entry(self.term, i, *len)).collect();
-                for record in &records {
-                    let Some(Kind::Entry(entry)) = &record.kind else { unreachable!() };
-                    self.model.entries.insert(entry.index, entry.clone());
-                }
+                let records = (self.next()..self.next() + n).map(|i| entry(self.term, i, *len)).collect();
                 self.durable(records);
             }
             Op::Vote => {
                 self.term += 1;
-                self.model.vote = Some(VoteRecord { term: self.term, raft_id: 7, committed: true });
                 self.durable(vec![vote(self.term)]);
             }
             Op::Truncate { back } => {
-                let least = self.model.committed.as_ref().map_or(0, |c| c.index + 1);
+                let least = committed.map_or(0, |c| c.index + 1);
                 let first_gone = self.next().saturating_sub(*back).max(least);
-                self.model.entries.split_off(&first_gone);
                 let keep_to = first_gone.checked_sub(1);
                 self.durable(vec![Kind::Truncate(TruncateRecord { keep_to }).into()]);
             }
             Op::Commit => {
                 let Some((index, entry)) = self.model.entries.last_key_value() else { return };
                 let position = LogPosition { term: entry.term, index: *index };
-                self.model.committed = Some(position.clone());
                 self.durable(vec![Kind::Committed(position).into()]);
             }
-            Op::Anew => {
-                self.wal.as_ref().unwrap().begin_anew(self.model.records());
-                self.term += 1;
-                self.model.vote = Some(VoteRecord { term: self.term, raft_id: 7, committed: true });
-                self.durable(vec![vote(self.term)]);
+            Op::Purge { kept } => {
+                let to = committed.and_then(|committed| committed.index.checked_sub(*kept));
+                let Some(index) = to.filter(|to| *to >= self.model.said.first()) else { return };
+                self.durable(vec![Kind::Purged(LogPosition { term: 1, index }).into()]);
             }
             Op::Reopen => return self.reopen(),
             Op::Tear { keep } => return self.tear(*keep),
@@ -113,6 +99,11 @@ impl World {
     }
 
     fn tear(&mut self, keep: usize) {
+        // What is purged or truncated and durable may be gone from the disk: no crash takes that back.
+        if self.before.said.first() != self.model.said.first() || self.before.said.next > self.model.said.next
+        {
+            return self.reopen();
+        }
         self.wal = None;
         let number = *segment::list(self.dir.path()).unwrap().last().unwrap();
         if let Some(at) = batches(self.dir.path(), number).last() {
@@ -126,10 +117,12 @@ impl World {
             let low = self.before.entries.len().min(self.model.entries.len());
             let high = self.before.entries.len().max(self.model.entries.len());
             assert!((low..=high).contains(&recovered.entries.len()));
-            assert!(recovered.vote == self.before.vote || recovered.vote == self.model.vote);
+            assert!(
+                recovered.said.vote == self.before.said.vote || recovered.said.vote == self.model.said.vote
+            );
             self.model = recovered;
             self.wal = Some(wal);
-            self.before = clone(&self.model);
+            self.before = self.model.clone();
             return;
         }
         self.reopen();
