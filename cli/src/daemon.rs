@@ -13,6 +13,7 @@ mod member;
 mod node;
 mod renewal;
 mod role;
+mod room;
 mod settings;
 mod stopping;
 mod swarm;

@@ -85,6 +85,7 @@ impl Api {
             SwarmState::Pending => {
                 Err(unavailable("This node is not a swarm manager: it is still joining the swarm."))
             }
+            SwarmState::Full(why) => Err(unavailable(&why)),
             SwarmState::Error(why) => Err(unavailable(&format!(
                 "This node is not a swarm manager: it could not become a member: {why}"
             ))),

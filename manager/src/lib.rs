@@ -32,4 +32,5 @@ pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
+pub use skep_raft::{NoSpace, OpenError};
 pub use skep_store::View;

@@ -19,7 +19,7 @@ use skep_link::{
         node_ca_server::NodeCaServer,
     },
 };
-use skep_raft::{Config, Leadership, Raft};
+use skep_raft::{Config, Leadership, NoSpace, Raft};
 use skep_store::{Change, Dirty, Proposal, decode_result};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -191,6 +191,12 @@ impl Manager {
         config.dir.join(RAFT_ID_FILE).exists()
     }
 
+    /// Whether the disk of a stopped manager has room for it, as far as that shows.
+    #[must_use]
+    pub fn has_room(config: &ManagerConfig) -> bool {
+        skep_raft::has_room(&config.dir)
+    }
+
     /// Removes a stopped manager's directory. Cut off anywhere, it holds no manager any more.
     ///
     /// # Errors
@@ -271,6 +277,12 @@ impl Manager {
     /// The state does not have this node as a manager, or does not hold the root's key.
     pub async fn renew_own(&self) -> Result<Identity, RenewError> {
         self.control.renew_own().await
+    }
+
+    /// Follows whether its disk has room. Without, it is to be stopped, and opened again once there is.
+    #[must_use]
+    pub fn no_space(&self) -> tokio::sync::watch::Receiver<Option<NoSpace>> {
+        self.control.shared.raft.no_space()
     }
 
     /// The way to become a member.

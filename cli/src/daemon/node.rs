@@ -16,7 +16,7 @@ use skep_api::{
     spec::{InitRequest, JoinBody},
 };
 use skep_link::Identity;
-use skep_manager::{Manager, ManagerConfig, ManagerError};
+use skep_manager::{Manager, ManagerConfig, ManagerError, OpenError};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -30,7 +30,7 @@ use super::{
     listener::{self, Listener},
     machine,
     member::Member,
-    role,
+    role, room,
     settings::Settings,
     stopping,
 };
@@ -48,6 +48,8 @@ pub(super) enum Place {
     Refused(Membership, String),
     Worker(Membership),
     Manager(Membership, skep_manager::Control),
+    /// A manager that is stopped until its disk has room; the words say so.
+    Full(Membership, String),
 }
 
 #[derive(Clone)]
@@ -171,7 +173,18 @@ impl Inner {
         }
         let mut slot = self.manager.lock().await;
         let bound = listener::bind(member.listen_addr).await?;
-        let manager = Manager::open(config, identity.clone()).await?;
+        let manager = match Manager::open(config, identity.clone()).await {
+            Ok(manager) => manager,
+            Err(ManagerError::Open(OpenError::NoSpace(why))) => {
+                drop(slot);
+                let membership = self.become_member(identity, member, Some(bound)).await?;
+                tracing::error!(err = %why, "this manager cannot start yet");
+                self.set(Place::Full(membership.clone(), room::words(&why)));
+                self.keep_role(Some(tokio::spawn(role::follow(self.clone(), membership, None))));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let listener = Listener::serve(bound, identity.clone(), manager.routes());
         let agent = self.start_agent(&identity, &member, true).await?;
         let membership = Membership { agent, identity, member, listener: Some(listener.clone()) };
@@ -239,7 +252,8 @@ impl Inner {
             Place::Joining(membership)
             | Place::Refused(membership, _)
             | Place::Worker(membership)
-            | Place::Manager(membership, _) => change(membership),
+            | Place::Manager(membership, _)
+            | Place::Full(membership, _) => change(membership),
         });
     }
 
@@ -261,7 +275,8 @@ impl Inner {
             Place::Joining(membership)
             | Place::Refused(membership, _)
             | Place::Worker(membership)
-            | Place::Manager(membership, _) => Some(membership),
+            | Place::Manager(membership, _)
+            | Place::Full(membership, _) => Some(membership),
             Place::Nowhere | Place::Broken(_) => None,
         }
     }
@@ -273,7 +288,8 @@ impl Inner {
             | Place::Joining(_)
             | Place::Refused(..)
             | Place::Worker(_)
-            | Place::Manager(..) => Err(ApiError::new(
+            | Place::Manager(..)
+            | Place::Full(..) => Err(ApiError::new(
                 ErrorKind::Unavailable,
                 "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
             )),
@@ -381,6 +397,7 @@ impl Backend for Node {
                 SwarmState::Worker { node_id: membership.identity.node_id().parse().unwrap_or_default() }
             }
             Place::Manager(_, control) => SwarmState::Manager(Arc::new(control)),
+            Place::Full(_, words) => SwarmState::Full(words),
         }
     }
 
@@ -422,7 +439,7 @@ impl Backend for Node {
                 managers.map(|node| (node.id, node.advertise_addr.clone())).collect()
             }
             // A worker knows where managers are, not which ids they have.
-            Place::Worker(m) | Place::Joining(m) | Place::Refused(m, _) => {
+            Place::Worker(m) | Place::Joining(m) | Place::Refused(m, _) | Place::Full(m, _) => {
                 m.agent.managers().into_iter().map(|addr| (NodeId::default(), addr)).collect()
             }
             Place::Nowhere | Place::Broken(_) => Vec::new(),

@@ -237,7 +237,8 @@ fn show(node: &Inner, identity: &Identity, refused: Option<(&str, Instant)>) {
                 | Place::Joining(_)
                 | Place::Refused(..)
                 | Place::Worker(_)
-                | Place::Manager(..),
+                | Place::Manager(..)
+                | Place::Full(..),
                 _,
             ) => return false,
         };

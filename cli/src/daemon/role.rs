@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use super::{
     listener::{self, Listener},
     node::{Inner, Membership, Place},
-    renewal,
+    renewal, room,
 };
 
 /// The first pause before the managers are asked for a certificate again, doubled each time,
@@ -33,6 +33,8 @@ enum NotYet {
     Removed,
     /// Something else is wanted by now.
     Overtaken,
+    /// A manager's disk is full.
+    Full,
     /// Asking again will not help: in words for the user.
     Refused(String),
     /// It is tried again.
@@ -50,7 +52,8 @@ pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Opti
     tokio::join!(
         follow_role(&node, &membership, first),
         remember_managers(&node, &membership),
-        renewal::keep(&node, &membership)
+        renewal::keep(&node, &membership),
+        room::mind(&node, &membership)
     );
 }
 
@@ -82,6 +85,8 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
     loop {
         let changing = async {
             match wanted {
+                // It goes on with the state that it has, once there is room.
+                Some(role) if role.manager && matches!(node.place(), Place::Full(..)) => Err(NotYet::Full),
                 Some(role) if role.manager => promote(node, membership, role, told.clone()).await,
                 // It is demoted once the others have let it go.
                 Some(role) if role.raft_id == 0 => demote(node, membership, told.clone()).await,
@@ -93,7 +98,8 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
             Ok(_) = removed.wait_for(|removed| *removed) => Err(NotYet::Removed),
         };
         let again = match outcome {
-            Ok(()) | Err(NotYet::Overtaken) => None,
+            Ok(()) | Err(NotYet::Overtaken) if !matches!(node.place(), Place::Full(..)) => None,
+            Ok(()) | Err(NotYet::Overtaken | NotYet::Full) => Some(CHANGE_RETRY),
             Err(NotYet::Removed) => {
                 if !give_up(node, membership).await {
                     sleep(CHANGE_RETRY).await;
@@ -229,13 +235,16 @@ async fn demote(
     told: watch::Receiver<Option<NodeRole>>,
 ) -> Result<(), NotYet> {
     let mut slot = node.manager.lock().await;
-    if let Some(manager) = slot.take() {
+    let running = slot.take();
+    if running.is_some() || matches!(node.place(), Place::Full(..)) {
         let current = node.current(membership);
         if let Some(listener) = &current.listener {
             listener.set(routes_of_worker(membership));
         }
         node.set(Place::Worker(current));
-        manager.stop().await;
+        if let Some(manager) = running {
+            manager.stop().await;
+        }
         Manager::wipe(&node.manager_config()).context("cannot remove the manager's state")?;
         tracing::info!("this node is no manager any more; its tasks run on");
     }

@@ -204,7 +204,12 @@ impl Inner {
             Place::Manager(_, control) if !force => {
                 return Err(ApiError::new(ErrorKind::Unavailable, control.leave_warning().await));
             }
+            Place::Full(..) if !force => {
+                let words = "this node is a manager, and stopped as its disk is full: make room there, or leave with --force";
+                return Err(ApiError::new(ErrorKind::Unavailable, words));
+            }
             Place::Manager(..)
+            | Place::Full(..)
             | Place::Broken(_)
             | Place::Joining(_)
             | Place::Refused(..)
@@ -214,7 +219,7 @@ impl Inner {
         let membership = self.membership();
         match &membership {
             Some(membership) => {
-                if slot.is_some() {
+                if slot.is_some() || matches!(self.place(), Place::Full(..)) {
                     let managers = membership.agent.managers();
                     leave_managers(&membership.identity, &managers, &membership.member.advertise_addr).await;
                 } else {

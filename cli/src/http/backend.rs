@@ -32,6 +32,8 @@ pub(crate) enum SwarmState {
     Pending,
     /// Could not become a member again; why.
     Error(String),
+    /// A manager that is stopped until its disk has room; the words say so.
+    Full(String),
     /// Runs tasks, sees nothing of the cluster.
     Worker { node_id: NodeId },
     /// Holds the cluster's state.

@@ -48,7 +48,7 @@ async fn inspect(State(api): State<Api>) -> Answer {
 fn check_is_free(api: &Api) -> Result<(), Failure> {
     match api.backend.swarm() {
         SwarmState::Inactive | SwarmState::Error(_) => Ok(()),
-        SwarmState::Pending | SwarmState::Worker { .. } | SwarmState::Manager(_) => {
+        SwarmState::Pending | SwarmState::Full(_) | SwarmState::Worker { .. } | SwarmState::Manager(_) => {
             Err(Failure(ApiError::new(
                 ErrorKind::Unavailable,
                 "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",

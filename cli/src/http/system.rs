@@ -47,7 +47,7 @@ async fn ping(State(api): State<Api>) -> Response {
     let swarm = match api.backend.swarm() {
         SwarmState::Inactive => "inactive",
         SwarmState::Pending => "pending",
-        SwarmState::Error(_) => "error",
+        SwarmState::Error(_) | SwarmState::Full(_) => "error",
         SwarmState::Worker { .. } => "active/worker",
         SwarmState::Manager(_) => "active/manager",
     };
@@ -191,7 +191,7 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
     let (word, error, control) = match &state {
         SwarmState::Inactive => ("inactive", "", None),
         SwarmState::Pending => ("pending", "", None),
-        SwarmState::Error(why) => ("error", why.as_str(), None),
+        SwarmState::Error(why) | SwarmState::Full(why) => ("error", why.as_str(), None),
         SwarmState::Worker { .. } => ("active", "", None),
         SwarmState::Manager(control) => ("active", "", Some(control)),
     };
@@ -199,7 +199,9 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
     let own = match &state {
         SwarmState::Worker { node_id } => Some(*node_id),
         SwarmState::Manager(control) => Some(control.node_id()),
-        SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) => facts.node_id,
+        SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) | SwarmState::Full(_) => {
+            facts.node_id
+        }
     };
     out.insert("NodeID".into(), own.map(|id| id.to_string()).unwrap_or_default().into());
     out.insert("NodeAddr".into(), facts.node_addr.clone().into());

@@ -5,6 +5,7 @@
 mod bad_input;
 mod cli;
 mod container;
+mod disk_full;
 mod docker_engine;
 mod failing;
 mod five;

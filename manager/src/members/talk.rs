@@ -115,11 +115,16 @@ pub(super) fn answer(
     mut asks: Streaming<wire::RaftAsk>,
 ) -> ReceiverStream<Result<wire::RaftAnswer, Status>> {
     let (answers, queue) = mpsc::channel(ANSWERS_MAX);
+    let mut leadership = shared.raft.leadership();
     tokio::spawn(async move {
+        // It closes as raft stops: another one may be in its place soon, behind the same port.
+        let stopped = async { while leadership.changed().await.is_ok() {} };
+        tokio::pin!(stopped);
         let mut answering = FuturesUnordered::new();
         loop {
             let next = tokio::select! {
                 biased;
+                () = &mut stopped => return,
                 Some(answer) = answering.next() => {
                     if answers.send(Ok(answer)).await.is_err() {
                         return;

@@ -378,7 +378,9 @@ impl Backend for FakeBackend {
                 (Some(id), vec![(id, "10.9.0.1:2377".to_owned())])
             }
             SwarmState::Worker { node_id } => (Some(node_id), Vec::new()),
-            SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) => (None, Vec::new()),
+            SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) | SwarmState::Full(_) => {
+                (None, Vec::new())
+            }
         };
         Facts {
             node_name: "alpha".into(),

@@ -314,6 +314,11 @@ async fn only_a_manager_tells_of_the_cluster() {
         ),
         (SwarmState::Pending, "still joining", "pending"),
         (SwarmState::Error("no disk".into()), "no disk", "error"),
+        (
+            SwarmState::Full("this manager's disk is full: x".into()),
+            "this manager's disk is full: x",
+            "error",
+        ),
     ] {
         let server = Running::start(state);
         for path in
