@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -25,6 +26,8 @@ use super::seal::DataKey;
 use super::*;
 use crate::error::OpenError;
 
+/// How long a thread behind the log may take on a busy machine.
+const BEHIND_MAX: Duration = Duration::from_secs(20);
 /// Small, so that tests roll over many segments and are quick.
 const TEST_SEGMENT_BYTES: u64 = 16 * 1024;
 
