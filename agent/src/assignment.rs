@@ -80,6 +80,12 @@ impl Assignment {
         self.ports.iter().any(|port| !port.is_ingress())
     }
 
+    /// What its program is to listen on.
+    pub(crate) fn published_tcp_ports(&self) -> Vec<u16> {
+        let tcp = self.ports.iter().filter(|port| port.protocol() == "tcp");
+        tcp.map(|port| port.target_port).collect()
+    }
+
     pub(crate) fn host_ports(&self) -> Vec<PortConfig> {
         self.ports.iter().filter(|port| !port.is_ingress()).cloned().collect()
     }

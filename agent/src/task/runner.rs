@@ -6,6 +6,7 @@
 
 mod clean;
 mod image;
+mod listen;
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -348,11 +349,12 @@ impl Runner {
                 self.exit = Some(self.host.engine.wait(&container_id(self.task)));
                 self.facts.container = Container::Running;
                 self.status.send_modify(|status| status.pid = pid);
+                drop(permit);
+                listen::listens(pid, &assignment.published_tcp_ports()).await;
                 self.advance(TaskState::Running, Some("started"), None);
             }
             Err(e) => self.advance(TaskState::Failed, None, Some(chain(&e))),
         }
-        drop(permit);
         Woken::Changed
     }
 
