@@ -93,6 +93,11 @@ pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
             Found::Damaged("the batch's body is damaged")
         };
     }
+    // Zeros before the write and after it, so no torn write leaves anything else.
+    let end = HEADER_BYTES + body_len;
+    if !is_zero(&bytes[end..bytes.len().min(end.next_multiple_of(ALIGN))]) {
+        return Found::Damaged("the rest of a batch's last sector is not empty");
+    }
     let mut sequence = [0; 8];
     sequence.copy_from_slice(&header[8..16]);
     let sequence = u64::from_le_bytes(sequence);

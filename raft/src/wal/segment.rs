@@ -201,6 +201,9 @@ impl Loaded {
         }
         let first_sequence = le_u64(header, 24);
         let at = usize::try_from(HEADER_BYTES).expect("a header is small");
+        if !spare::is_zero(&bytes[FIELDS_END..bytes.len().min(at)]) {
+            return Err(damaged(FIELDS_END, "the rest of its header is not empty"));
+        }
         let Some((base, len)) = read_base(&seal, first_sequence, bytes.get(at..).unwrap_or_default()) else {
             return Err(damaged(at, "the batch that every segment begins with cannot be read"));
         };

@@ -84,6 +84,26 @@ fn a_bit_flipped_in_what_every_segment_begins_with() {
 }
 
 #[test]
+fn a_bit_flipped_where_nothing_was_written() {
+    let dir = TempDir::new().unwrap();
+    sample(dir.path(), 4, 100);
+    let path = segment::path(dir.path(), 1);
+    let bytes = fs::read(&path).unwrap();
+    let all = batches(dir.path(), 1);
+    let (end, last) = (all[0] + batch::ALIGN, all[all.len() - 1] + batch::ALIGN);
+    assert!(bytes[end - 100..end].iter().chain(&bytes[last - 100..last]).all(|byte| *byte == 0));
+    for (at, offset) in
+        [(100, 92), (4095, 92), (end - 100, all[0]), (end - 1, all[0]), (last - 1, last - 512)]
+    {
+        let mut spoilt = bytes.clone();
+        spoilt[at] ^= 1;
+        fs::write(&path, &spoilt).unwrap();
+        let error = rescan(dir.path()).expect_err("it was written as zeros");
+        assert_eq!(damage_at(&error).1, u64::try_from(offset).unwrap(), "byte {at}");
+    }
+}
+
+#[test]
 fn a_batch_lost_in_the_middle() {
     let mut offset = 0;
     let error = refused(6, |dir| {
