@@ -16,6 +16,7 @@ mod machine;
 mod members;
 mod network;
 mod raft;
+pub mod recover;
 mod runtime;
 mod serve;
 #[doc(hidden)]

@@ -10,7 +10,7 @@ mod tests;
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,6 +142,16 @@ impl MetaRecord {
 /// The newest snapshot in `dir`, whose pieces are checked when they are read; changes nothing.
 pub(crate) fn load(dir: &Path, key: &DataKey) -> Result<Option<Snapshot>, OpenError> {
     file::newest(&SnapshotDir::at(dir), key)
+}
+
+/// All in `dir`, the newest last.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    file::list(dir)
+}
+
+/// One of them; changes nothing.
+pub(crate) fn open(dir: &Path, path: &Path, key: &DataKey) -> Result<Snapshot, OpenError> {
+    file::open(&SnapshotDir::at(dir), path.to_owned(), key)
 }
 
 /// Whether `dir` holds any.

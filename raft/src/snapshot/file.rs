@@ -387,7 +387,7 @@ fn remove_older(dir: &Path, old: u64) -> io::Result<()> {
 }
 
 /// Opens a file that has its name, and checks all but its pieces.
-fn open(place: &Arc<Place>, path: PathBuf, key: &DataKey) -> Result<Snapshot, OpenError> {
+pub(super) fn open(place: &Arc<Place>, path: PathBuf, key: &DataKey) -> Result<Snapshot, OpenError> {
     let file = File::open(&path).map_err(OpenError::io("open", &path))?;
     let mut header = [0; HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {

@@ -68,6 +68,14 @@ pub(crate) fn scan(dir: &Path, key: &DataKey, numbers: &[u64]) -> Result<Scan, O
     Ok(scan)
 }
 
+/// Reads one segment by itself, whatever was before it. What is missing then does not show.
+pub(crate) fn scan_one(dir: &Path, key: &DataKey, number: u64) -> Result<Scan, OpenError> {
+    let segment = Loaded::read(dir, key, number)?;
+    let mut scan = Scan::before(number, segment.first_sequence);
+    scan.go_on(&segment, number)?;
+    Ok(scan)
+}
+
 impl Scan {
     /// Before the first segment that counts.
     fn before(number: u64, sequence: u64) -> Scan {
