@@ -320,6 +320,7 @@ impl From<&Node> for wire::Node {
             data_path_addr: node.data_path_addr.clone(),
             ingress_addr: addr_out(node.ingress_addr),
             raft_id: node.raft_id,
+            dropped: node.dropped,
             probe_addr: node.probe_addr.clone(),
         }
     }
@@ -339,6 +340,7 @@ impl TryFrom<wire::Node> for Node {
             data_path_addr: node.data_path_addr,
             ingress_addr: addr_in(node.ingress_addr),
             raft_id: node.raft_id,
+            dropped: node.dropped,
             probe_addr: node.probe_addr,
         })
     }

@@ -310,6 +310,8 @@ pub struct Node {
     pub raft_id: u64,
     /// `host:port` where its agent answers probes; empty: nowhere.
     pub probe_addr: String,
+    /// A manager that the swarm was made anew without: its certificate is good, and it stays out all the same.
+    pub dropped: bool,
 }
 
 /// A network of the swarm.

@@ -3,6 +3,7 @@
 //! Stopping it never stops tasks; a new start on the same state directory takes them up again.
 
 mod address;
+mod anew;
 mod choice;
 mod clash;
 mod config;
@@ -11,6 +12,7 @@ mod listener;
 mod machine;
 mod member;
 mod node;
+pub(crate) mod offline;
 mod renewal;
 mod role;
 mod room;

@@ -18,6 +18,7 @@ mod members;
 mod names;
 pub mod pass;
 mod peers;
+pub mod recovery;
 #[cfg(test)]
 mod rig;
 mod roles;

@@ -34,7 +34,7 @@ use crate::{
     machine::Machine,
     members::{Book, Links, MembersService, NodeCaService},
     peers::Peers,
-    roles, tell,
+    recovery, roles, tell,
 };
 
 /// A fresh member of one leads after this long at most.
@@ -161,9 +161,11 @@ impl Manager {
     /// # Errors
     /// [`ManagerError`]: nothing was changed.
     pub async fn open(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
+        if let Err(error) = recovery::tidy(&config.dir) {
+            tracing::warn!(err = %error, "what a recovery that was cut off has left cannot be removed");
+        }
         let file = config.dir.join(RAFT_ID_FILE);
-        let raft_id = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-        let raft_id = raft_id.ok_or_else(|| {
+        let raft_id = read_raft_id(&config.dir).ok_or_else(|| {
             ManagerError::First(format!("{} is missing or damaged; restore it from a backup", file.display()))
         })?;
         let opened = Opened::open(&config, raft_id, &identity).await?;
@@ -260,7 +262,7 @@ impl Manager {
         let machine = self.control.shared.machine.clone();
         Arc::new(move |node| {
             let view = machine.view();
-            view.cluster().is_none() || view.node(node).is_some()
+            view.cluster().is_none() || view.node(node).is_some_and(|node| !node.dropped)
         })
     }
 
@@ -283,6 +285,13 @@ impl Manager {
     #[must_use]
     pub fn no_space(&self) -> tokio::sync::watch::Receiver<Option<NoSpace>> {
         self.control.shared.raft.no_space()
+    }
+
+    /// Follows whether another manager has said that the swarm was made anew without this one, and its words. It is
+    /// to be stopped then.
+    #[must_use]
+    pub fn dropped(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.control.shared.book.dropped()
     }
 
     /// The way to become a member.
@@ -318,13 +327,18 @@ impl Opened {
     }
 }
 
+/// `None` also if the file is damaged.
+pub(crate) fn read_raft_id(dir: &Path) -> Option<u64> {
+    std::fs::read_to_string(dir.join(RAFT_ID_FILE)).ok().and_then(|text| text.trim().parse().ok())
+}
+
 /// Random, so that no member of the swarm has ever had it.
-fn fresh_raft_id() -> u64 {
+pub(crate) fn fresh_raft_id() -> u64 {
     u64::try_from(SystemIds::default().next_id().0 >> 65).expect("63 bits are left").max(1)
 }
 
 /// Whole and on disk, or not there: a start that finds half of it would take this for a damaged manager.
-fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
+pub(crate) fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
     let path = dir.join(RAFT_ID_FILE);
     let new = path.with_extension("new");
     std::fs::create_dir_all(dir)
@@ -402,6 +416,7 @@ async fn lead(shared: Arc<Shared>) {
                 leader.run(),
                 liveness::watch(shared.clone()),
                 roles::converge(&shared),
+                recovery::keep_dismissing(&shared),
                 ca::converge(&shared)
             )
         };

@@ -28,7 +28,7 @@ pub use dial::{
 };
 pub use external::{ExternalCa, ExternalError};
 pub use identity::{Identity, IdentityError};
-pub use probe::{Answerer, Knows, ProbeError, probe};
+pub use probe::{Answerer, Hear, Knows, ProbeError, probe};
 pub use renewal::{Life, RenewError, renew, renew_by};
 pub use root::{Given, RootError, check_issued, check_root, issuer_of, normal_pem};
 pub use subject::Role;

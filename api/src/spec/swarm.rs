@@ -265,7 +265,7 @@ pub struct InitRequest {
     pub data_path_addr: String,
     /// 0: 4789.
     pub data_path_port: u32,
-    /// Not honoured yet.
+    /// Of a manager: goes on alone, with all that it has, and without the other managers.
     pub force_new_cluster: bool,
     /// The swarm's settings.
     pub spec: SwarmSpec,

@@ -1,6 +1,8 @@
 //! `skep swarm`.
 
+mod backup;
 mod ca;
+mod recover;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -28,6 +30,14 @@ pub(crate) enum Command {
     Ca(ca::Ca),
     /// Update the swarm
     Update(Update),
+    /// Write a backup of the swarm, or check one
+    Backup(backup::Backup),
+    /// Make a swarm of a backup, on a node without one
+    Restore(backup::Restore),
+    /// Show what this manager has, and go on alone with it where the other managers are lost
+    Recover(recover::Recover),
+    /// Explain the state directory of a stopped daemon, file by file
+    Check(recover::Check),
     /// Leave the swarm
     Leave {
         /// Force this node to leave the swarm, ignoring warnings
@@ -59,6 +69,9 @@ pub(crate) struct Init {
     /// Certificate signing endpoint: protocol=cfssl,url=https://HOST/PATH[,cacert=FILE] (may be given several times)
     #[arg(long = "external-ca", value_name = "SPEC", value_parser = ca::external_ca)]
     external_cas: Vec<Value>,
+    /// Force create a new cluster from current state
+    #[arg(long)]
+    force_new_cluster: bool,
 }
 
 #[derive(Args, Debug)]
@@ -155,8 +168,29 @@ impl Role {
     }
 }
 
+/// Carries out a command that needs no daemon; `None` of any other one.
+pub(crate) fn without_daemon(command: &Command) -> Option<anyhow::Result<()>> {
+    match command {
+        Command::Check(flags) => Some(recover::check(flags)),
+        Command::Backup(flags) => flags.verify.then(|| backup::verify(flags)),
+        Command::Recover(flags) => flags.state_dir.as_ref().map(|dir| recover::closed(flags, dir)),
+        Command::Init(_)
+        | Command::Join(_)
+        | Command::JoinToken(_)
+        | Command::Inspect
+        | Command::Ca(_)
+        | Command::Update(_)
+        | Command::Restore(_)
+        | Command::Leave { .. } => None,
+    }
+}
+
 pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Backup(flags) => backup::make(daemon, &flags).await,
+        Command::Restore(flags) => backup::restore(daemon, &flags).await,
+        Command::Recover(flags) => recover::running(daemon, &flags).await,
+        Command::Check(flags) => recover::check(&flags),
         Command::Init(flags) => init(daemon, flags).await,
         Command::Join(flags) => join(daemon, flags).await,
         Command::JoinToken(flags) => join_token(daemon, &flags).await,
@@ -177,6 +211,7 @@ async fn init(daemon: &Connection, flags: Init) -> anyhow::Result<()> {
         "DataPathAddr": flags.data_path_addr,
         "DataPathPort": flags.data_path_port,
         "Availability": flags.availability,
+        "ForceNewCluster": flags.force_new_cluster,
         "Spec": {
             "Name": "default",
             "CAConfig": { "NodeCertExpiry": flags.cert_expiry.unwrap_or_default(), "ExternalCAs": flags.external_cas },

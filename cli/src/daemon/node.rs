@@ -34,7 +34,7 @@ use super::{
     settings::Settings,
     stopping,
 };
-use crate::http::{Backend, DockerSocket, Facts, LocalEngine, SwarmState};
+use crate::http::{Backend, DockerSocket, Facts, LocalEngine, RestoreRequest, SwarmState};
 
 /// What this node is.
 #[derive(Clone)]
@@ -132,7 +132,7 @@ impl Inner {
             .with_context(|| format!("--state-dir: cannot make {}", settings.state_dir.display()))?;
         let identity =
             Identity::load(&settings.state_dir.join("identity")).context("this node's identity")?;
-        let member = Member::load(&settings.state_dir)?;
+        let member = Member::load(&settings.state_dir)?.map(|member| member.moved(&settings)).transpose()?;
         let node_id = identity.as_ref().map(Identity::node_id);
         let engine = open_engine(&settings, node_id.as_deref()).await?;
         let docker = choice::engine(&settings, node_id.as_deref(), &engine).await?;
@@ -358,7 +358,7 @@ impl Inner {
     pub(super) fn wipe(&self) {
         let dir = &self.settings.state_dir;
         let mut results = vec![Member::forget(dir), choice::forget(dir)];
-        for sub in ["identity", "manager", "agent"] {
+        for sub in ["identity", "manager", "manager.new", "manager.before", "agent"] {
             results.push(match std::fs::remove_dir_all(dir.join(sub)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 other => other,
@@ -406,6 +406,11 @@ impl Backend for Node {
         to_its_end(async move { Box::pin(node.init(request)).await }).await
     }
 
+    async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError> {
+        let node = Arc::clone(&self.0);
+        to_its_end(async move { Box::pin(node.restore(request)).await }).await
+    }
+
     async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
         let node = Arc::clone(&self.0);
         to_its_end(async move { Box::pin(node.join(request)).await }).await
@@ -435,7 +440,8 @@ impl Backend for Node {
         let remote_managers = match self.0.place() {
             Place::Manager(_, control) => {
                 let view = control.stale_view();
-                let managers = view.nodes().filter(|node| !node.advertise_addr.is_empty());
+                let managers =
+                    view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
                 managers.map(|node| (node.id, node.advertise_addr.clone())).collect()
             }
             // A worker knows where managers are, not which ids they have.

@@ -17,6 +17,8 @@ pub(super) struct Settings {
     pub(super) api_socket: PathBuf,
     /// `None`: found when it is needed.
     pub(super) advertise_addr: Option<Ipv4Addr>,
+    /// Not found, but named.
+    pub(super) is_addr_given: bool,
     pub(super) data_path_addr: Option<Ipv4Addr>,
     pub(super) node_name: String,
     pub(super) labels: BTreeMap<String, String>,
@@ -61,6 +63,7 @@ impl Settings {
             state_dir: absolute(&args.state_dir)?,
             api_socket: format!("{socket}.d/docker.sock").into(),
             socket: socket.into(),
+            is_addr_given: args.advertise_addr.is_some(),
             advertise_addr: args.advertise_addr.or_else(address::of_default_route),
             data_path_addr: args.data_path_addr,
             node_name: args.node_name.clone().unwrap_or_else(machine::hostname),

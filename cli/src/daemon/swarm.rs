@@ -43,7 +43,8 @@ impl Inner {
         let (addr, port) = self.advertised("AdvertiseAddr", &request.advertise_addr)?;
         let listen_addr = address::listen(&request.listen_addr)?;
         let data_path_addr = self.data_path(&request.data_path_addr, addr)?;
-        let advertise_addr = format!("{addr}:{}", port.unwrap_or(listen_addr.port()));
+        let host = address::host(&request.advertise_addr, addr);
+        let advertise_addr = format!("{host}:{}", port.unwrap_or(listen_addr.port()));
         let params = InitParams {
             advertise_addr: advertise_addr.clone(),
             data_path_addr: data_path_addr.to_string(),
@@ -66,6 +67,8 @@ impl Inner {
             data_path_addr,
             managers: vec![advertise_addr],
             data_path_port,
+            asked_addr: request.advertise_addr,
+            default_addr: self.settings.advertise_addr,
         };
         let node_id = identity.node_id();
         let listener = Listener::serve(bound, identity.clone(), manager.routes());
@@ -98,6 +101,7 @@ impl Inner {
             return Err(ApiError::invalid("RemoteAddrs: at least 1 RemoteAddr is required to join"));
         }
         let (addr, port) = self.advertised("AdvertiseAddr", &body.advertise_addr)?;
+        let host = address::host(&body.advertise_addr, addr);
         let listen_addr = address::listen(&body.listen_addr)?;
         let data_path_addr = self.data_path(&body.data_path_addr, addr)?;
         self.check_ports(listen_addr.port(), DATA_PATH_PORT).await?;
@@ -117,10 +121,12 @@ impl Inner {
                     let member = Member {
                         format: 1,
                         listen_addr,
-                        advertise_addr: format!("{addr}:{}", port.unwrap_or(listen_addr.port())),
+                        advertise_addr: format!("{host}:{}", port.unwrap_or(listen_addr.port())),
                         data_path_addr,
                         managers: known,
                         data_path_port: DATA_PATH_PORT,
+                        asked_addr: body.advertise_addr.clone(),
+                        default_addr: self.settings.advertise_addr,
                     };
                     return Box::pin(self.become_joined(identity, member, bound)).await;
                 }
@@ -161,6 +167,9 @@ impl Inner {
     }
 
     pub(super) async fn init(self: &Arc<Self>, request: InitRequest) -> Result<String, ApiError> {
+        if request.force_new_cluster && !matches!(self.place(), Place::Nowhere) {
+            return Box::pin(self.go_on_alone(request)).await;
+        }
         let mut slot = self.manager.lock().await;
         self.refuse_a_second_swarm()?;
         let made = Box::pin(self.make_swarm(&mut slot, request)).await;
@@ -274,7 +283,7 @@ async fn say_goodbye(membership: &Membership) {
 }
 
 /// The whole chain of causes, for the person who called.
-fn internal(error: &anyhow::Error) -> ApiError {
+pub(super) fn internal(error: &anyhow::Error) -> ApiError {
     ApiError::new(ErrorKind::Internal, format!("{error:#}"))
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use skep_agent::DockerAbout;
 use skep_agent::runtime::{Distribution, PullNews, Pulled};
@@ -20,8 +21,11 @@ use skep_api::{
 };
 use skep_manager::{
     CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+    recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
+
+use super::RestoreRequest;
 
 /// What this node is in a swarm.
 #[derive(Clone)]
@@ -67,6 +71,10 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError>;
     async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError>;
     async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError>;
+    /// A sealed backup, as it is written.
+    async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, ApiError>;
+    /// What this manager has.
+    fn preview(&self) -> Preview;
     fn node_id(&self) -> NodeId;
     /// `None` for a worker.
     fn manager_status(&self, node: &Node) -> Option<ManagerStatus>;
@@ -133,6 +141,14 @@ impl ControlPlane for skep_manager::Control {
         Self::logs(self, tasks, query).await
     }
 
+    async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, ApiError> {
+        Self::backup(self, key).await
+    }
+
+    fn preview(&self) -> Preview {
+        Self::preview(self)
+    }
+
     fn node_id(&self) -> NodeId {
         Self::node_id(self)
     }
@@ -148,6 +164,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn swarm(&self) -> SwarmState;
     /// Makes a swarm of this node; gives its id.
     async fn init(&self, request: InitRequest) -> Result<String, ApiError>;
+    /// Makes a swarm of a backup; gives this node's id.
+    async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError>;
     async fn join(&self, request: JoinBody) -> Result<(), ApiError>;
     async fn leave(&self, force: bool) -> Result<(), ApiError>;
     fn engine(&self) -> Arc<dyn LocalEngine>;

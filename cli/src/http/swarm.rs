@@ -59,7 +59,9 @@ fn check_is_free(api: &Api) -> Result<(), Failure> {
 
 async fn init(State(api): State<Api>, request: Bytes) -> Answer {
     let request: InitRequest = body(&request)?;
-    check_is_free(&api)?;
+    if !request.force_new_cluster {
+        check_is_free(&api)?;
+    }
     ok(&api.backend.init(request).await?)
 }
 

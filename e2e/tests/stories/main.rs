@@ -15,6 +15,7 @@ mod nodes;
 mod own_cli;
 mod ports;
 mod reach;
+mod recovery;
 mod registry;
 mod restart;
 mod service_logs;

@@ -186,7 +186,7 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
         Method::PublishLogs => dispatcher.publish_logs(Request::new(tokio_stream::empty())).await.map(drop),
         Method::Stopping => dispatcher.stopping(wire::StoppingRequest::default()).await.map(drop),
         Method::Leave => dispatcher.leave(wire::LeaveRequest {}).await.map(drop),
-        Method::Probe => ProberClient::new(channel).probe(wire::ProbeRequest {}).await.map(drop),
+        Method::Probe => ProberClient::new(channel).probe(wire::ProbeRequest::default()).await.map(drop),
         Method::Depart => members.depart(wire::DepartRequest {}).await.map(drop),
     }
 }

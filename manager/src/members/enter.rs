@@ -19,6 +19,8 @@ const ENTER_MAX: Duration = Duration::from_secs(6);
 const DIAL_MAX: Duration = Duration::from_secs(2);
 /// After the managers have taken this one in, it should hear of a leader; else they are asked again.
 const VOTER_MAX: Duration = Duration::from_secs(5);
+/// A member that was opened knows who votes after this long at most.
+const STATUS_MAX: Duration = Duration::from_secs(1);
 
 /// Why a manager was not taken in.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -111,6 +113,15 @@ impl Entrance {
         self.is_voter() && self.0.raft.status().borrow().leader.is_some()
     }
 
+    /// Whether nobody else votes, by its own log: then nobody can have let it go.
+    pub async fn is_alone(&self) -> bool {
+        let own = self.0.raft.raft_id();
+        let mut status = self.0.raft.status();
+        // The first word of it comes a moment after the opening.
+        let known = timeout(STATUS_MAX, status.wait_for(|status| !status.voters.is_empty())).await;
+        matches!(known, Ok(Ok(status)) if status.voters.iter().eq([&own]))
+    }
+
     fn is_stopped(&self) -> bool {
         self.0.raft.status().has_changed().is_err()
     }
@@ -126,7 +137,7 @@ impl Entrance {
         matches!(timeout(limit, heard).await, Ok(Ok(_)))
     }
 
-    async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
+    pub(super) async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
         let mut client = client(addr, &self.0.identity).await?;
         let request =
             wire::EnterRequest { raft_id: self.0.raft.raft_id(), advertise_addr: advertise_addr.to_owned() };
@@ -157,7 +168,8 @@ pub async fn depart(identity: &Identity, managers: &[String], limit: Duration) -
     timeout(limit, departing).await.unwrap_or_else(|_| Err("the other managers do not answer".to_owned()))
 }
 
-enum Failure {
+/// Why a manager did not take this one.
+pub(super) enum Failure {
     Again(String),
     Refused(String),
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use skep_api::{
     ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     id::{IdSource, SeededIds},
@@ -19,12 +20,16 @@ use skep_api::{
 };
 use skep_manager::{
     CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+    recovery::{
+        Preview,
+        backup::{self, Sealed, Title},
+    },
 };
 use skep_store::{Change, Proposal, Store, decode_result};
 use tokio::{net::UnixListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{Backend, ControlPlane, Facts, LocalEngine, SwarmState, serve};
+use crate::http::{Backend, ControlPlane, Facts, LocalEngine, RestoreRequest, SwarmState, serve};
 use engine::FakeEngine;
 
 /// 2026-11-21, an hour before the objects of the tests are looked at.
@@ -153,6 +158,19 @@ impl ControlPlane for FakeControl {
 
     fn stale_view(&self) -> View {
         self.store.lock().unwrap().view()
+    }
+
+    async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, ApiError> {
+        let (give, pieces) = mpsc::channel(2);
+        let mut bytes = Vec::new();
+        let store = self.store.lock().unwrap().clone();
+        backup::write(&mut bytes, &store, &Title::of(&store.view(), 7, START.0, Sealed::Key), &key).unwrap();
+        give.try_send(Ok(bytes.into())).unwrap();
+        Ok(pieces)
+    }
+
+    fn preview(&self) -> Preview {
+        Preview { last_entry: 7, ..Preview::default() }
     }
 
     fn clock_warnings(&self) -> Vec<String> {
@@ -342,6 +360,11 @@ impl Backend for FakeBackend {
         let id = control.node_id().to_string();
         *self.swarm.lock().unwrap() = SwarmState::Manager(Arc::new(control));
         Ok(id)
+    }
+
+    async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError> {
+        backup::read(&request.path, &request.key).map_err(|error| ApiError::invalid(error.to_string()))?;
+        self.init(InitRequest::default()).await
     }
 
     async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
