@@ -320,7 +320,6 @@ impl From<&Node> for wire::Node {
             data_path_addr: node.data_path_addr.clone(),
             ingress_addr: addr_out(node.ingress_addr),
             raft_id: node.raft_id,
-            dropped: node.dropped,
             probe_addr: node.probe_addr.clone(),
         }
     }
@@ -340,7 +339,6 @@ impl TryFrom<wire::Node> for Node {
             data_path_addr: node.data_path_addr,
             ingress_addr: addr_in(node.ingress_addr),
             raft_id: node.raft_id,
-            dropped: node.dropped,
             probe_addr: node.probe_addr,
         })
     }
@@ -366,6 +364,8 @@ impl From<&Cluster> for wire::Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool.clone(),
             subnet_size: cluster.subnet_size,
+            unlock_key: cluster.unlock_key.reveal().to_vec(),
+            unlock_version: cluster.unlock_version,
         }
     }
 }
@@ -392,6 +392,8 @@ impl TryFrom<wire::Cluster> for Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool,
             subnet_size: cluster.subnet_size,
+            unlock_key: Secret::new(cluster.unlock_key),
+            unlock_version: cluster.unlock_version,
         })
     }
 }

@@ -6,7 +6,6 @@
 mod cluster;
 mod networks;
 mod nodes;
-mod recovery;
 mod services;
 
 pub use cluster::Rotation;

@@ -5,12 +5,11 @@
 
 mod book;
 mod enter;
-mod moved;
 mod service;
 mod talk;
 mod transport;
 
-pub(crate) use book::{Book, read_peers};
+pub(crate) use book::Book;
 pub use enter::{EnterError, Entrance, depart};
 pub(crate) use service::{MembersService, NodeCaService};
 pub(crate) use transport::Links;
