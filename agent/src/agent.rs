@@ -23,11 +23,12 @@ use crate::{
     prober::knows_by_mesh,
     records::{Records, RecordsError, Remembered},
     reporter::Reporter,
-    session::{Introduction, NodeRole, Session, Ties, Trust},
+    session::{Introduction, Session},
     task::{
         container::{NODE_ID_LABEL, TASK_ID_LABEL, container_id},
         runner::{Host, STARTS_MAX},
     },
+    ties::{NodeRole, Ties, Trust},
     worker::{Command, Worker},
 };
 
@@ -162,7 +163,7 @@ impl Agent {
         let ties = Arc::new(Ties {
             managers: watch::Sender::new(config.managers),
             is_connected: watch::Sender::new(false),
-            is_removed: watch::Sender::new(false),
+            removed: watch::Sender::new(None),
             role: watch::Sender::new(None),
             trust: watch::Sender::new(None),
             refused: watch::Sender::new(None),
@@ -288,10 +289,10 @@ impl Agent {
         self.0.ties.managers.subscribe()
     }
 
-    /// Follows whether the managers say that this node is not in the swarm any more.
+    /// Follows whether the managers say that this node is not in the swarm any more, with their words.
     #[must_use]
-    pub fn removed(&self) -> watch::Receiver<bool> {
-        self.0.ties.is_removed.subscribe()
+    pub fn removed(&self) -> watch::Receiver<Option<String>> {
+        self.0.ties.removed.subscribe()
     }
 
     /// Whether a manager holds a session with this node.
@@ -329,7 +330,10 @@ impl Agent {
     #[must_use]
     pub fn prober(&self, knows: Option<Knows>) -> ProberServer<Answerer> {
         let knows = knows.unwrap_or_else(|| knows_by_mesh(self.0.ties.mesh.subscribe()));
-        ProberServer::new(Answerer::new(&self.0.host.node_id, self.0.closing.subscribe(), knows))
+        let ties = Arc::clone(&self.0.ties);
+        let hear = Arc::new(move |managers| ties.hear_of(managers));
+        let answerer = Answerer::new(&self.0.host.node_id, self.0.closing.subscribe(), knows);
+        ProberServer::new(answerer.hearing(hear))
     }
 
     /// Tasks on this node that have not come to their end.

@@ -23,11 +23,12 @@ mod reporter;
 mod rig;
 mod session;
 mod task;
+mod ties;
 mod worker;
 
 pub use agent::{Agent, AgentError, Config, StopReason, TaskEngine};
 pub use docker::{About as DockerAbout, DockerEngine, DockerError, OtherSwarm, SANDBOX_LABEL};
 pub use records::RecordsError;
-pub use session::{NodeRole, Trust};
 /// The embedded engine, which the daemon opens and also serves images from.
 pub use skep_runtime as runtime;
+pub use ties::{NodeRole, Trust};

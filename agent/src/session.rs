@@ -26,6 +26,7 @@ use crate::{
     engine::chain,
     logs::LogStreams,
     task::runner::Host,
+    ties::{NodeRole, Ties, Trust},
     worker::Command,
 };
 
@@ -73,28 +74,18 @@ pub(crate) enum SessionError {
     Replaced,
 }
 
+impl SessionError {
+    /// How a manager said that this node is not in the swarm any more, if it did.
+    fn removal(&self) -> Option<String> {
+        let Self::Broken(status) = self else { return None };
+        (status.code() == Code::PermissionDenied).then(|| status.message().to_owned())
+    }
+}
+
 impl From<tonic::Status> for SessionError {
     fn from(status: tonic::Status) -> Self {
         Self::Broken(Box::new(status))
     }
-}
-
-/// What the store says this node is to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NodeRole {
-    /// The role that it is to have.
-    pub manager: bool,
-    /// The raft member that it is or is about to be; 0: none.
-    pub raft_id: u64,
-}
-
-/// What the managers say of certificates.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Trust {
-    /// The root to trust.
-    pub root_pem: String,
-    /// How long certificates are to live, in seconds; 0: not said.
-    pub cert_expiry_secs: u64,
 }
 
 /// A session that another one takes the place of, held until that one is welcome: the managers see no gap.
@@ -102,27 +93,6 @@ pub struct Trust {
 struct Kept {
     _outgoing: mpsc::Sender<wire::AgentMessage>,
     _incoming: Streaming<wire::ManagerMessage>,
-}
-
-/// What the session tells others of itself.
-#[derive(Debug)]
-pub(crate) struct Ties {
-    /// Every manager known, host:port.
-    pub(crate) managers: watch::Sender<Vec<String>>,
-    pub(crate) is_connected: watch::Sender<bool>,
-    /// The managers say that this node is not in the swarm any more.
-    pub(crate) is_removed: watch::Sender<bool>,
-    /// What the store says this node is to be; `None` until a manager said it.
-    pub(crate) role: watch::Sender<Option<NodeRole>>,
-    pub(crate) trust: watch::Sender<Option<Trust>>,
-    /// Why a manager did not take this node's certificate; `None` once one has taken it.
-    pub(crate) refused: watch::Sender<Option<String>>,
-    /// How often a manager wanted this node to renew its certificate at once.
-    pub(crate) renewals_wanted: watch::Sender<u64>,
-    /// The newest mesh.
-    pub(crate) mesh: watch::Sender<Option<Arc<wire::MeshState>>>,
-    /// The session's manager, for a last word.
-    pub(crate) client: watch::Sender<Option<DispatcherClient<Channel>>>,
 }
 
 /// What a node says of itself at the start of a session.
@@ -207,9 +177,9 @@ impl Session {
             self.kept = None;
             turn += 1;
             failures = if was_connected { 0 } else { failures + 1 };
-            let is_removed =
-                matches!(&ended, SessionError::Broken(status) if status.code() == Code::PermissionDenied);
-            let is_news = is_removed && !self.ties.is_removed.send_replace(is_removed);
+            let words = ended.removal();
+            let is_removed = words.is_some();
+            let is_news = is_removed && self.ties.removed.send_replace(words).is_none();
             if is_news {
                 self.end_all().await;
             }
@@ -235,7 +205,7 @@ impl Session {
             }
             let spread = if was_connected { share(self.spread, &mut self.chance) } else { Duration::ZERO };
             let mut pause = backoff(failures, &mut self.chance) + spread;
-            if *self.ties.is_removed.borrow() {
+            if self.ties.removed.borrow().is_some() {
                 pause += REMOVED_PAUSE;
             }
             tokio::select! {
@@ -375,7 +345,7 @@ impl Session {
         }
         self.ties.client.send_replace(Some(client.clone()));
         self.ties.is_connected.send_replace(true);
-        self.ties.is_removed.send_replace(false);
+        self.ties.removed.send_replace(None);
         self.ties.refused.send_if_modified(|why| why.take().is_some());
         self.kept = None;
     }
@@ -401,7 +371,8 @@ impl Session {
         };
         let (identity, outgoing) = (self.introduction.identity.clone(), outgoing.clone());
         self.probes.spawn(async move {
-            let answered = skep_link::probe(&wanted.addr, &identity, node, PROBE_MAX).await.is_ok();
+            let answered =
+                skep_link::probe(&wanted.addr, &identity, node, Vec::new(), PROBE_MAX).await.is_ok();
             let answer = Out::ProbeAnswer(wire::ProbeAnswer { node_id: wanted.node_id, answered });
             // Without the session nobody waits for it.
             send(&outgoing, answer).await.unwrap_or_default();

@@ -320,6 +320,7 @@ impl From<&Node> for wire::Node {
             data_path_addr: node.data_path_addr.clone(),
             ingress_addr: addr_out(node.ingress_addr),
             raft_id: node.raft_id,
+            dropped: node.dropped,
             probe_addr: node.probe_addr.clone(),
         }
     }
@@ -339,6 +340,7 @@ impl TryFrom<wire::Node> for Node {
             data_path_addr: node.data_path_addr,
             ingress_addr: addr_in(node.ingress_addr),
             raft_id: node.raft_id,
+            dropped: node.dropped,
             probe_addr: node.probe_addr,
         })
     }
@@ -364,8 +366,6 @@ impl From<&Cluster> for wire::Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool.clone(),
             subnet_size: cluster.subnet_size,
-            unlock_key: cluster.unlock_key.reveal().to_vec(),
-            unlock_version: cluster.unlock_version,
         }
     }
 }
@@ -392,8 +392,6 @@ impl TryFrom<wire::Cluster> for Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool,
             subnet_size: cluster.subnet_size,
-            unlock_key: Secret::new(cluster.unlock_key),
-            unlock_version: cluster.unlock_version,
         })
     }
 }

@@ -143,7 +143,6 @@ const KEYS: &[&str] = &[
     "ForceNewCluster",
     "Spec",
     "AutoLockManagers",
-    "UnlockKey",
     "DefaultAddrPool",
     "SubnetSize",
     "RemoteAddrs",

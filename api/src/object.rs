@@ -310,6 +310,8 @@ pub struct Node {
     pub raft_id: u64,
     /// `host:port` where its agent answers probes; empty: nowhere.
     pub probe_addr: String,
+    /// A manager that the swarm was made anew without: its certificate is good, and it stays out all the same.
+    pub dropped: bool,
 }
 
 /// A network of the swarm.
@@ -368,10 +370,6 @@ pub struct Cluster {
     pub default_addr_pool: Vec<String>,
     /// Their prefix length.
     pub subnet_size: u32,
-    /// What the managers' key files are wrapped under; none: autolock is off.
-    pub unlock_key: Secret,
-    /// Counts the changes of the unlock key.
-    pub unlock_version: u64,
 }
 
 /// A root that nodes change to.

@@ -288,7 +288,7 @@ pub fn node(spec: &NodeSpec) -> Result<(), ApiError> {
 /// Names the field that is wrong or not honoured yet.
 pub fn init(request: &InitRequest) -> Result<(), ApiError> {
     for (name, asked) in [
-        ("ForceNewCluster", request.force_new_cluster),
+        ("AutoLockManagers", request.auto_lock_managers),
         // The default pool may be spelled out; networks that would use another one come later.
         (
             "DefaultAddrPool",

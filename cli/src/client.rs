@@ -83,6 +83,11 @@ async fn dispatch(host: &str, command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Version = command {
         return version::run(host).await;
     }
+    if let Command::Swarm(command) = &command
+        && let Some(done) = swarm::without_daemon(command)
+    {
+        return done.map(|()| ExitCode::SUCCESS);
+    }
     let daemon = Connection::negotiate(host).await?;
     match command {
         Command::Swarm(command) => swarm::run(&daemon, command).await,

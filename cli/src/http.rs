@@ -15,6 +15,7 @@ mod merge;
 mod networks;
 mod nodes;
 mod proxy;
+mod recovery;
 mod registry;
 mod render;
 mod rest;
@@ -46,6 +47,7 @@ pub(crate) use backend::{
     LocalEngine, PullAsked, PullEvent, RemovedImage, SwarmState, Volume,
 };
 
+pub(crate) use recovery::RestoreRequest;
 pub(crate) use system::VERSION;
 
 use answer::{BODY_BYTES_MAX, Failure, failure};
@@ -82,7 +84,6 @@ impl Api {
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this \
                  node to swarm and try again.",
             )),
-            SwarmState::Locked => Err(unavailable(system::LOCKED)),
             SwarmState::Pending => {
                 Err(unavailable("This node is not a swarm manager: it is still joining the swarm."))
             }
@@ -134,8 +135,13 @@ fn router(api: Api) -> Router {
         .merge(volumes::routes())
         .merge(rest::routes())
         .merge(daemon::routes())
+        .merge(recovery::routes())
         .layer(middleware::from_fn(limit_time));
-    let streams = Router::new().merge(logs::routes()).merge(images::routes()).merge(registry::routes());
+    let streams = Router::new()
+        .merge(logs::routes())
+        .merge(images::routes())
+        .merge(registry::routes())
+        .merge(recovery::streams());
     let inner = ordinary
         .merge(streams)
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "page not found") })

@@ -7,7 +7,7 @@ use skep_api::{NodeId, object::Node, spec::Role};
 use skep_link::Peer;
 use tonic::Status;
 
-use crate::dispatcher::Shared;
+use crate::{dispatcher::Shared, recovery};
 
 /// What a method asks of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +76,9 @@ impl Shared {
             let may = need == Need::Raft && self.book.is_introduced(id);
             return if may { Ok(Caller { node: id, role: Role::Manager }) } else { Err(stranger()) };
         };
+        if node.dropped {
+            return Err(Status::permission_denied(recovery::dropped_words(&view)));
+        }
         let may = match need {
             Need::Node => true,
             Need::Manager => node.spec.role == Role::Manager,

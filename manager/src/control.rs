@@ -6,6 +6,7 @@
 mod cluster;
 mod networks;
 mod nodes;
+mod recovery;
 mod services;
 
 pub use cluster::Rotation;

@@ -142,7 +142,7 @@ pub(crate) fn certified(role: Role) -> skep_link::Role {
 }
 
 /// `host:port` of every manager.
-fn managers(view: &View) -> Vec<String> {
+pub(crate) fn managers(view: &View) -> Vec<String> {
     let members = view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
     members.map(|node| node.advertise_addr.clone()).collect()
 }

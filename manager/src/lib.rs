@@ -18,12 +18,12 @@ mod members;
 mod names;
 pub mod pass;
 mod peers;
+pub mod recovery;
 #[cfg(test)]
 mod rig;
 mod roles;
 mod server;
 mod tell;
-mod unlock;
 mod write;
 
 pub use control::{
@@ -33,6 +33,5 @@ pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
-pub use skep_raft::{Keys, NoSpace, OpenError, UnlockKey};
+pub use skep_raft::{NoSpace, OpenError};
 pub use skep_store::View;
-pub use unlock::{NodeKeyBox, parse_unlock_key, unlock_key_text};

@@ -64,6 +64,11 @@ impl Machine {
         })
     }
 
+    /// The store itself as it is now; O(1).
+    pub(crate) fn store(&self) -> Store {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The newest applied state; O(1).
     pub(crate) fn view(&self) -> View {
         self.published.load().view.clone()

@@ -5,11 +5,12 @@
 
 mod book;
 mod enter;
+mod moved;
 mod service;
 mod talk;
 mod transport;
 
-pub(crate) use book::Book;
+pub(crate) use book::{Book, read_peers};
 pub use enter::{EnterError, Entrance, depart};
 pub(crate) use service::{MembersService, NodeCaService};
 pub(crate) use transport::Links;

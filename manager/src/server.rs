@@ -7,7 +7,7 @@ use std::{
 };
 
 use skep_api::{
-    ClusterId, NodeId, Secret, Timestamp,
+    ClusterId, NodeId, Timestamp,
     id::IdSource,
     object::{Cluster, Node, NodeDescription, NodeTls, ingress::DATA_PATH_PORT},
     spec::{Availability, NodeSpec, Role, SwarmSpec},
@@ -19,13 +19,13 @@ use skep_link::{
         node_ca_server::NodeCaServer,
     },
 };
-use skep_raft::{Config, Keys, Leadership, NoSpace, Raft, UnlockKey};
+use skep_raft::{Config, Leadership, NoSpace, Raft};
 use skep_store::{Change, Dirty, Proposal, decode_result};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 use crate::{
-    Control, Entrance, NodeKeyBox, SystemIds, ca,
+    Control, Entrance, SystemIds, ca,
     clocks::Clocks,
     dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
@@ -34,7 +34,7 @@ use crate::{
     machine::Machine,
     members::{Book, Links, MembersService, NodeCaService},
     peers::Peers,
-    roles, tell, unlock,
+    recovery, roles, tell,
 };
 
 /// A fresh member of one leads after this long at most.
@@ -57,20 +57,11 @@ pub struct ManagerConfig {
     pub raft_heartbeat: Duration,
     /// A follower that hears nothing for a random time between these two stands for election.
     pub raft_election: (Duration, Duration),
-    /// The keys of its disk, if they were opened already. None: they are plain, or made with it.
-    pub keys: Option<Keys>,
 }
 
 impl ManagerConfig {
-    /// Where its log and the key file are.
-    #[must_use]
-    pub fn raft_dir(&self) -> PathBuf {
-        self.dir.join("raft")
-    }
-
     fn raft(&self, raft_id: u64) -> Config {
-        let mut raft = Config::new(self.raft_dir(), raft_id);
-        raft.keys.clone_from(&self.keys);
+        let mut raft = Config::new(self.dir.join("raft"), raft_id);
         (raft.heartbeat, raft.election) = (self.raft_heartbeat, self.raft_election);
         raft
     }
@@ -151,24 +142,17 @@ impl Manager {
             now / 1_000_000_000,
         )?;
         let identity = Identity::new(certificate, key, authority.cert_pem())?;
-        // What an init that was cut off left is nobody's.
-        Self::wipe(&config)?;
         let raft_id = fresh_raft_id();
         write_raft_id(&config.dir, raft_id)?;
-        let unlock = params.spec.autolock().then(UnlockKey::generate).transpose()?;
-        let keys = Keys::create(&config.raft_dir(), unlock.clone().map(|unlock| (unlock, 1)))?;
-        let config = ManagerConfig { keys: Some(keys.clone()), ..config };
         let opened = Opened::open(&config, raft_id, &identity).await?;
         opened.raft.bootstrap().await?;
         wait_for_leader(&opened.raft).await?;
-        let unlock = unlock.map(|unlock| Secret::new(unlock.reveal()));
-        let ids = (node_id, raft_id, cluster_id);
-        let changes = first_state(&params, ids, &authority, identity.tls(), unlock);
+        let changes = first_state(&params, node_id, raft_id, cluster_id, &authority, identity.tls());
         let proposal = Proposal { changes, now: Timestamp(now), ..Proposal::default() };
         let answer =
             opened.raft.propose(proposal.encode()).await.map_err(|e| ManagerError::First(e.to_string()))?;
         decode_result(&answer).map_err(|e| ManagerError::First(e.to_string()))?;
-        identity.save_with(&params.identity_dir, Some(&NodeKeyBox(keys)))?;
+        identity.save(&params.identity_dir)?;
         Ok((Self::run(&config, opened, identity.clone(), node_id), identity))
     }
 
@@ -177,9 +161,11 @@ impl Manager {
     /// # Errors
     /// [`ManagerError`]: nothing was changed.
     pub async fn open(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
+        if let Err(error) = recovery::tidy(&config.dir) {
+            tracing::warn!(err = %error, "what a recovery that was cut off has left cannot be removed");
+        }
         let file = config.dir.join(RAFT_ID_FILE);
-        let raft_id = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-        let raft_id = raft_id.ok_or_else(|| {
+        let raft_id = read_raft_id(&config.dir).ok_or_else(|| {
             ManagerError::First(format!("{} is missing or damaged; restore it from a backup", file.display()))
         })?;
         let opened = Opened::open(&config, raft_id, &identity).await?;
@@ -188,16 +174,12 @@ impl Manager {
     }
 
     /// A manager without a state, under a fresh raft id: it comes in by [`Manager::entrance`]. What an
-    /// earlier one left is removed, but for keys that are open already: the disk stays locked throughout.
+    /// earlier one left is removed.
     ///
     /// # Errors
     /// [`ManagerError`].
     pub async fn fresh(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
-        if config.keys.is_some() {
-            wipe_but_keys(&config)?
-        } else {
-            Self::wipe(&config)?
-        }
+        Self::wipe(&config)?;
         let raft_id = fresh_raft_id();
         write_raft_id(&config.dir, raft_id)?;
         let opened = Opened::open(&config, raft_id, &identity).await?;
@@ -222,6 +204,10 @@ impl Manager {
     /// # Errors
     /// [`ManagerError::Dir`].
     pub fn wipe(config: &ManagerConfig) -> Result<(), ManagerError> {
+        let gone = |result: std::io::Result<()>| match result {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
         gone(std::fs::remove_file(config.dir.join(RAFT_ID_FILE)))
             .and_then(|()| gone(std::fs::remove_dir_all(&config.dir)))
             .map_err(|source| ManagerError::Dir { path: config.dir.clone(), source })
@@ -250,7 +236,6 @@ impl Manager {
         tasks.spawn(mind_leader(shared.clone()));
         tasks.spawn(keep_book(shared.clone()));
         tasks.spawn(heed_removal(shared.clone()));
-        tasks.spawn(unlock::follow(shared.clone()));
         Self { control: Control { shared, node_id }, tasks }
     }
 
@@ -277,7 +262,7 @@ impl Manager {
         let machine = self.control.shared.machine.clone();
         Arc::new(move |node| {
             let view = machine.view();
-            view.cluster().is_none() || view.node(node).is_some()
+            view.cluster().is_none() || view.node(node).is_some_and(|node| !node.dropped)
         })
     }
 
@@ -302,10 +287,11 @@ impl Manager {
         self.control.shared.raft.no_space()
     }
 
-    /// The keys that its disk is sealed under.
+    /// Follows whether another manager has said that the swarm was made anew without this one, and its words. It is
+    /// to be stopped then.
     #[must_use]
-    pub fn keys(&self) -> Option<Keys> {
-        self.control.shared.raft.keys()
+    pub fn dropped(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.control.shared.book.dropped()
     }
 
     /// The way to become a member.
@@ -322,30 +308,6 @@ impl Manager {
         shared.raft.shutdown().await;
         self.tasks.shutdown().await;
     }
-}
-
-fn gone(result: std::io::Result<()>) -> std::io::Result<()> {
-    match result {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes what a stopped manager left, but for its key file. Cut off anywhere, it holds no manager any more.
-fn wipe_but_keys(config: &ManagerConfig) -> Result<(), ManagerError> {
-    let wiping = || -> std::io::Result<()> {
-        gone(std::fs::remove_file(config.dir.join(RAFT_ID_FILE)))?;
-        for dir in [config.dir.clone(), config.raft_dir()].iter().filter(|dir| dir.exists()) {
-            for file in std::fs::read_dir(dir)? {
-                let path = file?.path();
-                if path.is_file() && path != Keys::path(&config.raft_dir()) {
-                    gone(std::fs::remove_file(path))?;
-                }
-            }
-        }
-        Ok(())
-    };
-    wiping().map_err(|source| ManagerError::Dir { path: config.dir.clone(), source })
 }
 
 /// A raft member on its directory.
@@ -365,13 +327,18 @@ impl Opened {
     }
 }
 
+/// `None` also if the file is damaged.
+pub(crate) fn read_raft_id(dir: &Path) -> Option<u64> {
+    std::fs::read_to_string(dir.join(RAFT_ID_FILE)).ok().and_then(|text| text.trim().parse().ok())
+}
+
 /// Random, so that no member of the swarm has ever had it.
-fn fresh_raft_id() -> u64 {
+pub(crate) fn fresh_raft_id() -> u64 {
     u64::try_from(SystemIds::default().next_id().0 >> 65).expect("63 bits are left").max(1)
 }
 
 /// Whole and on disk, or not there: a start that finds half of it would take this for a damaged manager.
-fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
+pub(crate) fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
     let path = dir.join(RAFT_ID_FILE);
     let new = path.with_extension("new");
     std::fs::create_dir_all(dir)
@@ -449,6 +416,7 @@ async fn lead(shared: Arc<Shared>) {
                 leader.run(),
                 liveness::watch(shared.clone()),
                 roles::converge(&shared),
+                recovery::keep_dismissing(&shared),
                 ca::converge(&shared)
             )
         };
@@ -464,10 +432,11 @@ async fn lead(shared: Arc<Shared>) {
 
 fn first_state(
     params: &InitParams,
-    (node_id, raft_id, cluster_id): (NodeId, u64, ClusterId),
+    node_id: NodeId,
+    raft_id: u64,
+    cluster_id: ClusterId,
     authority: &Authority,
     tls: NodeTls,
-    unlock: Option<Secret>,
 ) -> Vec<Change> {
     let mut spec = params.spec.clone();
     "default".clone_into(&mut spec.name);
@@ -483,8 +452,6 @@ fn first_state(
         data_path_port: if params.data_path_port == 0 { DATA_PATH_PORT } else { params.data_path_port },
         default_addr_pool: vec!["10.0.0.0/8".to_owned()],
         subnet_size: 24,
-        unlock_version: u64::from(unlock.is_some()),
-        unlock_key: unlock.unwrap_or_default(),
         ..Cluster::default()
     };
     let node = Node {

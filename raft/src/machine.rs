@@ -110,7 +110,7 @@ impl Machine {
 }
 
 /// Gives a snapshot's state to the machine; what is wrong with the file is said by file and place.
-fn restore(inner: &dyn StateMachine, pieces: &dyn Pieces) -> Result<(), OpenError> {
+pub(crate) fn restore(inner: &dyn StateMachine, pieces: &dyn Pieces) -> Result<(), OpenError> {
     let mut reader = StateReader::new(pieces).map_err(|e| OpenError::Consensus { reason: e.to_string() })?;
     let outcome = inner.restore(&mut reader);
     match reader.failure() {

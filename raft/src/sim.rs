@@ -264,7 +264,6 @@ impl Raft {
         disk: &SimDisk,
     ) -> Result<Raft, OpenError> {
         let storage = Storage {
-            keys: None,
             disk: Arc::new(disk.clone()),
             snapshots: Arc::new(disk.clone()),
             recovered: disk.recover()?,

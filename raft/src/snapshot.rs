@@ -10,21 +10,21 @@ mod tests;
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
-pub(crate) use self::file::{MAGIC, SnapshotDir};
+pub(crate) use self::file::SnapshotDir;
 use self::stream::PieceWriter;
 use crate::error::OpenError;
-use crate::keys::Keys;
 use crate::machine::WriteState;
 use crate::store::codec;
 use crate::types::{LogId, SnapshotMeta, StoredMembership};
 use crate::wal::record::{LogPosition, MembersRecord};
+use crate::wal::seal::DataKey;
 
 /// How much of the state a piece holds, before it is compressed.
 pub(crate) const PIECE_BYTES: usize = 1024 * 1024;
@@ -140,8 +140,18 @@ impl MetaRecord {
 }
 
 /// The newest snapshot in `dir`, whose pieces are checked when they are read; changes nothing.
-pub(crate) fn load(dir: &Path, keys: &Keys) -> Result<Option<Snapshot>, OpenError> {
-    file::newest(&SnapshotDir::at(dir, keys), keys)
+pub(crate) fn load(dir: &Path, key: &DataKey) -> Result<Option<Snapshot>, OpenError> {
+    file::newest(&SnapshotDir::at(dir), key)
+}
+
+/// All in `dir`, the newest last.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    file::list(dir)
+}
+
+/// One of them; changes nothing.
+pub(crate) fn open(dir: &Path, path: &Path, key: &DataKey) -> Result<Snapshot, OpenError> {
+    file::open(&SnapshotDir::at(dir), path.to_owned(), key)
 }
 
 /// Whether `dir` holds any.

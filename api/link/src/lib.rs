@@ -27,8 +27,8 @@ pub use dial::{
     DialError, JoinError, JoinParams, Joined, Whom, connect, connect_once, dispatcher, join, unary,
 };
 pub use external::{ExternalCa, ExternalError};
-pub use identity::{Held, Identity, IdentityError, KeyBox};
-pub use probe::{Answerer, Knows, ProbeError, probe};
+pub use identity::{Identity, IdentityError};
+pub use probe::{Answerer, Hear, Knows, ProbeError, probe};
 pub use renewal::{Life, RenewError, renew, renew_by};
 pub use root::{Given, RootError, check_issued, check_root, issuer_of, normal_pem};
 pub use subject::Role;

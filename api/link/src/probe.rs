@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    DialError, Identity, Whom, connect_once, peer,
+    DialError, Identity, Role, Whom, connect_once, peer,
     stubs::{prober_client::ProberClient, prober_server::Prober},
 };
 
@@ -22,7 +22,14 @@ pub struct Answerer {
     node_id: Vec<u8>,
     closing: watch::Receiver<bool>,
     knows: Knows,
+    hear: Option<Hear>,
 }
+
+/// Told where a manager says that the managers are, `host:port`.
+pub type Hear = Arc<dyn Fn(Vec<String>) + Send + Sync>;
+
+/// So many of them are heard.
+const MANAGERS_MAX: usize = 64;
 
 impl fmt::Debug for Answerer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,7 +42,13 @@ impl Answerer {
     #[must_use]
     pub fn new(node_id: &str, closing: watch::Receiver<bool>, knows: Knows) -> Self {
         let node_id = node_id.parse::<NodeId>().map(NodeId::to_bytes).unwrap_or_default();
-        Self { node_id, closing, knows }
+        Self { node_id, closing, knows, hear: None }
+    }
+
+    /// Also hands on what managers that ask say of where the managers are.
+    #[must_use]
+    pub fn hearing(self, hear: Hear) -> Self {
+        Self { hear: Some(hear), ..self }
     }
 }
 
@@ -51,6 +64,12 @@ impl Prober for Answerer {
         }
         if *self.closing.borrow() {
             return Err(Status::unavailable("the agent stops"));
+        }
+        let mut managers = request.into_inner().managers;
+        if let Some(hear) = self.hear.as_ref().filter(|_| peer.role == Role::Manager && !managers.is_empty())
+        {
+            managers.truncate(MANAGERS_MAX);
+            hear(managers);
         }
         Ok(Response::new(wire::ProbeResponse { node_id: self.node_id.clone() }))
     }
@@ -80,18 +99,25 @@ pub enum ProbeError {
     },
 }
 
-/// Returns when the agent of `node` at `addr` has answered.
+/// Returns when the agent of `node` at `addr` has answered. A manager says where the `managers` are, for an agent
+/// that has lost them.
 ///
 /// # Errors
 /// [`ProbeError`], after `limit` at most.
-pub async fn probe(addr: &str, identity: &Identity, node: NodeId, limit: Duration) -> Result<(), ProbeError> {
+pub async fn probe(
+    addr: &str,
+    identity: &Identity,
+    node: NodeId,
+    managers: Vec<String>,
+    limit: Duration,
+) -> Result<(), ProbeError> {
     let silent = |reason: String| ProbeError::Silent { addr: addr.to_owned(), reason };
     let asking = async {
         let (channel, peer) = connect_once(addr, identity, Whom::Node, limit).await?;
         if peer.node_id != node.to_string() {
             return Err(ProbeError::OtherNode { addr: addr.to_owned(), found: peer.node_id });
         }
-        let answer = ProberClient::new(channel).probe(wire::ProbeRequest {}).await;
+        let answer = ProberClient::new(channel).probe(wire::ProbeRequest { managers }).await;
         answer.map(|_| ()).map_err(|status| silent(status.message().to_owned()))
     };
     match timeout(limit, asking).await {

@@ -40,15 +40,12 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
             )));
         }
     }
-    if let Some(value) = spec.setting("EncryptionConfig", "AutoLockManagers")
-        && !(value.is_boolean() || value.is_null())
+    for (section, keys) in
+        [("EncryptionConfig", &["AutoLockManagers"][..]), ("TaskDefaults", &["LogDriver"][..])]
     {
-        return Err(ApiError::invalid(format!(
-            "Spec.EncryptionConfig.AutoLockManagers: true or false is expected, not {value}"
-        )));
-    }
-    if let Some(Value::Object(map)) = spec.extra.get("TaskDefaults") {
-        unhonoured(map, "Spec.TaskDefaults", &["LogDriver"])?;
+        if let Some(Value::Object(map)) = spec.extra.get(section) {
+            unhonoured(map, &format!("Spec.{section}"), keys)?;
+        }
     }
     Ok(())
 }
@@ -205,8 +202,8 @@ mod tests {
                 "Spec.Raft.ElectionTick: ticks are not used here; set raft-election",
             ),
             (
-                r#"{"EncryptionConfig":{"AutoLockManagers":"yes"}}"#,
-                "Spec.EncryptionConfig.AutoLockManagers: true or false is expected",
+                r#"{"EncryptionConfig":{"AutoLockManagers":true}}"#,
+                "Spec.EncryptionConfig.AutoLockManagers is not supported yet",
             ),
             (
                 r#"{"CAConfig":{"ExternalCAs":[{"Protocol":"acme","URL":"https://x"}]}}"#,

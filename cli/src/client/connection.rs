@@ -163,6 +163,16 @@ impl Connection {
         Ok(self.ask(Method::GET, path, "application/json", full(Bytes::new())).await?.into_body())
     }
 
+    /// Posts, and gets a body that is read as it comes.
+    pub(crate) async fn post_stream(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> anyhow::Result<Incoming> {
+        let body = full(serde_json::to_vec(body)?.into());
+        Ok(self.ask(Method::POST, path, "application/json", body).await?.into_body())
+    }
+
     /// Sends an archive as it is read; gives the answer's body.
     pub(crate) async fn upload(
         &self,

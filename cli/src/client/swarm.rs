@@ -1,7 +1,8 @@
 //! `skep swarm`.
 
+mod backup;
 mod ca;
-mod lock;
+mod recover;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -27,12 +28,16 @@ pub(crate) enum Command {
     Inspect,
     /// Display and rotate the root CA
     Ca(ca::Ca),
-    /// Unlock this manager, which was locked when it started: the key is read from the terminal or stdin
-    Unlock,
-    /// Manage the unlock key
-    UnlockKey(lock::UnlockKey),
     /// Update the swarm
     Update(Update),
+    /// Write a backup of the swarm, or check one
+    Backup(backup::Backup),
+    /// Make a swarm of a backup, on a node without one
+    Restore(backup::Restore),
+    /// Show what this manager has, and go on alone with it where the other managers are lost
+    Recover(recover::Recover),
+    /// Explain the state directory of a stopped daemon, file by file
+    Check(recover::Check),
     /// Leave the swarm
     Leave {
         /// Force this node to leave the swarm, ignoring warnings
@@ -58,15 +63,15 @@ pub(crate) struct Init {
     /// Availability of the node ("active", "pause", "drain")
     #[arg(long, default_value = "active")]
     availability: String,
-    /// Enable manager autolocking (requiring an unlock key to start a stopped manager)
-    #[arg(long)]
-    autolock: bool,
     /// Validity period for node certificates (ns|us|ms|s|m|h); 90 days if not given
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     cert_expiry: Option<i64>,
     /// Certificate signing endpoint: protocol=cfssl,url=https://HOST/PATH[,cacert=FILE] (may be given several times)
     #[arg(long = "external-ca", value_name = "SPEC", value_parser = ca::external_ca)]
     external_cas: Vec<Value>,
+    /// Force create a new cluster from current state
+    #[arg(long)]
+    force_new_cluster: bool,
 }
 
 #[derive(Args, Debug)]
@@ -163,15 +168,34 @@ impl Role {
     }
 }
 
+/// Carries out a command that needs no daemon; `None` of any other one.
+pub(crate) fn without_daemon(command: &Command) -> Option<anyhow::Result<()>> {
+    match command {
+        Command::Check(flags) => Some(recover::check(flags)),
+        Command::Backup(flags) => flags.verify.then(|| backup::verify(flags)),
+        Command::Recover(flags) => flags.state_dir.as_ref().map(|dir| recover::closed(flags, dir)),
+        Command::Init(_)
+        | Command::Join(_)
+        | Command::JoinToken(_)
+        | Command::Inspect
+        | Command::Ca(_)
+        | Command::Update(_)
+        | Command::Restore(_)
+        | Command::Leave { .. } => None,
+    }
+}
+
 pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Backup(flags) => backup::make(daemon, &flags).await,
+        Command::Restore(flags) => backup::restore(daemon, &flags).await,
+        Command::Recover(flags) => recover::running(daemon, &flags).await,
+        Command::Check(flags) => recover::check(&flags),
         Command::Init(flags) => init(daemon, flags).await,
         Command::Join(flags) => join(daemon, flags).await,
         Command::JoinToken(flags) => join_token(daemon, &flags).await,
         Command::Inspect => inspect(daemon).await,
         Command::Ca(flags) => ca::run(daemon, &flags).await,
-        Command::Unlock => lock::unlock(daemon).await,
-        Command::UnlockKey(flags) => lock::unlock_key(daemon, &flags).await,
         Command::Update(flags) => update(daemon, &flags).await,
         Command::Leave { force } => {
             daemon.post(&format!("/swarm/leave?force={}", u8::from(force)), &json!({})).await?;
@@ -187,7 +211,7 @@ async fn init(daemon: &Connection, flags: Init) -> anyhow::Result<()> {
         "DataPathAddr": flags.data_path_addr,
         "DataPathPort": flags.data_path_port,
         "Availability": flags.availability,
-        "AutoLockManagers": flags.autolock,
+        "ForceNewCluster": flags.force_new_cluster,
         "Spec": {
             "Name": "default",
             "CAConfig": { "NodeCertExpiry": flags.cert_expiry.unwrap_or_default(), "ExternalCAs": flags.external_cas },
@@ -199,8 +223,7 @@ async fn init(daemon: &Connection, flags: Init) -> anyhow::Result<()> {
     print(&how_to_join(daemon, Role::Worker).await?)?;
     print(
         "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n\n",
-    )?;
-    if flags.autolock { lock::show(daemon).await } else { Ok(()) }
+    )
 }
 
 async fn join(daemon: &Connection, flags: Join) -> anyhow::Result<()> {
@@ -232,8 +255,7 @@ async fn update(daemon: &Connection, flags: &Update) -> anyhow::Result<()> {
     let mut spec = swarm["Spec"].clone();
     flags.change(&mut spec);
     daemon.post(&format!("/swarm/update?version={}", output::version(&swarm)?), &spec).await?;
-    print("Swarm updated.\n")?;
-    if flags.autolock == Some(true) && !lock::is_on(&swarm) { lock::show(daemon).await } else { Ok(()) }
+    print("Swarm updated.\n")
 }
 
 async fn rotate(daemon: &Connection, role: Role) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ pub(super) fn of_default_route() -> Option<Ipv4Addr> {
     }
 }
 
-/// `IP`, `IP:port` or an interface's name, as Docker takes it; `None` when empty.
+/// `IP`, an interface's name as Docker takes it, or a DNS name, each with `:port` or not; `None` when empty.
 pub(super) fn parse(field: &str, text: &str) -> Result<Option<(Ipv4Addr, Option<u16>)>, ApiError> {
     if text.is_empty() {
         return Ok(None);
@@ -32,12 +32,34 @@ pub(super) fn parse(field: &str, text: &str) -> Result<Option<(Ipv4Addr, Option<
         }
         None => (text, None),
     };
-    let addr = host.parse().ok().or_else(|| of_interface(host)).ok_or_else(|| {
-        ApiError::invalid(format!(
-            "{field}: '{text}' is neither an IPv4 address nor an interface that has one"
-        ))
-    })?;
+    let addr =
+        host.parse().ok().or_else(|| of_interface(host)).or_else(|| of_name(host)).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "{field}: '{text}' is neither an IPv4 address nor an interface or a DNS name that has one"
+            ))
+        })?;
     Ok(Some((addr, port)))
+}
+
+/// What others are told for the host of `text`, which `parse` read as `addr`: a DNS name stays one, so that the node
+/// may move behind it.
+pub(super) fn host(text: &str, addr: Ipv4Addr) -> String {
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    let is_name = !host.is_empty() && host.parse::<Ipv4Addr>().is_err() && of_interface(host).is_none();
+    if is_name { host.to_owned() } else { addr.to_string() }
+}
+
+/// The first IPv4 address of a DNS name. Blocks while it is asked for.
+fn of_name(name: &str) -> Option<Ipv4Addr> {
+    // Numbers alone would be read as an address in one of its old forms.
+    if !name.contains(|c: char| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let found = std::net::ToSocketAddrs::to_socket_addrs(&(name, 0)).ok()?;
+    found.into_iter().find_map(|addr| match addr.ip() {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    })
 }
 
 /// Where to listen, from Docker's ListenAddr.

@@ -15,8 +15,8 @@ use skep_api::{
     object::ingress::DATA_PATH_PORT,
     spec::{InitRequest, JoinBody},
 };
-use skep_link::{Identity, IdentityError};
-use skep_manager::{Keys, Manager, ManagerConfig, ManagerError, OpenError, UnlockKey};
+use skep_link::Identity;
+use skep_manager::{Manager, ManagerConfig, ManagerError, OpenError};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -34,7 +34,7 @@ use super::{
     settings::Settings,
     stopping,
 };
-use crate::http::{Backend, DockerSocket, Facts, LocalEngine, SwarmState};
+use crate::http::{Backend, DockerSocket, Facts, LocalEngine, RestoreRequest, SwarmState};
 
 /// What this node is.
 #[derive(Clone)]
@@ -42,8 +42,6 @@ pub(super) enum Place {
     Nowhere,
     /// Became a member and could not come back; the words say why.
     Broken(String),
-    /// A manager whose disk is locked: it waits for the unlock key.
-    Locked,
     /// Joined as a manager, and is not one of them yet.
     Joining(Membership),
     /// The managers do not take it in; the words say why.
@@ -76,10 +74,6 @@ pub(super) struct Inner {
     pub(super) manager: Mutex<Option<Manager>>,
     /// Held while a certificate is asked for and taken into use.
     pub(super) renewing: Mutex<()>,
-    /// What the manager's disk is sealed under; None on a worker, and while it is locked.
-    pub(super) keys: watch::Sender<Option<Keys>>,
-    /// Held while this node is unlocked, or leaves.
-    pub(super) unlocking: Mutex<()>,
     /// The certificate in use could not be kept on disk.
     pub(super) unsaved: AtomicBool,
     /// Follows what the store wants of this node.
@@ -136,9 +130,10 @@ impl Inner {
     async fn start(settings: Settings) -> anyhow::Result<Arc<Self>> {
         make_private(&settings.state_dir)
             .with_context(|| format!("--state-dir: cannot make {}", settings.state_dir.display()))?;
-        let node_id =
-            Identity::node_id_in(&settings.state_dir.join("identity")).context("this node's identity")?;
-        let member = Member::load(&settings.state_dir)?;
+        let identity =
+            Identity::load(&settings.state_dir.join("identity")).context("this node's identity")?;
+        let member = Member::load(&settings.state_dir)?.map(|member| member.moved(&settings)).transpose()?;
+        let node_id = identity.as_ref().map(Identity::node_id);
         let engine = open_engine(&settings, node_id.as_deref()).await?;
         let docker = choice::engine(&settings, node_id.as_deref(), &engine).await?;
         let node = Arc::new(Self {
@@ -148,17 +143,15 @@ impl Inner {
             place: watch::Sender::new(Place::Nowhere),
             manager: Mutex::new(None),
             renewing: Mutex::new(()),
-            keys: watch::Sender::new(None),
-            unlocking: Mutex::new(()),
             unsaved: AtomicBool::new(false),
             role: StdMutex::default(),
             asked_to_stop: watch::Sender::new(None),
         });
-        if let Some(member) = member
-            && let Err(error) = node.come_back(member).await
+        if let Some((identity, member)) = identity.zip(member)
+            && let Err(error) = node.resume(identity, member).await
         {
             // A damaged or foreign log is never served: the daemon ends with the file's name.
-            if matches!(error.downcast_ref(), Some(ManagerError::Open(_))) || error.is::<IdentityError>() {
+            if let Some(ManagerError::Open(_)) = error.downcast_ref() {
                 return Err(error);
             }
             // Else served all the same, so that `info` tells and `leave --force` works.
@@ -169,7 +162,7 @@ impl Inner {
         Ok(node)
     }
 
-    pub(super) async fn resume(self: &Arc<Self>, identity: Identity, member: Member) -> anyhow::Result<()> {
+    async fn resume(self: &Arc<Self>, identity: Identity, member: Member) -> anyhow::Result<()> {
         let config = self.manager_config();
         if !Manager::exists(&config) {
             let bound = listener::bind(member.listen_addr).await;
@@ -202,7 +195,6 @@ impl Inner {
         } else {
             Place::Joining(membership.clone())
         };
-        self.keep_keys(&manager);
         *slot = Some(manager);
         self.set(place);
         self.keep_role(Some(tokio::spawn(role::follow(self.clone(), membership, None))));
@@ -256,7 +248,7 @@ impl Inner {
     /// Changes the membership, wherever this node stands with it.
     pub(super) fn amend(&self, change: impl FnOnce(&mut Membership)) {
         self.place.send_modify(|place| match place {
-            Place::Nowhere | Place::Broken(_) | Place::Locked => {}
+            Place::Nowhere | Place::Broken(_) => {}
             Place::Joining(membership)
             | Place::Refused(membership, _)
             | Place::Worker(membership)
@@ -285,7 +277,7 @@ impl Inner {
             | Place::Worker(membership)
             | Place::Manager(membership, _)
             | Place::Full(membership, _) => Some(membership),
-            Place::Nowhere | Place::Broken(_) | Place::Locked => None,
+            Place::Nowhere | Place::Broken(_) => None,
         }
     }
 
@@ -293,7 +285,6 @@ impl Inner {
         match self.place() {
             Place::Nowhere => Ok(()),
             Place::Broken(_)
-            | Place::Locked
             | Place::Joining(_)
             | Place::Refused(..)
             | Place::Worker(_)
@@ -311,7 +302,6 @@ impl Inner {
             clock: machine::clock,
             raft_heartbeat: self.settings.raft_heartbeat,
             raft_election: self.settings.raft_election,
-            keys: self.keys.borrow().clone(),
         }
     }
 
@@ -367,9 +357,8 @@ impl Inner {
     /// Removes what a membership left on disk.
     pub(super) fn wipe(&self) {
         let dir = &self.settings.state_dir;
-        self.keys.send_replace(None);
         let mut results = vec![Member::forget(dir), choice::forget(dir)];
-        for sub in ["identity", "manager", "agent"] {
+        for sub in ["identity", "manager", "manager.new", "manager.before", "agent"] {
             results.push(match std::fs::remove_dir_all(dir.join(sub)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 other => other,
@@ -403,7 +392,6 @@ impl Backend for Node {
         match self.0.place() {
             Place::Nowhere => SwarmState::Inactive,
             Place::Broken(words) | Place::Refused(_, words) => SwarmState::Error(words),
-            Place::Locked => SwarmState::Locked,
             Place::Joining(_) => SwarmState::Pending,
             Place::Worker(membership) => {
                 SwarmState::Worker { node_id: membership.identity.node_id().parse().unwrap_or_default() }
@@ -418,6 +406,11 @@ impl Backend for Node {
         to_its_end(async move { Box::pin(node.init(request)).await }).await
     }
 
+    async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError> {
+        let node = Arc::clone(&self.0);
+        to_its_end(async move { Box::pin(node.restore(request)).await }).await
+    }
+
     async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
         let node = Arc::clone(&self.0);
         to_its_end(async move { Box::pin(node.join(request)).await }).await
@@ -426,11 +419,6 @@ impl Backend for Node {
     async fn leave(&self, force: bool) -> Result<(), ApiError> {
         let node = Arc::clone(&self.0);
         to_its_end(async move { Box::pin(node.leave(force)).await }).await
-    }
-
-    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError> {
-        let node = Arc::clone(&self.0);
-        to_its_end(async move { Box::pin(node.unlock(key)).await }).await
     }
 
     fn engine(&self) -> Arc<dyn LocalEngine> {
@@ -452,14 +440,15 @@ impl Backend for Node {
         let remote_managers = match self.0.place() {
             Place::Manager(_, control) => {
                 let view = control.stale_view();
-                let managers = view.nodes().filter(|node| !node.advertise_addr.is_empty());
+                let managers =
+                    view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
                 managers.map(|node| (node.id, node.advertise_addr.clone())).collect()
             }
             // A worker knows where managers are, not which ids they have.
             Place::Worker(m) | Place::Joining(m) | Place::Refused(m, _) | Place::Full(m, _) => {
                 m.agent.managers().into_iter().map(|addr| (NodeId::default(), addr)).collect()
             }
-            Place::Nowhere | Place::Broken(_) | Place::Locked => Vec::new(),
+            Place::Nowhere | Place::Broken(_) => Vec::new(),
         };
         Facts {
             node_name: self.0.settings.node_name.clone(),

@@ -6,13 +6,13 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use skep_agent::NodeRole;
 use skep_link::Role;
-use skep_manager::{EnterError, Entrance, Manager};
+use skep_manager::{EnterError, Entrance, Manager, recovery};
 use tokio::{sync::watch, time::sleep};
 use tonic::service::Routes;
 
 use super::{
+    anew,
     listener::{self, Listener},
-    lock,
     node::{Inner, Membership, Place},
     renewal, room,
 };
@@ -55,7 +55,8 @@ pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Opti
         remember_managers(&node, &membership),
         renewal::keep(&node, &membership),
         room::mind(&node, &membership),
-        lock::mind(&node, &membership)
+        anew::mind_dropping(&node, &membership),
+        anew::mind_address(&node, &membership)
     );
 }
 
@@ -89,6 +90,8 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
             match wanted {
                 // It goes on with the state that it has, once there is room.
                 Some(role) if role.manager && matches!(node.place(), Place::Full(..)) => Err(NotYet::Full),
+                // What it has stays until its users have it leave.
+                Some(_) if node.is_dropped() => Err(NotYet::Full),
                 Some(role) if role.manager => promote(node, membership, role, told.clone()).await,
                 // It is demoted once the others have let it go.
                 Some(role) if role.raft_id == 0 => demote(node, membership, told.clone()).await,
@@ -97,7 +100,7 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
         };
         let outcome = tokio::select! {
             outcome = changing => outcome,
-            Ok(_) = removed.wait_for(|removed| *removed) => Err(NotYet::Removed),
+            Ok(_) = removed.wait_for(Option::is_some) => Err(NotYet::Removed),
         };
         let again = match outcome {
             Ok(()) | Err(NotYet::Overtaken) if !matches!(node.place(), Place::Full(..)) => None,
@@ -107,10 +110,12 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
                     sleep(CHANGE_RETRY).await;
                     continue;
                 }
-                if removed.wait_for(|removed| !*removed).await.is_err() {
+                if removed.wait_for(Option::is_none).await.is_err() {
                     return;
                 }
-                node.set(Place::Worker(node.current(membership)));
+                if !node.is_dropped() {
+                    node.set(Place::Worker(node.current(membership)));
+                }
                 None
             }
             Err(NotYet::Refused(words)) => {
@@ -131,7 +136,7 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
         };
         tokio::select! {
             changed = told.changed() => if changed.is_err() { return },
-            Ok(_) = removed.wait_for(|removed| *removed) => {}
+            Ok(_) = removed.wait_for(Option::is_some) => {}
             () = waiting => {}
         }
         wanted = told.borrow_and_update().or(wanted);
@@ -153,7 +158,11 @@ async fn give_up(node: &Inner, membership: &Membership) -> bool {
         }
         manager.stop().await;
     }
-    node.set(Place::Refused(current, REMOVED.to_owned()));
+    if !node.is_dropped() {
+        let said = membership.agent.removed().borrow().clone();
+        let words = said.filter(|words| recovery::is_dropped(words)).unwrap_or_else(|| REMOVED.to_owned());
+        node.set(Place::Refused(current, words));
+    }
     true
 }
 
@@ -200,11 +209,14 @@ async fn promote(
 /// The manager that runs, or a fresh one.
 async fn open(node: &Inner, membership: &Membership, role: NodeRole) -> anyhow::Result<Entrance> {
     let mut slot = node.manager.lock().await;
-    if let Some(manager) = slot.as_ref() {
-        let entrance = manager.entrance();
+    let running = slot.as_ref().map(Manager::entrance);
+    if let Some(entrance) = running {
         // A member of another id, or of none, that nobody talks to: it was let go while it was away, and
-        // raft ids are never used again.
-        let is_let_go = entrance.has_state() && entrance.raft_id() != role.raft_id && !entrance.is_heard();
+        // raft ids are never used again. But for one that goes on alone: that was told of before it did.
+        let is_let_go = entrance.has_state()
+            && entrance.raft_id() != role.raft_id
+            && !entrance.is_heard()
+            && !entrance.is_alone().await;
         if !is_let_go {
             return Ok(entrance);
         }
@@ -224,7 +236,6 @@ async fn open(node: &Inner, membership: &Membership, role: NodeRole) -> anyhow::
     let config = node.manager_config();
     let manager =
         Manager::fresh(config, membership.identity.clone()).await.context("cannot open a manager")?;
-    node.keep_keys(&manager);
     listener.set(routes_of_manager(&manager, membership));
     node.amend(|current| current.listener = Some(listener));
     let entrance = manager.entrance();
@@ -247,10 +258,6 @@ async fn demote(
         node.set(Place::Worker(current));
         if let Some(manager) = running {
             manager.stop().await;
-        }
-        {
-            let _renewing = node.renewing.lock().await;
-            node.let_go_of_keys(&membership.identity).context("cannot keep this node's key")?;
         }
         Manager::wipe(&node.manager_config()).context("cannot remove the manager's state")?;
         tracing::info!("this node is no manager any more; its tasks run on");

@@ -17,6 +17,8 @@ pub(super) struct Settings {
     pub(super) api_socket: PathBuf,
     /// `None`: found when it is needed.
     pub(super) advertise_addr: Option<Ipv4Addr>,
+    /// Not found, but named.
+    pub(super) is_addr_given: bool,
     pub(super) data_path_addr: Option<Ipv4Addr>,
     pub(super) node_name: String,
     pub(super) labels: BTreeMap<String, String>,
@@ -29,8 +31,6 @@ pub(super) struct Settings {
     pub(super) raft_election: (Duration, Duration),
     pub(super) engine: EngineFlag,
     pub(super) docker_socket: PathBuf,
-    /// Where the unlock key of the swarm is, if a machine is to start unattended.
-    pub(super) unlock_key_file: Option<PathBuf>,
     /// How registries are trusted.
     pub(super) registries: Registries,
 }
@@ -63,6 +63,7 @@ impl Settings {
             state_dir: absolute(&args.state_dir)?,
             api_socket: format!("{socket}.d/docker.sock").into(),
             socket: socket.into(),
+            is_addr_given: args.advertise_addr.is_some(),
             advertise_addr: args.advertise_addr.or_else(address::of_default_route),
             data_path_addr: args.data_path_addr,
             node_name: args.node_name.clone().unwrap_or_else(machine::hostname),
@@ -74,16 +75,9 @@ impl Settings {
             raft_election: election(args.raft_heartbeat, args.raft_election)?,
             engine: args.engine,
             docker_socket: args.docker_socket.clone(),
-            unlock_key_file: args.unlock_key_file.clone().or_else(credential),
             registries: registries(&args.insecure_registries)?,
         })
     }
-}
-
-/// What systemd hands to its services (`LoadCredential=skep-unlock-key:...`).
-fn credential() -> Option<PathBuf> {
-    let dir = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-    Some(PathBuf::from(dir).join("skep-unlock-key")).filter(|path| path.exists())
 }
 
 fn registries(insecure: &[String]) -> anyhow::Result<Registries> {

@@ -43,15 +43,16 @@ impl Inner {
         let (addr, port) = self.advertised("AdvertiseAddr", &request.advertise_addr)?;
         let listen_addr = address::listen(&request.listen_addr)?;
         let data_path_addr = self.data_path(&request.data_path_addr, addr)?;
-        let advertise_addr = format!("{addr}:{}", port.unwrap_or(listen_addr.port()));
+        let host = address::host(&request.advertise_addr, addr);
+        let advertise_addr = format!("{host}:{}", port.unwrap_or(listen_addr.port()));
         let params = InitParams {
             advertise_addr: advertise_addr.clone(),
             data_path_addr: data_path_addr.to_string(),
             data_path_port: request.data_path_port,
             description: machine::description(&self.settings),
             availability: Availability::parse(&request.availability).unwrap_or_default(),
-            spec: if request.auto_lock_managers { request.spec.with_autolock() } else { request.spec },
-            identity_dir: self.identity_dir(),
+            spec: request.spec,
+            identity_dir: self.settings.state_dir.join("identity"),
         };
         let data_path_port =
             if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port };
@@ -59,7 +60,6 @@ impl Inner {
         let bound = listener::bind(listen_addr).await.map_err(|e| internal(&e))?;
         let (manager, identity) =
             Manager::init(self.manager_config(), params).await.map_err(|e| internal(&e.into()))?;
-        self.keep_keys(&manager);
         let member = Member {
             format: 1,
             listen_addr,
@@ -67,6 +67,8 @@ impl Inner {
             data_path_addr,
             managers: vec![advertise_addr],
             data_path_port,
+            asked_addr: request.advertise_addr,
+            default_addr: self.settings.advertise_addr,
         };
         let node_id = identity.node_id();
         let listener = Listener::serve(bound, identity.clone(), manager.routes());
@@ -99,6 +101,7 @@ impl Inner {
             return Err(ApiError::invalid("RemoteAddrs: at least 1 RemoteAddr is required to join"));
         }
         let (addr, port) = self.advertised("AdvertiseAddr", &body.advertise_addr)?;
+        let host = address::host(&body.advertise_addr, addr);
         let listen_addr = address::listen(&body.listen_addr)?;
         let data_path_addr = self.data_path(&body.data_path_addr, addr)?;
         self.check_ports(listen_addr.port(), DATA_PATH_PORT).await?;
@@ -118,10 +121,12 @@ impl Inner {
                     let member = Member {
                         format: 1,
                         listen_addr,
-                        advertise_addr: format!("{addr}:{}", port.unwrap_or(listen_addr.port())),
+                        advertise_addr: format!("{host}:{}", port.unwrap_or(listen_addr.port())),
                         data_path_addr,
                         managers: known,
                         data_path_port: DATA_PATH_PORT,
+                        asked_addr: body.advertise_addr.clone(),
+                        default_addr: self.settings.advertise_addr,
                     };
                     return Box::pin(self.become_joined(identity, member, bound)).await;
                 }
@@ -146,7 +151,7 @@ impl Inner {
             return Err(words);
         }
         let becoming = async {
-            self.save_identity(&identity)?;
+            identity.save(&self.settings.state_dir.join("identity"))?;
             member.save(&self.settings.state_dir)?;
             self.become_member(identity, member, bound.ok()).await
         };
@@ -162,6 +167,9 @@ impl Inner {
     }
 
     pub(super) async fn init(self: &Arc<Self>, request: InitRequest) -> Result<String, ApiError> {
+        if request.force_new_cluster && !matches!(self.place(), Place::Nowhere) {
+            return Box::pin(self.go_on_alone(request)).await;
+        }
         let mut slot = self.manager.lock().await;
         self.refuse_a_second_swarm()?;
         let made = Box::pin(self.make_swarm(&mut slot, request)).await;
@@ -197,14 +205,8 @@ impl Inner {
     }
 
     pub(super) async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ApiError> {
-        let _unlocking = self.unlocking.lock().await;
         let mut slot = self.manager.lock().await;
         match self.place() {
-            // Swarm's words (`MB:daemon/cluster/swarm.go`).
-            Place::Locked if !force => {
-                let words = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
-                return Err(ApiError::new(ErrorKind::Unavailable, words));
-            }
             Place::Nowhere => {
                 return Err(ApiError::new(ErrorKind::Unavailable, "This node is not part of a swarm"));
             }
@@ -218,7 +220,6 @@ impl Inner {
             Place::Manager(..)
             | Place::Full(..)
             | Place::Broken(_)
-            | Place::Locked
             | Place::Joining(_)
             | Place::Refused(..)
             | Place::Worker(_) => {}
@@ -282,7 +283,7 @@ async fn say_goodbye(membership: &Membership) {
 }
 
 /// The whole chain of causes, for the person who called.
-fn internal(error: &anyhow::Error) -> ApiError {
+pub(super) fn internal(error: &anyhow::Error) -> ApiError {
     ApiError::new(ErrorKind::Internal, format!("{error:#}"))
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use skep_agent::DockerAbout;
 use skep_agent::runtime::{Distribution, PullNews, Pulled};
@@ -19,17 +20,18 @@ use skep_api::{
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, UnlockKey, View,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+    recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
+
+use super::RestoreRequest;
 
 /// What this node is in a swarm.
 #[derive(Clone)]
 pub(crate) enum SwarmState {
     /// In none.
     Inactive,
-    /// A manager whose disk is locked: it waits for the unlock key.
-    Locked,
     /// Joining, or restarting as a member.
     Pending,
     /// Could not become a member again; why.
@@ -66,11 +68,13 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     /// Settings and join tokens; what `spec` leaves out stays.
     async fn update_cluster(&self, version: u64, spec: SwarmSpec, rotation: Rotation)
     -> Result<(), ApiError>;
-    /// As users keep it; empty without autolock.
-    async fn unlock_key(&self) -> Result<String, ApiError>;
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError>;
     async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError>;
     async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError>;
+    /// A sealed backup, as it is written.
+    async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, ApiError>;
+    /// What this manager has.
+    fn preview(&self) -> Preview;
     fn node_id(&self) -> NodeId;
     /// `None` for a worker.
     fn manager_status(&self, node: &Node) -> Option<ManagerStatus>;
@@ -125,10 +129,6 @@ impl ControlPlane for skep_manager::Control {
         Self::update_cluster(self, version, spec, rotation).await
     }
 
-    async fn unlock_key(&self) -> Result<String, ApiError> {
-        Self::unlock_key(self).await
-    }
-
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError> {
         Self::update_node(self, id, version, spec).await
     }
@@ -139,6 +139,14 @@ impl ControlPlane for skep_manager::Control {
 
     async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError> {
         Self::logs(self, tasks, query).await
+    }
+
+    async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, ApiError> {
+        Self::backup(self, key).await
+    }
+
+    fn preview(&self) -> Preview {
+        Self::preview(self)
     }
 
     fn node_id(&self) -> NodeId {
@@ -156,10 +164,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn swarm(&self) -> SwarmState;
     /// Makes a swarm of this node; gives its id.
     async fn init(&self, request: InitRequest) -> Result<String, ApiError>;
+    /// Makes a swarm of a backup; gives this node's id.
+    async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError>;
     async fn join(&self, request: JoinBody) -> Result<(), ApiError>;
     async fn leave(&self, force: bool) -> Result<(), ApiError>;
-    /// Has a locked manager come back.
-    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError>;
     fn engine(&self) -> Arc<dyn LocalEngine>;
     /// The Docker Engine that runs this node's tasks, if one does: it answers for all that is no swarm's.
     fn docker(&self) -> Option<DockerSocket> {

@@ -2,7 +2,6 @@
 //!
 //! Real daemons, real containers, the real docker CLI. One story a test, one subject a file.
 
-mod autolock;
 mod bad_input;
 mod cli;
 mod container;
@@ -16,6 +15,7 @@ mod nodes;
 mod own_cli;
 mod ports;
 mod reach;
+mod recovery;
 mod registry;
 mod restart;
 mod service_logs;

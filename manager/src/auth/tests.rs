@@ -153,7 +153,6 @@ enum Method {
     Renew,
     Raft,
     Enter,
-    Lock,
     Tell,
     Relay,
     Session,
@@ -181,14 +180,13 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
             let advertise_addr = "127.0.0.1:2".to_owned();
             members.enter(wire::EnterRequest { raft_id: 78, advertise_addr }).await.map(drop)
         }
-        Method::Lock => members.lock(wire::LockRequest {}).await.map(drop),
         Method::Tell => members.tell(wire::Told::default()).await.map(drop),
         Method::Relay => members.relay(wire::RelayRequest::default()).await.map(drop),
         Method::Session => dispatcher.session(Request::new(tokio_stream::empty())).await.map(drop),
         Method::PublishLogs => dispatcher.publish_logs(Request::new(tokio_stream::empty())).await.map(drop),
         Method::Stopping => dispatcher.stopping(wire::StoppingRequest::default()).await.map(drop),
         Method::Leave => dispatcher.leave(wire::LeaveRequest {}).await.map(drop),
-        Method::Probe => ProberClient::new(channel).probe(wire::ProbeRequest {}).await.map(drop),
+        Method::Probe => ProberClient::new(channel).probe(wire::ProbeRequest::default()).await.map(drop),
         Method::Depart => members.depart(wire::DepartRequest {}).await.map(drop),
     }
 }
@@ -238,7 +236,6 @@ async fn each_method_lets_in_whom_the_store_says() {
         (Method::Renew, any_node),
         (Method::Raft, managers),
         (Method::Enter, managers),
-        (Method::Lock, managers),
         (Method::Tell, managers),
         (Method::Relay, managers),
         (Method::Session, any_node),
@@ -256,12 +253,11 @@ async fn each_method_lets_in_whom_the_store_says() {
     swarm.manager.stop().await;
 }
 
-const METHODS: [Method; 13] = [
+const METHODS: [Method; 12] = [
     Method::Join,
     Method::Renew,
     Method::Raft,
     Method::Enter,
-    Method::Lock,
     Method::Tell,
     Method::Relay,
     Method::Session,

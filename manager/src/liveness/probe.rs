@@ -51,7 +51,8 @@ impl Probes {
 }
 
 async fn directly(shared: &Shared, node: NodeId, addr: &str) {
-    match skep_link::probe(addr, shared.peers.identity(), node, PROBE_MAX).await {
+    let managers = crate::join::managers(&shared.machine.view());
+    match skep_link::probe(addr, shared.peers.identity(), node, managers, PROBE_MAX).await {
         Ok(()) => shared.liveness.alive([(node, Instant::now())]),
         Err(ProbeError::Dial(DialError::Unreachable { source, .. }))
             if source.kind() == io::ErrorKind::ConnectionRefused =>

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use skep_api::{NodeId, wire};
 use skep_store::View;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 const FILE: &str = "peers.json";
 const FORMAT: u32 = 1;
@@ -52,6 +52,8 @@ pub(crate) struct Book {
     /// What the file holds.
     filed: Mutex<Entries>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Why this manager is none any more: the swarm was made anew without it.
+    dropped: watch::Sender<Option<String>>,
 }
 
 impl Book {
@@ -65,7 +67,22 @@ impl Book {
             filed: Mutex::new(told.clone()),
             told: ArcSwap::from_pointee(told),
             heard: Mutex::default(),
+            dropped: watch::Sender::new(None),
         })
+    }
+
+    /// Another manager said that the swarm was made anew without this one.
+    pub(crate) fn drop_out(&self, words: &str) {
+        self.dropped.send_if_modified(|dropped| {
+            let is_news = dropped.is_none();
+            dropped.get_or_insert_with(|| words.to_owned());
+            is_news
+        });
+    }
+
+    /// Follows whether that was said.
+    pub(crate) fn dropped(&self) -> watch::Receiver<Option<String>> {
+        self.dropped.subscribe()
     }
 
     /// Where a member is reached.
@@ -142,6 +159,11 @@ impl Book {
 pub(crate) fn members(view: &View) -> Entries {
     let members = view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
     members.map(|node| (node.raft_id, Entry { node: node.id, addr: node.advertise_addr.clone() })).collect()
+}
+
+/// How many peers the file in `dir` names; `None` if it cannot be read.
+pub(crate) fn read_peers(dir: &Path) -> Option<usize> {
+    read(&dir.join(FILE)).map(|entries| entries.len())
 }
 
 fn read(path: &Path) -> Option<Entries> {

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use skep_api::wire;
 use skep_link::{DialError, Identity, Whom, stubs::members_client::MembersClient};
-use skep_raft::UnlockKey;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
@@ -20,6 +19,8 @@ const ENTER_MAX: Duration = Duration::from_secs(6);
 const DIAL_MAX: Duration = Duration::from_secs(2);
 /// After the managers have taken this one in, it should hear of a leader; else they are asked again.
 const VOTER_MAX: Duration = Duration::from_secs(5);
+/// A member that was opened knows who votes after this long at most.
+const STATUS_MAX: Duration = Duration::from_secs(1);
 
 /// Why a manager was not taken in.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -112,6 +113,15 @@ impl Entrance {
         self.is_voter() && self.0.raft.status().borrow().leader.is_some()
     }
 
+    /// Whether nobody else votes, by its own log: then nobody can have let it go.
+    pub async fn is_alone(&self) -> bool {
+        let own = self.0.raft.raft_id();
+        let mut status = self.0.raft.status();
+        // The first word of it comes a moment after the opening.
+        let known = timeout(STATUS_MAX, status.wait_for(|status| !status.voters.is_empty())).await;
+        matches!(known, Ok(Ok(status)) if status.voters.iter().eq([&own]))
+    }
+
     fn is_stopped(&self) -> bool {
         self.0.raft.status().has_changed().is_err()
     }
@@ -127,15 +137,8 @@ impl Entrance {
         matches!(timeout(limit, heard).await, Ok(Ok(_)))
     }
 
-    async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
+    pub(super) async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
         let mut client = client(addr, &self.0.identity).await?;
-        // What it is sent next is not to lie on an open disk.
-        let answer = timeout(ENTER_MAX, client.lock(wire::LockRequest {})).await;
-        let answer = answer.map_err(|_| Failure::Again("no answer".to_owned()))?;
-        let wire::LockResponse { unlock_key, version } = answer.map_err(Failure::from)?.into_inner();
-        let unlock = (!unlock_key.is_empty()).then(|| UnlockKey::new(unlock_key));
-        let followed = self.0.raft.follow_lock(unlock, version).await;
-        followed.map_err(|error| Failure::Again(error.to_string()))?;
         let request =
             wire::EnterRequest { raft_id: self.0.raft.raft_id(), advertise_addr: advertise_addr.to_owned() };
         let answer = timeout(ENTER_MAX, client.enter(request)).await;
@@ -165,7 +168,8 @@ pub async fn depart(identity: &Identity, managers: &[String], limit: Duration) -
     timeout(limit, departing).await.unwrap_or_else(|_| Err("the other managers do not answer".to_owned()))
 }
 
-enum Failure {
+/// Why a manager did not take this one.
+pub(super) enum Failure {
     Again(String),
     Refused(String),
 }

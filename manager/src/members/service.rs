@@ -22,7 +22,7 @@ use crate::{
     auth::Need,
     ca::Issued,
     dispatcher::{LEFT, Shared},
-    roles, tell, unlock,
+    recovery, roles, tell,
     write::WriteError,
 };
 
@@ -98,16 +98,6 @@ impl Members for MembersService {
         Err(Status::aborted("the node changes all the time; ask again"))
     }
 
-    async fn lock(
-        &self,
-        request: Request<wire::LockRequest>,
-    ) -> Result<Response<wire::LockResponse>, Status> {
-        self.0.caller(peer(&request), Need::Manager).await?;
-        let (unlock, version) = unlock::wanted(&self.0.machine.view()).unwrap_or_default();
-        let unlock_key = unlock.map(|key| key.reveal().to_vec()).unwrap_or_default();
-        Ok(Response::new(wire::LockResponse { unlock_key, version }))
-    }
-
     async fn depart(
         &self,
         request: Request<wire::DepartRequest>,
@@ -140,6 +130,21 @@ impl Members for MembersService {
         }
         tracing::info!(node.id = %caller.node, "a manager left");
         Ok(Response::new(wire::DepartResponse {}))
+    }
+
+    async fn dismiss(
+        &self,
+        request: Request<wire::DismissRequest>,
+    ) -> Result<Response<wire::DismissResponse>, Status> {
+        let shared = &self.0;
+        let caller = shared.caller(peer(&request), Need::Member).await?;
+        let wire::DismissRequest { revision, words } = request.into_inner();
+        if !recovery::is_of_a_newer_swarm(revision, shared.machine.view().revision()) {
+            return Err(Status::failed_precondition("this manager's state is as new as that"));
+        }
+        tracing::error!(by = %caller.node, "the swarm was made anew without this manager");
+        shared.book.drop_out(&words);
+        Ok(Response::new(wire::DismissResponse {}))
     }
 
     async fn tell(&self, request: Request<wire::Told>) -> Result<Response<wire::ToldAnswer>, Status> {

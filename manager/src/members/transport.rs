@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::{Book, talk::Talk};
+use crate::recovery;
 
 /// TCP and TLS with a peer on a busy machine; beyond, it is tried anew, as the first packets may be lost.
 const DIAL_MAX: Duration = Duration::from_secs(1);
@@ -167,11 +168,13 @@ impl Transport for Links {
             Err(error) => return std::future::ready(Err(error)).boxed(),
         };
         let tally = Tally { lines: self.lines.clone(), key, number };
+        let book = self.book.clone();
         let deadline = Instant::now() + limit;
         async move {
             let talk = match timeout(limit, dial).await {
                 Ok(Ok(talk)) => talk,
                 Ok(Err(why)) => {
+                    heed(&book, &why);
                     tally.failed();
                     return Err(TransportError::Unreachable(why));
                 }
@@ -183,7 +186,10 @@ impl Transport for Links {
                     tally.heard();
                     Ok(answer)
                 }
-                Ok(Err(status)) => Err(tally.refused(&status)),
+                Ok(Err(status)) => {
+                    heed(&book, status.message());
+                    Err(tally.refused(&status))
+                }
                 Err(_) => {
                     tally.silent();
                     Err(TransportError::NoAnswer(format!("nothing within {limit:?}")))
@@ -191,6 +197,13 @@ impl Transport for Links {
             }
         }
         .boxed()
+    }
+}
+
+/// A manager of this swarm may say that it was made anew without this one.
+fn heed(book: &Book, words: &str) {
+    if recovery::is_dropped(words) {
+        book.drop_out(words);
     }
 }
 

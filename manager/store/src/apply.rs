@@ -27,6 +27,9 @@ pub struct Store {
     pub(crate) answer_bytes: usize,
 }
 
+/// How far a state that is made anew jumps: more changes than any swarm makes.
+pub const JUMP: u64 = 1 << 32;
+
 /// What came of one log entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
@@ -41,6 +44,12 @@ impl Store {
     #[must_use]
     pub fn view(&self) -> View {
         self.view.clone()
+    }
+
+    /// Goes on with revisions that no state before this one can have had: a swarm that is made anew from what one
+    /// manager or a backup holds gives no version out again that the lost one may have given.
+    pub fn jump(&mut self) {
+        self.view.revision = self.view.revision.saturating_add(JUMP);
     }
 
     /// Applies one entry of the log. A refused one changes nothing; a repeated request gets its first answer.

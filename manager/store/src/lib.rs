@@ -15,7 +15,7 @@ mod restore;
 mod snapshot;
 mod view;
 
-pub use apply::{Applied, Store};
+pub use apply::{Applied, JUMP, Store};
 pub use draft::{CHANGES_MAX, Draft};
 pub use events::{Dirty, ObjectRef};
 pub use guard::{Follows, Guard, GuardKind};

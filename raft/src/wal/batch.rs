@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 
+use super::seal::{SegmentSeal, TAG_BYTES};
 use super::spare::is_zero;
-use crate::seal::{SegmentSeal, TAG_BYTES};
 
 /// Where batches may begin: the smallest sector of a disk.
 pub(crate) const ALIGN: usize = 512;
@@ -92,6 +92,11 @@ pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
         } else {
             Found::Damaged("the batch's body is damaged")
         };
+    }
+    // Zeros before the write and after it, so no torn write leaves anything else.
+    let end = HEADER_BYTES + body_len;
+    if !is_zero(&bytes[end..bytes.len().min(end.next_multiple_of(ALIGN))]) {
+        return Found::Damaged("the rest of a batch's last sector is not empty");
     }
     let mut sequence = [0; 8];
     sequence.copy_from_slice(&header[8..16]);

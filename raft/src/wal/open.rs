@@ -12,12 +12,12 @@ use super::files::Files;
 use super::held::Held;
 use super::record::{self, EntryRecord, Kind, Record, Said};
 use super::recover::{self, Recovered, Scan};
+use super::seal::DataKey;
 use super::segment::{self, Place, Segment};
 use super::spare::{self, Keeper};
 use super::writer::{BATCH_TARGET_BYTES, Writer};
 use super::{Options, Wal, batch};
 use crate::error::OpenError;
-use crate::keys::Keys;
 use crate::{snapshot, space};
 
 /// An opening that would leave more segments than these, most of which is of no use, writes anew what
@@ -28,8 +28,8 @@ impl Wal {
     /// Reads the log in `options.dir`, makes its end durable, and begins a new segment.
     pub(crate) fn open(options: Options) -> Result<(Wal, Recovered), OpenError> {
         let dir = options.dir.clone();
-        let opened = Found::read(&options).and_then(|mut found| {
-            found.scan.recovered.snapshot = snapshot::load(&dir, &found.keys)?;
+        let opened = Found::read(&dir).and_then(|mut found| {
+            found.scan.recovered.snapshot = snapshot::load(&dir, &found.key)?;
             found.scan.recovered.check(&dir)?;
             Wal::go_on(options, found)
         });
@@ -38,9 +38,8 @@ impl Wal {
 
     /// Goes on with a log that was found whole.
     pub(super) fn go_on(options: Options, found: Found) -> Result<(Wal, Recovered), OpenError> {
-        let Found { lock, keys, numbers, scan } = found;
-        let Options { dir, segment_bytes, files, hooks, keys: _ } = options;
-        let key = keys.current();
+        let Found { lock, key, numbers, scan } = found;
+        let Options { dir, segment_bytes, files, hooks } = options;
         let Scan { recovered, mut next_sequence, tail, mut held, .. } = scan;
         if let Some(tail) = &tail {
             if tail.is_torn {
@@ -71,12 +70,12 @@ impl Wal {
         let place = Place { number, first_sequence: next_sequence, ..place };
         let segment = Segment::begin(&*files, &place, file, &from, &recovered.said, [])?;
         held.begin(number);
-        let keeper = Keeper::start(files.clone(), &dir, segment_bytes, hooks.clone(), keys.clone())?;
+        let keeper = Keeper::start(files.clone(), &dir, segment_bytes, hooks.clone())?;
         let (said, saying) = (recovered.said.clone(), recovered.said.clone());
         let (writer_dir, body) = (dir.clone(), Vec::new());
         let writer = Writer {
             dir: writer_dir,
-            keys: keys.clone(),
+            key,
             files,
             hooks,
             keeper,
@@ -93,30 +92,26 @@ impl Wal {
             .name("skep-wal".to_owned())
             .spawn(move || writer.run(&jobs))
             .map_err(OpenError::io("start the thread that writes", &dir))?;
-        Ok((Wal { queue, keys, held: Mutex::new(Some((thread, lock))) }, recovered))
+        Ok((Wal { queue, held: Mutex::new(Some((thread, lock))) }, recovered))
     }
 }
 
 /// What a directory holds, and the right to change it.
 pub(super) struct Found {
     lock: File,
-    keys: Keys,
+    key: DataKey,
     numbers: Vec<u64>,
     scan: Scan,
 }
 
 impl Found {
     /// Changes nothing but for a directory or a key that is missing.
-    pub(super) fn read(options: &Options) -> Result<Found, OpenError> {
-        let dir = &options.dir;
+    pub(super) fn read(dir: &Path) -> Result<Found, OpenError> {
         let lock = lock_dir(dir)?;
-        let keys = match &options.keys {
-            Some(keys) => keys.clone(),
-            None => Keys::load(dir, options.files.clone())?,
-        };
         let numbers = segment::list(dir).map_err(OpenError::io("list", dir))?;
-        let scan = recover::scan(dir, &keys, &numbers)?;
-        Ok(Found { lock, keys, numbers, scan })
+        let key = DataKey::load(dir, !numbers.is_empty() || snapshot::exists(dir)?)?;
+        let scan = recover::scan(dir, &key, &numbers)?;
+        Ok(Found { lock, key, numbers, scan })
     }
 }
 

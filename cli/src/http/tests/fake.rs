@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use skep_api::{
     ApiError, ClusterId, ErrorKind, Id, NetworkId, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     id::{IdSource, SeededIds},
@@ -18,13 +19,17 @@ use skep_api::{
     spec::{Availability, InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, UnlockKey, View,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+    recovery::{
+        Preview,
+        backup::{self, Sealed, Title},
+    },
 };
 use skep_store::{Change, Proposal, Store, decode_result};
 use tokio::{net::UnixListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{Backend, ControlPlane, Facts, LocalEngine, SwarmState, serve};
+use crate::http::{Backend, ControlPlane, Facts, LocalEngine, RestoreRequest, SwarmState, serve};
 use engine::FakeEngine;
 
 /// 2026-11-21, an hour before the objects of the tests are looked at.
@@ -155,6 +160,19 @@ impl ControlPlane for FakeControl {
         self.store.lock().unwrap().view()
     }
 
+    async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, ApiError> {
+        let (give, pieces) = mpsc::channel(2);
+        let mut bytes = Vec::new();
+        let store = self.store.lock().unwrap().clone();
+        backup::write(&mut bytes, &store, &Title::of(&store.view(), 7, START.0, Sealed::Key), &key).unwrap();
+        give.try_send(Ok(bytes.into())).unwrap();
+        Ok(pieces)
+    }
+
+    fn preview(&self) -> Preview {
+        Preview { last_entry: 7, ..Preview::default() }
+    }
+
     fn clock_warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -251,19 +269,7 @@ impl ControlPlane for FakeControl {
                 *secret = self.id().to_string();
             }
         }
-        if !cluster.spec.autolock() {
-            cluster.unlock_key = Secret::default();
-        } else if cluster.unlock_key.is_empty() || rotation.unlock_key {
-            cluster.unlock_key = Secret::new(vec![7; 32]);
-        }
         self.apply(vec![Change::PutCluster(Arc::new(cluster))]).map(|_| ())
-    }
-
-    async fn unlock_key(&self) -> Result<String, ApiError> {
-        let view = self.stale_view();
-        let key = &view.cluster().unwrap().unlock_key;
-        let text = || skep_manager::unlock_key_text(&UnlockKey::new(key.reveal()));
-        Ok(if key.is_empty() { String::new() } else { text() })
     }
 
     async fn update_node(&self, id: NodeId, _version: u64, spec: NodeSpec) -> Result<(), ApiError> {
@@ -349,15 +355,16 @@ impl Backend for FakeBackend {
         self.swarm.lock().unwrap().clone()
     }
 
-    async fn init(&self, request: InitRequest) -> Result<String, ApiError> {
+    async fn init(&self, _request: InitRequest) -> Result<String, ApiError> {
         let control = FakeControl::new();
-        if request.auto_lock_managers {
-            let version = control.stale_view().cluster().unwrap().meta.version;
-            control.update_cluster(version, request.spec.with_autolock(), Rotation::default()).await?;
-        }
         let id = control.node_id().to_string();
         *self.swarm.lock().unwrap() = SwarmState::Manager(Arc::new(control));
         Ok(id)
+    }
+
+    async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError> {
+        backup::read(&request.path, &request.key).map_err(|error| ApiError::invalid(error.to_string()))?;
+        self.init(InitRequest::default()).await
     }
 
     async fn join(&self, request: JoinBody) -> Result<(), ApiError> {
@@ -379,15 +386,6 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError> {
-        if key.reveal() != [7; 32] {
-            let words = "swarm could not be unlocked: invalid key provided";
-            return Err(ApiError::new(ErrorKind::Unauthenticated, words));
-        }
-        *self.swarm.lock().unwrap() = SwarmState::Manager(Arc::new(FakeControl::new()));
-        Ok(())
-    }
-
     fn engine(&self) -> Arc<dyn LocalEngine> {
         Arc::new(FakeEngine)
     }
@@ -403,11 +401,9 @@ impl Backend for FakeBackend {
                 (Some(id), vec![(id, "10.9.0.1:2377".to_owned())])
             }
             SwarmState::Worker { node_id } => (Some(node_id), Vec::new()),
-            SwarmState::Inactive
-            | SwarmState::Locked
-            | SwarmState::Pending
-            | SwarmState::Error(_)
-            | SwarmState::Full(_) => (None, Vec::new()),
+            SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) | SwarmState::Full(_) => {
+                (None, Vec::new())
+            }
         };
         Facts {
             node_name: "alpha".into(),

@@ -1,0 +1,52 @@
+//! The leader of a swarm that was made anew looks for the managers that it was made without, and tells them:
+//! enough of them together would go on as the old swarm, and nobody else would find them.
+
+use std::{sync::Arc, time::Duration};
+
+use skep_api::{NodeId, wire};
+use skep_link::{Whom, stubs::members_client::MembersClient};
+use tokio::time::{sleep, timeout};
+
+use super::dropped_words;
+use crate::dispatcher::Shared;
+
+/// Between two attempts: about an election of those who are back.
+const EACH: Duration = Duration::from_secs(2);
+/// One attempt.
+const TELL_MAX: Duration = Duration::from_secs(1);
+/// So many are told at a time.
+const AT_A_TIME: usize = 16;
+
+/// Runs as long as this manager leads. Those that heard it are told again all the same: they may restart.
+pub(crate) async fn keep_dismissing(shared: &Arc<Shared>) {
+    loop {
+        let view = shared.machine.view();
+        let is_there = |node: &&Arc<skep_api::object::Node>| node.dropped && !node.advertise_addr.is_empty();
+        let dropped: Vec<(NodeId, String)> =
+            view.nodes().filter(is_there).map(|node| (node.id, node.advertise_addr.clone())).collect();
+        let (revision, words) = (view.revision(), dropped_words(&view));
+        for some in dropped.chunks(AT_A_TIME) {
+            let telling = some.iter().map(|(node, addr)| tell(shared, *node, addr, revision, &words));
+            futures::future::join_all(telling).await;
+        }
+        sleep(EACH).await;
+    }
+}
+
+async fn tell(shared: &Shared, node: NodeId, addr: &str, revision: u64, words: &str) {
+    let telling = async {
+        let dialled = skep_link::connect_once(addr, &shared.identity, Whom::Manager, TELL_MAX).await;
+        let (channel, found) = dialled.map_err(|error| error.to_string())?;
+        // Its address may have passed on.
+        if found.node_id != node.to_string() {
+            return Err(format!("{addr} is node {}'s", found.node_id));
+        }
+        let request = wire::DismissRequest { revision, words: words.to_owned() };
+        MembersClient::new(channel).dismiss(request).await.map_err(|status| status.message().to_owned())
+    };
+    match timeout(TELL_MAX, telling).await {
+        Ok(Ok(_)) => tracing::debug!(node.id = %node, addr, "a dropped manager was told"),
+        Ok(Err(why)) => tracing::debug!(node.id = %node, addr, err = why, "a dropped manager was not told"),
+        Err(_) => tracing::debug!(node.id = %node, addr, "a dropped manager does not answer"),
+    }
+}

@@ -1,0 +1,182 @@
+//! A swarm made anew of a real manager's directory, cut off at each step; backups and what damages them.
+
+use std::{collections::BTreeSet, fs, io, path::Path, sync::Arc, time::Duration};
+
+use skep_api::{
+    Id, NodeId, Secret,
+    object::{Node, NodeState},
+    spec::{NodeSpec, Role},
+};
+use skep_store::Change;
+use tempfile::TempDir;
+
+use super::{
+    RecoveryError, anew,
+    backup::{self, BackupError, Sealed, Title},
+    is_of_a_newer_swarm, preview,
+};
+use crate::{
+    Manager, ManagerConfig,
+    recovery::To,
+    rig::{clock, first_manager},
+};
+
+const OTHER: NodeId = NodeId(Id(7));
+const WORKER: NodeId = NodeId(Id(8));
+
+fn config(dir: &Path) -> ManagerConfig {
+    ManagerConfig {
+        dir: dir.join("manager"),
+        clock,
+        raft_heartbeat: Duration::from_millis(50),
+        raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
+    }
+}
+
+fn to(addr: &str) -> To {
+    To { advertise_addr: addr.to_owned(), data_path_addr: "127.0.0.9".to_owned() }
+}
+
+/// A stopped manager whose state has another manager and a worker.
+async fn stopped() -> (NodeId, skep_link::Identity, TempDir) {
+    let (manager, identity, dir) = first_manager().await;
+    let control = manager.control();
+    let node = |id, role, addr: &str| {
+        let spec = NodeSpec { role, ..NodeSpec::default() };
+        let mut node = Node { id, spec, advertise_addr: addr.to_owned(), ..Node::default() };
+        node.status.state = NodeState::Ready;
+        Change::PutNode(Arc::new(node))
+    };
+    let changes = vec![node(OTHER, Role::Manager, "127.0.0.1:2"), node(WORKER, Role::Worker, "")];
+    control.shared.write(Vec::new(), changes).await.unwrap();
+    manager.stop().await;
+    (control.node_id(), identity, dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_manager_goes_on_with_all_that_it_has() {
+    let (own, identity, dir) = stopped().await;
+    let state = dir.path().join("manager");
+    let seen = preview(&state, own).unwrap();
+    assert_eq!((seen.nodes, seen.dropped.len(), seen.is_no_voter), (3, 1, false));
+    assert!(seen.last_write_at.is_some() && seen.last_entry > 0);
+    assert!(matches!(preview(&state, NodeId(Id(9))), Err(RecoveryError::NotInState(_))));
+    let before = super::find(&state, own).unwrap().store.view();
+
+    anew::make_anew(&state, own, &to("127.0.0.1:99"), clock()).unwrap();
+    let manager = Manager::open(config(dir.path()), identity).await.unwrap();
+    let control = manager.control();
+    let view = control.view().await.unwrap();
+    assert!(is_of_a_newer_swarm(view.revision(), before.revision()));
+    let (node, other, worker) =
+        (view.node(own).unwrap(), view.node(OTHER).unwrap(), view.node(WORKER).unwrap());
+    assert_eq!((node.advertise_addr.as_str(), node.data_path_addr.as_str()), ("127.0.0.1:99", "127.0.0.9"));
+    assert_ne!(node.raft_id, before.node(own).unwrap().raft_id);
+    // As in Swarm: a manager by its spec, a member no more, and down.
+    assert!(other.dropped && other.raft_id == 0 && other.spec.role == Role::Manager);
+    assert_eq!(other.status.state, NodeState::Down);
+    assert!(control.manager_status(other).is_none());
+    assert_eq!(worker.as_ref(), before.node(WORKER).unwrap().as_ref());
+    let secrets = |view: &skep_store::View| {
+        let cluster = view.cluster().unwrap();
+        (cluster.ca_key_pem.clone(), cluster.worker_token_secret.clone(), cluster.id)
+    };
+    assert_eq!(secrets(&view), secrets(&before));
+    assert!(!manager.knows()(OTHER) && manager.knows()(WORKER));
+    // It is removed as any node that is down.
+    control.remove_node(OTHER, false).await.unwrap();
+    manager.stop().await;
+    assert!(dir.path().join("manager.before").join("raft-id").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_off_anywhere_there_is_the_old_or_the_new() {
+    let mut n_old = 0;
+    let mut seen = BTreeSet::new();
+    for at in 0.. {
+        let (own, identity, dir) = stopped().await;
+        let state = dir.path().join("manager");
+        let old = preview(&state, own).unwrap();
+        let (mut n, mut name) = (0, "");
+        let made = anew::make_anew_in_steps(&state, own, &to("127.0.0.1:99"), clock(), &mut |step| {
+            name = step;
+            n += 1;
+            if n > at { Err(io::Error::other("cut off")) } else { Ok(()) }
+        });
+        let is_through = made.is_ok();
+        seen.insert(name);
+        let now = preview(&state, own).unwrap();
+        let is_old = now == old;
+        n_old += usize::from(is_old);
+        assert!(is_old || now.dropped.is_empty(), "cut off at {name}: {now:?}");
+        let manager = Manager::open(config(dir.path()), identity).await.unwrap();
+        let addr = manager.control().view().await.unwrap().node(own).unwrap().advertise_addr.clone();
+        assert_eq!(addr == "127.0.0.1:99", !is_old, "cut off at {name}");
+        manager.stop().await;
+        assert!(!dir.path().join("manager.new").exists(), "the next start cleans up");
+        if is_through {
+            break;
+        }
+        // Tried again, it comes about.
+        anew::make_anew(&state, own, &to("127.0.0.1:99"), clock()).unwrap();
+    }
+    assert!(n_old >= 3 && seen.contains("exchanged") && seen.contains("done"), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_read_back_and_no_damage_passes() {
+    let (own, _, dir) = stopped().await;
+    let store = super::find(&dir.path().join("manager"), own).unwrap().store;
+    let key = Secret::new("a passphrase");
+    let title = Title::of(&store.view(), 5, clock(), Sealed::Key);
+    let mut bytes = Vec::new();
+    backup::write(&mut bytes, &store, &title, &key).unwrap();
+    let path = dir.path().join("backup");
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(backup::verify_sum(&path).unwrap(), title);
+    let (read, restored) = backup::read(&path, &key).unwrap();
+    assert!(read == title && restored == store);
+    let ca_key = store.view().cluster().unwrap().ca_key_pem.clone();
+    let is_inside = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(!is_inside(&ca_key[30..60]), "nothing secret is plain");
+
+    assert!(matches!(backup::read(&path, &Secret::new("another")), Err(BackupError::WrongKey { .. })));
+    let mut newer = bytes.clone();
+    newer[8] = 2;
+    fs::write(&path, &newer).unwrap();
+    assert!(matches!(backup::verify_sum(&path), Err(BackupError::Version { found: 2, .. })));
+    for at in (0..bytes.len()).step_by(97) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        assert!(backup::verify_sum(&path).is_err(), "byte {at}");
+    }
+    for len in [0, 7, 11, 40, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..len]).unwrap();
+        assert!(backup::verify_sum(&path).is_err(), "cut at {len}");
+        assert!(backup::read(&path, &key).is_err(), "cut at {len}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_manager_is_a_new_node_of_the_same_swarm() {
+    let (own, identity, dir) = stopped().await;
+    let store = super::find(&dir.path().join("manager"), own).unwrap().store;
+    let fresh = tempfile::tempdir().unwrap();
+    let params = super::RestoreParams {
+        advertise_addr: "127.0.0.1:98".to_owned(),
+        data_path_addr: "127.0.0.1".to_owned(),
+        description: skep_api::object::NodeDescription::default(),
+        identity_dir: fresh.path().join("identity"),
+        now: clock(),
+    };
+    let restored = super::restore(&fresh.path().join("manager"), store.clone(), &params).unwrap();
+    assert_eq!(restored.cluster_id(), identity.cluster_id());
+    assert_ne!(restored.node_id(), identity.node_id());
+    let manager = Manager::open(config(fresh.path()), restored).await.unwrap();
+    let view = manager.control().view().await.unwrap();
+    assert!(is_of_a_newer_swarm(view.revision(), store.view().revision()));
+    assert!(view.node(own).unwrap().dropped && view.node(OTHER).unwrap().dropped);
+    assert!(!view.node(WORKER).unwrap().dropped);
+    manager.stop().await;
+}
