@@ -137,6 +137,81 @@ fn a_manager_that_lost_the_others_goes_on_alone_at_a_new_address() {
     }
 }
 
+/// Waits until these are Ready, without a manager's status.
+#[track_caller]
+fn wait_workers(cluster: &Cluster) {
+    wait_for("the workers are back", LIMIT, || {
+        let nodes = listed(cluster);
+        let is_back = |name: &&(String, String, String)| {
+            name.0.starts_with("worker") && name.1 == "Ready" && name.2.is_empty()
+        };
+        (nodes.iter().filter(is_back).count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn a_manager_is_recovered_while_its_daemon_is_down() {
+    let mut cluster = with_tasks_on_workers(3);
+    let before = ids(&cluster);
+    let managers = ["manager-1", "manager-2", "manager-3"];
+    managers.iter().for_each(|name| cluster.kill_node(name, true));
+    let dir = |name: &str| state_of(&cluster, name).to_str().expect("a plain path").to_owned();
+    let recover = |name: &str, flags: &[&str]| {
+        cluster.skep(&[&["swarm", "recover", "--state-dir", &dir(name)], flags].concat())
+    };
+    for name in managers {
+        let preview = recover(name, &[]).ok();
+        assert!(preview.contains("Nothing was changed") && preview.contains("1 services"), "{preview}");
+        assert!(!preview.contains(&format!(" {name} ")), "it is not dropped itself: {preview}");
+    }
+    let refused = cluster.skep(&["swarm", "recover", "--state-dir", &dir("worker-1")]).refused();
+    assert!(refused.contains("holds no manager's state"), "{refused}");
+    let done = recover("manager-2", &["--yes"]).ok();
+    assert!(done.contains("goes on alone") && done.contains("Start its daemon now"), "{done}");
+    let checked = cluster.skep(&["swarm", "check", &dir("manager-2")]).ok();
+    assert!(checked.contains("manager.before"), "{checked}");
+    let _ = cluster.restart_node("manager-2").ok();
+    cluster.speak_to("manager-2");
+    wait_for("it leads", LIMIT, || cluster.docker(&["service", "ls"]).is_ok().then_some(()));
+    wait_workers(&cluster);
+    let _ = cluster.docker(&["service", "scale", "--detach", "web=6"]).ok();
+    let _ = cluster.wait_running("web", N_TASKS + 2, LIMIT);
+    assert!(ids(&cluster).is_superset(&before), "no task was replaced");
+}
+
+#[test]
+fn going_on_alone_takes_over_from_managers_that_are_there() {
+    let mut cluster = with_tasks_on_workers(3);
+    let before = ids(&cluster);
+    // Of a follower, just after a restart, with the others in quorum.
+    let _ = cluster.restart_node("manager-2").ok();
+    cluster.speak_to("manager-2");
+    let manager = cluster.manager().clone();
+    wait_for("it is a manager again", LIMIT, || {
+        cluster.docker_on(&manager, &["service", "ls"]).is_ok().then_some(())
+    });
+    let said = cluster.docker(&["swarm", "init", "--force-new-cluster"]).ok();
+    assert!(said.contains("is now a manager"), "{said}");
+    for name in ["manager-1", "manager-3"] {
+        let node = cluster.node(name).clone();
+        let said = wait_for("a dropped manager says that it is none", LIMIT, || {
+            let said = info(&cluster, &node);
+            said.starts_with("error ").then_some(said)
+        });
+        assert!(said.contains("the swarm was made anew without this node"), "{said}");
+    }
+    wait_workers(&cluster);
+    let _ = cluster.docker(&["service", "scale", "--detach", "web=6"]).ok();
+    let _ = cluster.wait_running("web", N_TASKS + 2, LIMIT);
+    assert!(ids(&cluster).is_superset(&before), "no task was replaced");
+    // One that was dropped stays out after a restart, and says why.
+    let _ = cluster.restart_node("manager-3");
+    let node = cluster.node("manager-3").clone();
+    wait_for("it still is none", LIMIT, || {
+        info(&cluster, &node).contains("the swarm was made anew without this node").then_some(())
+    });
+}
+
 #[test]
 fn a_swarm_whose_managers_are_gone_is_restored_from_a_backup() {
     let mut cluster = with_tasks_on_workers(1);
@@ -176,13 +251,7 @@ fn a_swarm_whose_managers_are_gone_is_restored_from_a_backup() {
     assert!(refused.contains("--key-file"), "{refused}");
     let said = cluster.skep(&["swarm", "restore", "--key-file", &key, &file]).ok();
     assert!(said.contains("Swarm restored"), "{said}");
-    wait_for("the workers are back", LIMIT, || {
-        let n = listed(&cluster)
-            .iter()
-            .filter(|(name, status, _)| name.starts_with("worker") && status == "Ready")
-            .count();
-        (n == 2).then_some(())
-    });
+    wait_workers(&cluster);
     let replaced = try_wait_for(QUIET, || (ids(&cluster) != before).then_some(()));
     assert!(replaced.is_none(), "no task was replaced");
     let _ = cluster.docker(&["service", "scale", "--detach", "web=5"]).ok();
