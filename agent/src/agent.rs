@@ -162,6 +162,7 @@ impl Agent {
         let (mesh, newest) = watch::channel(None);
         let ties = Arc::new(Ties {
             managers: watch::Sender::new(config.managers),
+            told: watch::Sender::new(0),
             is_connected: watch::Sender::new(false),
             removed: watch::Sender::new(None),
             role: watch::Sender::new(None),

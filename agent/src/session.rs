@@ -156,6 +156,7 @@ impl Session {
     /// Holds a session with one manager after another until `closing`.
     pub(crate) async fn run(mut self, mut closing: watch::Receiver<bool>) {
         let mut failures = 0;
+        let mut told = self.ties.told.subscribe();
         // Agents spread over the managers.
         let mut turn = usize::try_from(self.chance.next_id().0 % 1024).unwrap_or(0);
         loop {
@@ -205,12 +206,18 @@ impl Session {
             }
             let spread = if was_connected { share(self.spread, &mut self.chance) } else { Duration::ZERO };
             let mut pause = backoff(failures, &mut self.chance) + spread;
-            if self.ties.removed.borrow().is_some() {
+            let is_out = self.ties.removed.borrow().is_some();
+            if is_out {
                 pause += REMOVED_PAUSE;
             }
             tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
                 () = sleep(pause) => {}
+                // It need not try those that are gone in their turn. The first attempts are spread as ever.
+                Ok(()) = told.changed(), if failures > 1 && !is_out => {
+                    let n = u128::try_from(*told.borrow_and_update()).unwrap_or(1).max(1);
+                    turn = usize::try_from(self.chance.next_id().0 % n).unwrap_or(0);
+                }
             }
         }
     }

@@ -199,10 +199,14 @@ impl Stage {
     }
 
     async fn agent(&self) -> Agent {
+        self.agent_that_knows(&[&self.addr]).await
+    }
+
+    async fn agent_that_knows(&self, managers: &[&str]) -> Agent {
         let config = Config {
             state_dir: Path::to_path_buf(self.dir.path()),
             identity: self.worker.clone(),
-            managers: vec![self.addr.clone()],
+            managers: managers.iter().map(|&manager| manager.to_owned()).collect(),
             description: wire::NodeDescription { hostname: "n1".into(), ..Default::default() },
             data_path_addr: Ipv4Addr::LOCALHOST,
             probe_addr: ":7".into(),
@@ -408,6 +412,29 @@ async fn agents_answer_probes_and_probe_for_managers() {
     agent.stop(StopReason::Restart).await;
     let error = skep_link::probe(&addr, &manager, WORKER, Vec::new(), LIMIT).await.unwrap_err();
     assert!(matches!(error, skep_link::ProbeError::Silent { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_lost_its_managers_goes_where_a_probe_says() {
+    let mut stage = Stage::new().await;
+    // Nobody is there; in its own time it would ask for seconds.
+    let agent = stage.agent_that_knows(&["127.0.0.1:1", "127.0.0.1:2"]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (worker, routes) = (stage.worker.clone(), Routes::new(agent.prober(None)));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        skep_link::serve(listener, worker, routes, std::future::pending()).await.unwrap();
+    });
+    let now = unix_now();
+    let other = identity(&stage.authority, NodeId(Id(2)), Role::Worker, now);
+    let manager = identity(&stage.authority, NodeId(Id(1)), Role::Manager, now);
+    for (who, expect) in [(other, "127.0.0.1:1"), (manager, stage.addr.as_str())] {
+        skep_link::probe(&addr, &who, WORKER, vec![stage.addr.clone()], LIMIT).await.unwrap();
+        assert_eq!(agent.managers()[0], expect, "a manager alone is believed");
+    }
+    let (talk, _) = stage.talk().await;
+    talk.welcome(1000).await;
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub struct Trust {
 pub(crate) struct Ties {
     /// Every manager known, host:port.
     pub(crate) managers: watch::Sender<Vec<String>>,
+    /// Without a session a manager said where the managers are: so many, the first of those known.
+    pub(crate) told: watch::Sender<usize>,
     pub(crate) is_connected: watch::Sender<bool>,
     /// How a manager said that this node is not in the swarm any more.
     pub(crate) removed: watch::Sender<Option<String>>,
@@ -56,8 +58,9 @@ impl Ties {
         if *self.is_connected.borrow() {
             return;
         }
+        let n = managers.len().min(MANAGERS_MAX);
         self.managers.send_if_modified(|known| {
-            let is_news = managers.iter().any(|manager| !known.contains(manager));
+            let is_news = !known.starts_with(&managers);
             if is_news {
                 let old = std::mem::take(known);
                 let fresh = managers.iter().chain(old.iter().filter(|manager| !managers.contains(manager)));
@@ -65,5 +68,6 @@ impl Ties {
             }
             is_news
         });
+        self.told.send_replace(n);
     }
 }

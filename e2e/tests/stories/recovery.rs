@@ -174,6 +174,12 @@ fn a_manager_is_recovered_while_its_daemon_is_down() {
     cluster.speak_to("manager-2");
     wait_for("it leads", LIMIT, || cluster.docker(&["service", "ls"]).is_ok().then_some(()));
     wait_workers(&cluster);
+    wait_for("a worker knows of no other manager", LIMIT, || {
+        let member = fs::read_to_string(state_of(&cluster, "worker-1").join("member.json")).ok()?;
+        let member: Value = serde_json::from_str(&member).ok()?;
+        (member["managers"] == serde_json::json!([format!("{}:2377", cluster.manager().address)]))
+            .then_some(())
+    });
     let _ = cluster.docker(&["service", "scale", "--detach", "web=6"]).ok();
     let _ = cluster.wait_running("web", N_TASKS + 2, LIMIT);
     assert!(ids(&cluster).is_superset(&before), "no task was replaced");

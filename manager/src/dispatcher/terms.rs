@@ -29,7 +29,7 @@ impl Terms {
     /// As the state of the cluster has them.
     pub(super) fn of(view: &View) -> Self {
         let is_manager = |node: &skep_api::object::Node| {
-            node.spec.role == Role::Manager && !node.advertise_addr.is_empty()
+            node.spec.role == Role::Manager && !node.dropped && !node.advertise_addr.is_empty()
         };
         let managers = view.nodes().filter(|node| is_manager(node)).map(|node| node.advertise_addr.clone());
         Self {
