@@ -1,34 +1,46 @@
 //! For simulations only: members on the simulation's own runtime and on disks that forget.
 //!
-//! A simulated disk keeps records in order. A crash loses any number of the last ones that were not
-//! acknowledged yet, and no other; a snapshot is kept whole or not at all. Nothing leaves the thread, so one
-//! seed gives one run.
+//! A simulated disk is the log itself in files, written and synced at instants of simulated time. A crash
+//! loses any subset of the sectors of what was being written, and all that waited behind it; a snapshot is
+//! kept whole or not at all. Nothing that decides leaves the thread, so one seed gives one run.
+
+mod files;
+mod pieces;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::files::{Tearing, Unsynced};
+use self::pieces::SimPieces;
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::host::{self, Storage};
 use crate::machine::StateMachine;
 use crate::raft::Raft;
 use crate::runtime;
-use crate::snapshot::{Pieces, Sink, Snapshot, SnapshotId, Snapshots};
+use crate::snapshot::{Sink, Snapshot, Snapshots};
 use crate::store::Disk;
 use crate::transport::Transport;
 use crate::types::SnapshotMeta;
-use crate::wal::Done;
+use crate::wal::open::{Found, begin};
 use crate::wal::record::Record;
 use crate::wal::recover::Recovered;
+use crate::wal::writer::Writer;
+use crate::wal::{Done, Hooks, Options};
 
 /// How long a sync may take, and one in eight that is slow.
 const SYNC_MAX_MICROS: u64 = 4_000;
 const SLOW_SYNC_MAX_MICROS: u64 = 60_000;
+/// Small, so that segments fill up, and are freed, all the time.
+const SEGMENT_BYTES: u64 = 64 * 1024;
 
 /// From now on the random numbers of members that run on this thread come from `seed`.
 pub fn seed_this_thread(seed: u64) {
@@ -49,13 +61,26 @@ pub fn random(state: &mut u64) -> u64 {
 pub struct SimDisk(Arc<Mutex<Platter>>);
 
 struct Platter {
+    dir: PathBuf,
     random: u64,
     /// Raised by each crash: what was being synced then is not any more.
     boot: u64,
-    is_syncing: bool,
-    durable: Vec<Record>,
+    /// How many of the unsynced records are being written.
+    writing: usize,
+    /// By how much it is slower than usual.
+    slower: u32,
+    /// How often a start found what a crash had left of a write.
+    torn: u64,
+    log: Option<Log>,
     unsynced: Vec<(Record, Option<Done>)>,
     snapshot: Option<Snapshot>,
+}
+
+/// The log of a member that runs.
+struct Log {
+    writer: Writer,
+    tearing: Arc<Tearing>,
+    _lock: File,
 }
 
 impl fmt::Debug for SimDisk {
@@ -65,85 +90,121 @@ impl fmt::Debug for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk; `seed` says how long its syncs take and what its crashes lose.
-    pub fn new(seed: u64) -> SimDisk {
+    /// A disk whose files are in `dir`, best in memory; `seed` says how long its syncs take and what its
+    /// crashes lose. An empty directory is an empty disk.
+    pub fn new(seed: u64, dir: PathBuf) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(Platter {
+            dir,
             random: seed,
             boot: 0,
-            is_syncing: false,
-            durable: Vec::new(),
+            writing: 0,
+            slower: 1,
+            torn: 0,
+            log: None,
             unsynced: Vec::new(),
             snapshot: None,
         })))
+    }
+
+    /// From now on each sync takes so many times as long.
+    pub fn slow_down(&self, times: u32) {
+        self.lock().slower = times.max(1);
     }
 
     /// Loses what a crash may lose, a snapshot that is being written among it. The member must be gone.
     pub fn crash(&self) {
         let mut platter = self.lock();
         let platter = &mut *platter;
-        let n = u64::try_from(platter.unsynced.len()).expect("a length fits in 64 bits");
-        let kept = usize::try_from(random(&mut platter.random) % (n + 1)).expect("it is at most a length");
+        let log = platter.log.take();
         // Nobody is told of what was on its way.
         let lost = std::mem::take(&mut platter.unsynced);
-        platter.durable.extend(lost.into_iter().take(kept).map(|(record, _)| record));
+        let written = lost.into_iter().take(platter.writing).map(|(record, _)| record).collect();
+        if let Some(Log { mut writer, tearing, .. }) = log
+            && platter.writing > 0
+        {
+            tearing.tear(random(&mut platter.random));
+            // It fails, unless all of it came through.
+            writer.write_here(written).ok();
+        }
         platter.boot += 1;
-        platter.is_syncing = false;
+        platter.writing = 0;
     }
 
-    /// Whether a member has ever written here.
-    pub fn is_empty(&self) -> bool {
-        let platter = self.lock();
-        platter.durable.is_empty() && platter.snapshot.is_none()
+    /// Whether a crash now would tear something.
+    pub fn is_writing(&self) -> bool {
+        self.lock().writing > 0
+    }
+
+    /// How many of its starts found what a crash had left of a write, and cut it.
+    pub fn torn_tails(&self) -> u64 {
+        self.lock().torn
     }
 
     fn lock(&self) -> MutexGuard<'_, Platter> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is there after a crash, or after a member that has stopped.
     fn recover(&self) -> Result<Recovered, OpenError> {
-        let platter = self.lock();
-        let mut recovered = Recovered { snapshot: platter.snapshot.clone(), ..Recovered::default() };
-        for record in &platter.durable {
-            recovered.take(record.clone()).map_err(|reason| OpenError::Consensus { reason })?;
-        }
-        recovered.check(std::path::Path::new("simulated"))?;
+        let mut platter = self.lock();
+        platter.unsynced.clear();
+        platter.log = None;
+        platter.boot += 1;
+        platter.writing = 0;
+        let mut found = Found::read(&platter.dir)?;
+        platter.torn += u64::from(found.is_torn());
+        found.take_snapshot(platter.snapshot.clone());
+        found.check(&platter.dir)?;
+        let ignore: crate::wal::Hook = Arc::new(|_, _| {});
+        let options = Options {
+            segment_bytes: SEGMENT_BYTES,
+            files: Arc::new(Unsynced),
+            hooks: Hooks { full: ignore.clone(), fatal: ignore },
+            ..Options::new(&platter.dir)
+        };
+        let (mut writer, lock, recovered) = begin(options, found)?;
+        let tearing = Arc::new(Tearing::default());
+        writer.files = tearing.clone();
+        platter.log = Some(Log { writer, tearing, _lock: lock });
         Ok(recovered)
     }
 
     /// Syncs what there is after a while, and again while there is more.
     fn sync_soon(&self, platter: &mut Platter) {
-        if std::mem::replace(&mut platter.is_syncing, true) {
+        if platter.writing > 0 {
             return;
         }
         let (disk, boot) = (self.clone(), platter.boot);
-        let n = platter.unsynced.len();
+        platter.writing = platter.unsynced.len();
         let is_slow = random(&mut platter.random).is_multiple_of(8);
         let max = if is_slow { SLOW_SYNC_MAX_MICROS } else { SYNC_MAX_MICROS };
-        let takes = Duration::from_micros(random(&mut platter.random) % max);
+        let takes = Duration::from_micros(random(&mut platter.random) % max) * platter.slower;
         tokio::spawn(async move {
             tokio::time::sleep(takes).await;
-            disk.synced(boot, n);
+            disk.synced(boot);
         });
     }
 
-    fn synced(&self, boot: u64, n: usize) {
+    fn synced(&self, boot: u64) {
         let mut platter = self.lock();
         if platter.boot != boot {
             return;
         }
+        let n = std::mem::take(&mut platter.writing);
         let rest = platter.unsynced.split_off(n);
         let written = std::mem::replace(&mut platter.unsynced, rest);
-        platter.is_syncing = false;
-        let mut dones = Vec::new();
-        for (record, done) in written {
-            platter.durable.push(record);
-            dones.extend(done);
-        }
+        let (records, dones): (Vec<_>, Vec<_>) = written.into_iter().unzip();
+        let log = platter.log.as_mut();
+        let result = log.map_or_else(
+            || Err(io::Error::other("the disk is not open")),
+            |log| log.writer.write_here(records),
+        );
         if platter.unsynced.iter().any(|(_, done)| done.is_some()) {
             self.sync_soon(&mut platter);
         }
         drop(platter);
-        dones.into_iter().for_each(|done| done(Ok(())));
+        let again = || result.as_ref().map(drop).map_err(|error| io::Error::other(error.to_string()));
+        dones.into_iter().flatten().for_each(|done| done(again()));
     }
 }
 
@@ -180,75 +241,7 @@ impl Snapshots for SimDisk {
     /// A crash within this time loses what was to be written.
     fn simulated(&self) -> Option<Duration> {
         let mut platter = self.lock();
-        Some(Duration::from_micros(random(&mut platter.random) % SYNC_MAX_MICROS))
-    }
-}
-
-/// A snapshot on a simulated disk, or on its way there.
-struct SimPieces {
-    disk: SimDisk,
-    /// What was begun before a crash cannot be kept after it.
-    boot: u64,
-    meta: SnapshotMeta,
-    id: SnapshotId,
-    pieces: Vec<Bytes>,
-}
-
-impl fmt::Debug for SimPieces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimPieces").field("pieces", &self.pieces.len()).finish_non_exhaustive()
-    }
-}
-
-impl Sink for SimPieces {
-    fn push(&mut self, packed: &[u8]) -> io::Result<()> {
-        self.pieces.push(Bytes::copy_from_slice(packed));
-        Ok(())
-    }
-
-    fn count(&self) -> u64 {
-        u64::try_from(self.pieces.len()).expect("a length fits in 64 bits")
-    }
-
-    fn finish(self: Box<Self>) -> io::Result<Snapshot> {
-        Ok(Snapshot { meta: self.meta.clone(), pieces: Arc::from(self as Box<dyn Pieces>) })
-    }
-}
-
-impl Pieces for SimPieces {
-    fn id(&self) -> SnapshotId {
-        self.id
-    }
-
-    fn count(&self) -> u64 {
-        Sink::count(self)
-    }
-
-    fn packed_bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| u64::try_from(piece.len()).expect("a length fits in 64 bits")).sum()
-    }
-
-    fn in_memory(&self) -> bool {
-        true
-    }
-
-    fn piece(&self, number: u64) -> Result<Bytes, OpenError> {
-        let piece = usize::try_from(number).ok().and_then(|number| self.pieces.get(number));
-        let reason = || format!("the snapshot has no piece {number}");
-        piece.cloned().ok_or_else(|| OpenError::Consensus { reason: reason() })
-    }
-
-    fn keep(self: Arc<Self>, _old: u64) -> io::Result<()> {
-        let mut platter = self.disk.lock();
-        if platter.boot != self.boot {
-            return Err(io::Error::other("the machine has crashed meanwhile"));
-        }
-        let index = |meta: &SnapshotMeta| meta.last_log_id.map(|id| id.index);
-        if platter.snapshot.as_ref().is_none_or(|newest| index(&newest.meta) <= index(&self.meta)) {
-            let meta = self.meta.clone();
-            platter.snapshot = Some(Snapshot { meta, pieces: Arc::clone(&self) as _ });
-        }
-        Ok(())
+        Some(Duration::from_micros(random(&mut platter.random) % SYNC_MAX_MICROS) * platter.slower)
     }
 }
 

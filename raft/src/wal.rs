@@ -6,7 +6,7 @@
 pub(crate) mod batch;
 pub(crate) mod files;
 mod held;
-mod open;
+pub(crate) mod open;
 pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod seal;

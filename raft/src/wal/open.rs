@@ -18,7 +18,8 @@ use super::spare::{self, Keeper};
 use super::writer::{BATCH_TARGET_BYTES, Writer};
 use super::{Options, Wal, batch};
 use crate::error::OpenError;
-use crate::{snapshot, space};
+use crate::snapshot::{self, Snapshot};
+use crate::space;
 
 /// An opening that would leave more segments than these, most of which is of no use, writes anew what
 /// counts: each opening begins a segment, and those of many restarts would fill the disk.
@@ -29,8 +30,8 @@ impl Wal {
     pub(crate) fn open(options: Options) -> Result<(Wal, Recovered), OpenError> {
         let dir = options.dir.clone();
         let opened = Found::read(&dir).and_then(|mut found| {
-            found.scan.recovered.snapshot = snapshot::load(&dir, &found.key)?;
-            found.scan.recovered.check(&dir)?;
+            found.take_snapshot(snapshot::load(&dir, &found.key)?);
+            found.check(&dir)?;
             Wal::go_on(options, found)
         });
         opened.map_err(|error| space::no_space(error, &dir))
@@ -38,55 +39,8 @@ impl Wal {
 
     /// Goes on with a log that was found whole.
     pub(super) fn go_on(options: Options, found: Found) -> Result<(Wal, Recovered), OpenError> {
-        let Found { lock, key, numbers, scan } = found;
-        let Options { dir, segment_bytes, files, hooks } = options;
-        let Scan { recovered, mut next_sequence, tail, mut held, .. } = scan;
-        if let Some(tail) = &tail {
-            if tail.is_torn {
-                tracing::warn!(file = %tail.path.display(), "cut the torn tail of the log: a write that was never acknowledged");
-            }
-            segment::settle(&*files, tail)?;
-        }
-        let is_old = |number: &u64| held.first().is_some_and(|first| *number < first);
-        let (old, live): (Vec<u64>, Vec<u64>) = numbers.iter().partition(|number| is_old(number));
-        segment::remove(&*files, &dir, &old).map_err(OpenError::io("remove old segments from", &dir))?;
-        files.remove(&spare::new_path(&dir)).map_err(OpenError::io("clean up", &dir))?;
-        let mut number = numbers.last().map_or(1, |last| last + 1);
-        let place =
-            Place { dir: &dir, key: &key, number, first_sequence: next_sequence, bytes: segment_bytes };
-        if let Some(anew) = Anew::of(&dir, &live, &recovered)?
-            && anew.write(&*files, &place, &recovered)?
-        {
-            segment::remove(&*files, &dir, &live).map_err(OpenError::io("remove old segments from", &dir))?;
-            held = anew.held(number, &recovered);
-            (number, next_sequence) = (number + 1, next_sequence + anew.n_batches());
-        }
-        let from = spare::path(&dir);
-        let file = match spare::find(&dir, segment_bytes).map_err(OpenError::io("read", &from))? {
-            Some(file) => file,
-            None => spare::make(&*files, &dir, segment_bytes, &AtomicBool::new(false))
-                .map_err(OpenError::io("make", &from))?,
-        };
-        let place = Place { number, first_sequence: next_sequence, ..place };
-        let segment = Segment::begin(&*files, &place, file, &from, &recovered.said, [])?;
-        held.begin(number);
-        let keeper = Keeper::start(files.clone(), &dir, segment_bytes, hooks.clone())?;
-        let (said, saying) = (recovered.said.clone(), recovered.said.clone());
-        let (writer_dir, body) = (dir.clone(), Vec::new());
-        let writer = Writer {
-            dir: writer_dir,
-            key,
-            files,
-            hooks,
-            keeper,
-            segment,
-            segment_bytes,
-            next_sequence: next_sequence + 1,
-            held,
-            said,
-            saying,
-            body,
-        };
+        let dir = options.dir.clone();
+        let (writer, lock, recovered) = begin(options, found)?;
         let (queue, jobs) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("skep-wal".to_owned())
@@ -96,8 +50,61 @@ impl Wal {
     }
 }
 
+/// Makes the end of a log durable and begins a new segment; the lock frees the directory when it goes.
+pub(crate) fn begin(options: Options, found: Found) -> Result<(Writer, File, Recovered), OpenError> {
+    let Found { lock, key, numbers, scan } = found;
+    let Options { dir, segment_bytes, files, hooks } = options;
+    let Scan { recovered, mut next_sequence, tail, mut held, .. } = scan;
+    if let Some(tail) = &tail {
+        if tail.is_torn {
+            tracing::warn!(file = %tail.path.display(), "cut the torn tail of the log: a write that was never acknowledged");
+        }
+        segment::settle(&*files, tail)?;
+    }
+    let is_old = |number: &u64| held.first().is_some_and(|first| *number < first);
+    let (old, live): (Vec<u64>, Vec<u64>) = numbers.iter().partition(|number| is_old(number));
+    segment::remove(&*files, &dir, &old).map_err(OpenError::io("remove old segments from", &dir))?;
+    files.remove(&spare::new_path(&dir)).map_err(OpenError::io("clean up", &dir))?;
+    let mut number = numbers.last().map_or(1, |last| last + 1);
+    let place = Place { dir: &dir, key: &key, number, first_sequence: next_sequence, bytes: segment_bytes };
+    if let Some(anew) = Anew::of(&dir, &live, &recovered)?
+        && anew.write(&*files, &place, &recovered)?
+    {
+        segment::remove(&*files, &dir, &live).map_err(OpenError::io("remove old segments from", &dir))?;
+        held = anew.held(number, &recovered);
+        (number, next_sequence) = (number + 1, next_sequence + anew.n_batches());
+    }
+    let from = spare::path(&dir);
+    let file = match spare::find(&dir, segment_bytes).map_err(OpenError::io("read", &from))? {
+        Some(file) => file,
+        None => spare::make(&*files, &dir, segment_bytes, &AtomicBool::new(false))
+            .map_err(OpenError::io("make", &from))?,
+    };
+    let place = Place { number, first_sequence: next_sequence, ..place };
+    let segment = Segment::begin(&*files, &place, file, &from, &recovered.said, [])?;
+    held.begin(number);
+    let keeper = Keeper::start(files.clone(), &dir, segment_bytes, hooks.clone())?;
+    let (said, saying) = (recovered.said.clone(), recovered.said.clone());
+    let (next_sequence, body) = (next_sequence + 1, Vec::new());
+    let writer = Writer {
+        dir,
+        key,
+        files,
+        hooks,
+        keeper,
+        segment,
+        segment_bytes,
+        next_sequence,
+        held,
+        said,
+        saying,
+        body,
+    };
+    Ok((writer, lock, recovered))
+}
+
 /// What a directory holds, and the right to change it.
-pub(super) struct Found {
+pub(crate) struct Found {
     lock: File,
     key: DataKey,
     numbers: Vec<u64>,
@@ -106,12 +113,27 @@ pub(super) struct Found {
 
 impl Found {
     /// Changes nothing but for a directory or a key that is missing.
-    pub(super) fn read(dir: &Path) -> Result<Found, OpenError> {
+    pub(crate) fn read(dir: &Path) -> Result<Found, OpenError> {
         let lock = lock_dir(dir)?;
         let numbers = segment::list(dir).map_err(OpenError::io("list", dir))?;
         let key = DataKey::load(dir, !numbers.is_empty() || snapshot::exists(dir)?)?;
         let scan = recover::scan(dir, &key, &numbers)?;
         Ok(Found { lock, key, numbers, scan })
+    }
+
+    /// Whether the log ends in what is left of a write.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.scan.tail.as_ref().is_some_and(|tail| tail.is_torn)
+    }
+
+    /// The state that the log goes on from.
+    pub(crate) fn take_snapshot(&mut self, snapshot: Option<Snapshot>) {
+        self.scan.recovered.snapshot = snapshot;
+    }
+
+    /// That it and the log fit.
+    pub(crate) fn check(&self, dir: &Path) -> Result<(), OpenError> {
+        self.scan.recovered.check(dir)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 
 use super::files::Files;
 use super::held::Held;
-use super::record::{self, Said};
+use super::record::{self, Record, Said};
 use super::seal::DataKey;
 use super::segment::{BASE_BYTES, HEADER_BYTES, Place, Segment};
 use super::spare::{self, Keeper};
@@ -109,6 +109,13 @@ impl Writer {
             self.held.take(record);
         }
         Ok(())
+    }
+
+    /// Writes these records as one batch on the calling thread, for a simulation: they are durable on return,
+    /// or the disk failed and it is not known which of them are.
+    pub(crate) fn write_here(&mut self, records: Vec<Record>) -> io::Result<()> {
+        let job = Job { records, done: None };
+        self.add(job, &mut Vec::new()).and_then(|()| self.flush()).map_err(|failed| failed.error)
     }
 
     fn flush(&mut self) -> Result<(), Failed> {

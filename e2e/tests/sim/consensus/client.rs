@@ -11,9 +11,9 @@ use skep_raft::TransportError;
 use skep_store::{Change, Guard, GuardKind, Proposal, ProposalError, RefusalKind, View, decode_result};
 use tokio::time::{Instant, sleep};
 
-use crate::history::{Kind, Operation, Outcome};
-use crate::wire::{self, DONE, PROPOSE, READ, REFUSED};
-use crate::world::World;
+use super::history::{Kind, Operation, Outcome};
+use super::wire::{self, DONE, PROPOSE, READ, REFUSED};
+use super::world::World;
 
 const N_KEYS: u64 = 4;
 /// How long a client waits for one answer, and for any.
@@ -32,10 +32,14 @@ struct Found {
 /// What a view has under the name: 32 bytes, or none.
 pub(crate) fn look(view: &View, name: &[u8]) -> Bytes {
     let Some(service) = view.service_by_name(std::str::from_utf8(name).unwrap()) else { return Bytes::new() };
-    let value: u64 = service.spec.labels.as_ref().unwrap()[LABEL].parse().unwrap();
+    let value = value(service);
     let parts =
         [&service.id.0.0.to_le_bytes()[..], &service.meta.version.to_le_bytes(), &value.to_le_bytes()];
     parts.concat().into()
+}
+
+pub(crate) fn value(service: &Service) -> u64 {
+    service.spec.labels.as_ref().unwrap()[LABEL].parse().unwrap()
 }
 
 fn read_found(bytes: &[u8]) -> Option<Found> {
@@ -47,7 +51,9 @@ fn read_found(bytes: &[u8]) -> Option<Found> {
 }
 
 fn service(id: Id, key: u64, value: u64) -> Arc<Service> {
-    let labels = BTreeMap::from([(LABEL.to_owned(), value.to_string())]);
+    // Some writes are of several sectors.
+    let filler = "x".repeat(usize::try_from(value % 4).unwrap() * 500);
+    let labels = BTreeMap::from([(LABEL.to_owned(), value.to_string()), ("filler".to_owned(), filler)]);
     let spec = ServiceSpec { name: name(key), labels: Some(labels), ..ServiceSpec::default() };
     Arc::new(Service { id: ServiceId(id), spec: Arc::new(spec), ..Service::default() })
 }
@@ -132,7 +138,7 @@ async fn write(number: u64, n: u64, key: u64, found: Option<Found>, world: &Worl
 
 fn finish(number: u64, operation: Operation, world: &World) {
     let mut state = world.lock();
-    state.note(format!("c{number} {operation:?}"));
+    state.trace.note(format!("c{number} {operation:?}"));
     state.figures.operations += 1;
     state.figures.open += u64::from(operation.returned.is_none());
     state.history.push(operation);

@@ -1,6 +1,6 @@
 //! One simulated manager: the real store behind the real consensus, on a disk that forgets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,11 +10,10 @@ use skep_raft::{ChangeError, Compaction, Config, ProposeError, Raft, StateMachin
 use skep_store::Store;
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::wire::{self, DONE, PORT, PROPOSE, RAFT, READ, REFUSED, UNKNOWN, Wire};
-use crate::world::World;
+use super::wire::{self, DONE, PORT, PROPOSE, RAFT, READ, REFUSED, UNKNOWN, Wire};
+use super::world::World;
+use crate::invariants::i01_acknowledged_writes_survive as survive;
 
-/// Small, so that snapshots are made, sent and restored all the time.
-const SNAPSHOT_EVERY: u64 = 60;
 /// How often a member looks at what it is asked to do.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
@@ -38,6 +37,12 @@ impl Machine {
     pub(crate) fn store(&self) -> Store {
         self.inner.lock().unwrap().store.clone()
     }
+
+    /// The values that clients wrote, and that are there.
+    pub(crate) fn values(&self) -> BTreeSet<u64> {
+        let view = self.store().view();
+        view.services().map(|service| super::client::value(service)).collect()
+    }
 }
 
 fn digest(chain: u64, entry: &[u8]) -> u64 {
@@ -56,13 +61,7 @@ impl StateMachine for Machine {
         let n = *n;
         drop(inner);
         let mut state = self.world.lock();
-        let first = *state.chain.entry(index).or_insert(chain);
-        if first != chain {
-            state.fail(format!("member {} has other entries up to {index} than another one", self.id));
-        }
-        if n > 1 {
-            state.fail(format!("member {} applied the request of entry {index} twice", self.id));
-        }
+        survive::applied(&mut state, self.id, index, chain, n);
         applied.answer
     }
 
@@ -75,7 +74,7 @@ impl StateMachine for Machine {
     }
 
     fn compaction(&self) -> Compaction {
-        Compaction { every: SNAPSHOT_EVERY, keep: SNAPSHOT_EVERY, old_snapshots: 0 }
+        self.world.lock().shape.compaction
     }
 
     fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
@@ -100,10 +99,10 @@ pub(crate) async fn run(id: u64, world: World) -> turmoil::Result {
     let machine = Arc::new(Machine { id, world: world.clone(), inner: Mutex::default() });
     let disk = world.lock().slots[&id].disk.clone();
     let config = Config::new("unused", id);
-    let is_first = id == 1 && disk.is_empty();
     let raft = Raft::open_simulated(config, machine.clone(), Arc::new(Wire), &disk).await?;
-    if is_first {
-        raft.bootstrap().await?;
+    if id == 1 {
+        // Only the first time; later it is one already.
+        raft.bootstrap().await.ok();
     }
     world.lock().slots.get_mut(&id).unwrap().up = Some((raft.clone(), machine.clone()));
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
@@ -129,7 +128,7 @@ async fn serve(mut stream: TcpStream, raft: Raft, machine: Arc<Machine>) {
             }
         },
         READ => match raft.read_barrier().await {
-            Ok(()) => (DONE, crate::client::look(&machine.store().view(), &body)),
+            Ok(()) => (DONE, super::client::look(&machine.store().view(), &body)),
             Err(_) => (REFUSED, Bytes::new()),
         },
         _ => return,
@@ -144,7 +143,7 @@ async fn converge(id: u64, raft: Raft, world: World) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if status.has_changed().is_err() {
-            return world.lock().fail(format!("consensus of member {id} stopped by itself"));
+            return world.lock().trace.fail(format!("consensus of member {id} stopped by itself"));
         }
         let now = status.borrow().clone();
         if !now.is_leader {
@@ -152,11 +151,11 @@ async fn converge(id: u64, raft: Raft, world: World) {
         }
         let (target, resign) = {
             let mut state = world.lock();
-            let resign = state.resign.take_if(|asked| *asked == id);
+            let resign = state.resign.take_if(|(asked, _)| *asked == id);
             (state.target.clone(), resign)
         };
-        let step = if resign.is_some() {
-            raft.transfer_leadership(None).await.map_err(|e| e.to_string())
+        let step = if let Some((_, to)) = resign {
+            raft.transfer_leadership(to).await.map_err(|e| e.to_string())
         } else if let Some(new) = target.iter().find(|id| !now.voters.contains(id)) {
             if now.learners.contains(new) {
                 changed(raft.add_voter(*new).await)

@@ -1,0 +1,61 @@
+//! Promise 1: an acknowledged write survives the loss of any minority of managers, and a power cut; it is applied
+//! once.
+
+use crate::consensus::history::{Kind, Operation, Outcome};
+use crate::consensus::world::State;
+
+/// A member applied an entry: the log up to it is the same on all, and what it asks for was not done before.
+pub(crate) fn applied(state: &mut State, member: u64, index: u64, chain: u64, times: u64) {
+    let first = *state.chain.entry(index).or_insert(chain);
+    if first != chain {
+        state.trace.fail(format!("member {member} has other entries up to {index} than another one"));
+    }
+    if times > 1 {
+        state.trace.fail(format!("member {member} applied the request of entry {index} twice"));
+    }
+}
+
+/// A member leads: in its term no other one ever does.
+pub(crate) fn leads(state: &mut State, term: u64, member: u64) {
+    let first = *state.leaders.entry(term).or_insert(member);
+    if first != member {
+        state.trace.fail(format!("m{first} and m{member} both led in term {term}"));
+    }
+}
+
+/// All members are equal again: each acknowledged write is there, or another one that saw it took its place.
+pub(crate) fn at_the_end(state: &mut State) {
+    let in_swarm = state.slots.iter().filter(|(id, _)| state.target.contains(id));
+    let Some((_, machine)) = in_swarm.into_iter().find_map(|(_, slot)| slot.up.clone()) else { return };
+    let there = machine.values();
+    let lost: Vec<u64> = state
+        .history
+        .iter()
+        .filter_map(acknowledged)
+        .filter(|value| !there.contains(value))
+        .filter(|value| !state.history.iter().any(|operation| replaces(operation, *value)))
+        .collect();
+    if !lost.is_empty() {
+        state.trace.fail(format!("acknowledged and gone: {lost:?}"));
+    }
+}
+
+/// The value that somebody was told is written.
+fn acknowledged(operation: &Operation) -> Option<u64> {
+    let (_, outcome) = operation.returned?;
+    match operation.kind {
+        Kind::Create(value) | Kind::Replace { value, .. } => {
+            (outcome == Outcome::Written(true)).then_some(value)
+        }
+        Kind::Read | Kind::Delete { .. } => None,
+    }
+}
+
+/// Whether it took the place of a value, or may have.
+fn replaces(operation: &Operation, value: u64) -> bool {
+    let may_be = operation.returned.is_none_or(|(_, outcome)| outcome == Outcome::Written(true));
+    match operation.kind {
+        Kind::Replace { seen, .. } | Kind::Delete { seen } => may_be && seen == value,
+        Kind::Read | Kind::Create(_) => false,
+    }
+}
