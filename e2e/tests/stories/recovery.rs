@@ -316,12 +316,7 @@ fn a_damaged_state_directory_is_explained_and_not_touched() {
     {
         assert!(said.contains(words), "{said}");
     }
-    let raft = state.join("manager/raft");
-    let segments = fs::read_dir(&raft).expect("the log").flatten().map(|entry| entry.path());
-    let segment = segments.filter(|path| path.to_string_lossy().ends_with(".seg")).max().expect("a segment");
-    let mut bytes = fs::read(&segment).expect("the segment");
-    bytes[4100] ^= 1;
-    fs::write(&segment, &bytes).expect("damage");
+    let (segment, bytes) = damage(&state);
     let output = check(&cluster, &state);
     assert!(!output.is_ok(), "{output}");
     assert!(output.stdout.contains("damaged") && output.stdout.contains("at byte"), "{output}");
@@ -330,4 +325,47 @@ fn a_damaged_state_directory_is_explained_and_not_touched() {
     let refused =
         cluster.skep(&["swarm", "recover", "--state-dir", state.to_str().expect("a path")]).refused();
     assert!(refused.contains("is damaged at byte"), "{refused}");
+}
+
+/// Changes a bit of a manager's log.
+fn damage(state: &Path) -> (PathBuf, Vec<u8>) {
+    let raft = state.join("manager/raft");
+    let segments = fs::read_dir(&raft).expect("the log").flatten().map(|entry| entry.path());
+    let segment = segments.filter(|path| path.to_string_lossy().ends_with(".seg")).max().expect("a segment");
+    let mut bytes = fs::read(&segment).expect("the segment");
+    bytes[4100] ^= 1;
+    fs::write(&segment, &bytes).expect("damage");
+    (segment, bytes)
+}
+
+#[test]
+fn a_manager_whose_log_is_damaged_comes_in_anew_without_it() {
+    say_version();
+    let mut cluster = Cluster::builder(3, 0).start();
+    create(&cluster, "web", &["--replicas", "3"], IDLE);
+    let _ = cluster.wait_running("web", 3, LIMIT);
+    let before = ids(&cluster);
+    cluster.kill_node("manager-3", false);
+    let state = state_of(&cluster, "manager-3");
+    let _ = damage(&state);
+    let refused = cluster.restart_node("manager-3").refused();
+    assert!(refused.contains("is damaged at byte"), "{refused}");
+    fs::rename(state.join("manager"), state.join("manager.damaged")).expect("it is moved away");
+    let _ = cluster.restart_node("manager-3").ok();
+    let node = cluster.node("manager-3").clone();
+    wait_for("it is a manager again", LIMIT, || {
+        cluster.docker_on(&node, &["service", "ls"]).is_ok().then_some(())
+    });
+    // Its earlier self is no member any more: two of three are a majority.
+    wait_for("that one was let go", LIMIT, || {
+        let log = |name: &str| fs::read_to_string(state_of(&cluster, &format!("{name}.log"))).ok();
+        let is_let_go = |log: String| log.lines().any(|line| line.ends_with(" goes"));
+        ["manager-1", "manager-2"].into_iter().filter_map(log).any(is_let_go).then_some(())
+    });
+    cluster.kill_node("manager-2", false);
+    cluster.speak_to("manager-3");
+    wait_for("it counts", LIMIT, || {
+        cluster.docker(&["service", "update", "--detach", "--label-add", "a=b", "web"]).is_ok().then_some(())
+    });
+    assert!(ids(&cluster).is_superset(&before), "no task was replaced");
 }

@@ -12,8 +12,9 @@ use skep_raft::recover::{self, Verdict};
 
 use crate::{members::read_peers, server::read_raft_id};
 
-const OTHERS_HAVE_IT: &str = "with other managers: move this state directory away, join again as a manager; the only \
-     one: \"skep swarm restore\" from a backup";
+const OTHERS_HAVE_IT: &str = "with a majority of other managers: move DIR/manager away (of a locked swarm all of it but \
+     manager/raft/keys) and start the daemon: it comes in anew by itself, and its tasks run on; the only one: \"skep \
+     swarm restore\" from a backup";
 const PUT_BACK: &str = "put the file back from where it was copied; without it nothing here can be read: join again \
      with a fresh state directory, or \"skep swarm restore\" from a backup";
 const JOIN_ANEW: &str = "\"skep swarm leave --force\" here, then join again";
