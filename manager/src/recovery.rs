@@ -6,8 +6,8 @@
 
 mod anew;
 pub mod backup;
+mod call;
 pub mod check;
-mod dismiss;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -25,7 +25,7 @@ use skep_store::{JUMP, Store, View};
 
 pub(crate) use anew::tidy;
 pub use anew::{To, make_anew};
-pub(crate) use dismiss::keep_dismissing;
+pub(crate) use call::keep_calling;
 pub use restore::{RestoreParams, restore};
 
 use crate::{machine::Machine, server::read_raft_id};

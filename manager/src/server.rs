@@ -416,7 +416,7 @@ async fn lead(shared: Arc<Shared>) {
                 leader.run(),
                 liveness::watch(shared.clone()),
                 roles::converge(&shared),
-                recovery::keep_dismissing(&shared),
+                recovery::keep_calling(&shared),
                 ca::converge(&shared)
             )
         };

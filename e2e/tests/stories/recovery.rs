@@ -285,6 +285,13 @@ fn move_to(cluster: &mut Cluster, name: &str, last: u8) -> Ipv4Addr {
 #[test]
 fn managers_change_their_addresses_one_by_one() {
     let mut cluster = with_tasks_on_workers(3);
+    cluster.kill_node("worker-2", true);
+    cluster.wait_node("worker-2", "down", LIMIT);
+    // What ran there is not heard of while it is away.
+    let wait_tasks = |cluster: &Cluster, n| {
+        wait_for("the tasks run", LIMIT, || (ids(cluster).len() == n).then_some(()));
+    };
+    wait_tasks(&cluster, N_TASKS);
     let before = ids(&cluster);
     for (name, last) in [("manager-1", 201), ("manager-2", 202), ("manager-3", 203)] {
         let new = move_to(&mut cluster, name, last);
@@ -295,8 +302,11 @@ fn managers_change_their_addresses_one_by_one() {
         });
     }
     let _ = cluster.docker(&["service", "scale", "--detach", "web=5"]).ok();
-    let _ = cluster.wait_running("web", N_TASKS + 1, LIMIT);
+    wait_tasks(&cluster, N_TASKS + 1);
     assert!(ids(&cluster).is_superset(&before), "no task was replaced");
+    // It knows where no manager is any more: it is called.
+    let _ = cluster.restart_node("worker-2").ok();
+    cluster.wait_node("worker-2", "ready", LIMIT);
 }
 
 #[test]
