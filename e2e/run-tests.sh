@@ -8,7 +8,14 @@ e2e/setup.sh
 echo "== build"
 # One set of features for all that follows: always the whole workspace. Stories and `skep dev` take the
 # programs from the target directory.
+# A build that stands in for the next release first, for the stories of upgrades; it takes the other's place for a
+# moment.
+target="${CARGO_TARGET_DIR:-target}/release"
+cargo build --release --workspace --bin skep --features skep/next-level
+mkdir -p "$target/next"
+cp --force "$target/skep" "$target/next/skep"
 cargo build --release --workspace
+cp --force "$target/skep-shim" "$target/next/skep-shim"
 echo "== unit, golden and property tests, kernel tests, and the tree itself"
 cargo test --release --workspace
 echo "== stories on real swarms (docker CLI: $(docker --version))"

@@ -322,6 +322,7 @@ impl From<&Node> for wire::Node {
             raft_id: node.raft_id,
             dropped: node.dropped,
             probe_addr: node.probe_addr.clone(),
+            feature_level: node.feature_level,
         }
     }
 }
@@ -342,6 +343,7 @@ impl TryFrom<wire::Node> for Node {
             raft_id: node.raft_id,
             dropped: node.dropped,
             probe_addr: node.probe_addr,
+            feature_level: node.feature_level,
         })
     }
 }
@@ -366,6 +368,7 @@ impl From<&Cluster> for wire::Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool.clone(),
             subnet_size: cluster.subnet_size,
+            feature_level: cluster.feature_level,
         }
     }
 }
@@ -392,6 +395,7 @@ impl TryFrom<wire::Cluster> for Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool,
             subnet_size: cluster.subnet_size,
+            feature_level: cluster.feature_level,
         })
     }
 }

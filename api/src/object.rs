@@ -312,6 +312,8 @@ pub struct Node {
     pub probe_addr: String,
     /// A manager that the swarm was made anew without: its certificate is good, and it stays out all the same.
     pub dropped: bool,
+    /// Of a manager: the highest feature level that its build can.
+    pub feature_level: u32,
 }
 
 /// A network of the swarm.
@@ -370,6 +372,8 @@ pub struct Cluster {
     pub default_addr_pool: Vec<String>,
     /// Their prefix length.
     pub subnet_size: u32,
+    /// Which rules the managers apply: what all of their builds can. It never falls.
+    pub feature_level: u32,
 }
 
 /// A root that nodes change to.

@@ -111,10 +111,13 @@ impl Control {
         })
     }
 
-    /// What people should know of nodes' clocks, in whole sentences.
+    /// What people should know of nodes' clocks and of managers' builds, in whole sentences.
     #[must_use]
-    pub fn clock_warnings(&self) -> Vec<String> {
-        self.shared.clocks.warnings(&self.stale_view())
+    pub fn warnings(&self) -> Vec<String> {
+        let view = self.stale_view();
+        let mut warnings = self.shared.clocks.warnings(&view);
+        warnings.extend(crate::level::warning(&view));
+        warnings
     }
 
     /// Lines of these tasks from the nodes that have them.
@@ -168,7 +171,7 @@ fn refused(refusal: Refusal) -> ApiError {
         RefusalKind::Stale => out_of_sequence(),
         RefusalKind::NameTaken => ApiError::new(ErrorKind::AlreadyExists, refusal.message),
         RefusalKind::PortTaken => ApiError::invalid(invalid_argument(&refusal.message)),
-        RefusalKind::SubnetTaken | RefusalKind::VniTaken | RefusalKind::InUse => {
+        RefusalKind::SubnetTaken | RefusalKind::VniTaken | RefusalKind::InUse | RefusalKind::TooOld => {
             failed_precondition(&refusal.message)
         }
         // Users' writes refer to nothing but networks.

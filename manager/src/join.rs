@@ -17,6 +17,7 @@ use crate::{
     SystemIds,
     ca::sign,
     dispatcher::{Shared, check_data_path},
+    level,
     write::WriteError,
 };
 
@@ -77,6 +78,9 @@ impl JoinService {
         let shared = &self.0;
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
         let role = granted(cluster, &request.token)?;
+        if role == Role::Manager {
+            level::check_new(view, request.feature_level)?;
+        }
         let availability = match request.availability.as_str() {
             "" => Availability::Active,
             word => Availability::parse(word)

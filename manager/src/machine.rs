@@ -9,6 +9,8 @@ use skep_raft::{Compaction, StateMachine, WriteState};
 use skep_store::{Dirty, ObjectRef, Record, Requests, Restoring, SnapshotError, Store, View};
 use tokio::sync::{Notify, watch};
 
+use crate::level;
+
 /// How many records of a snapshot are decoded together, how many such batches ahead of what is indexed.
 const BATCH: usize = 256;
 const BATCHES_AHEAD: usize = 4;
@@ -132,6 +134,9 @@ impl StateMachine for Machine {
             (applied, Published::new(&store))
         };
         let view = published.view.clone();
+        if let Err(error) = view.check_feature_level() {
+            level::halt(error);
+        }
         // Also when nothing changed: the revision may have, and a member that restored a snapshot shows it.
         self.published.store(published);
         self.tell(&view, &applied.changed);

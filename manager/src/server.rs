@@ -20,7 +20,7 @@ use skep_link::{
     },
 };
 use skep_raft::{Config, Leadership, NoSpace, Raft};
-use skep_store::{Change, Dirty, Proposal, decode_result};
+use skep_store::{Change, Dirty, FEATURE_LEVEL, Proposal, decode_result};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
@@ -30,7 +30,7 @@ use crate::{
     dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
     leader::Leader,
-    liveness,
+    level, liveness,
     machine::Machine,
     members::{Book, Links, MembersService, NodeCaService},
     peers::Peers,
@@ -110,6 +110,9 @@ pub enum ManagerError {
         #[source]
         source: std::io::Error,
     },
+    /// The swarm has a newer build's state.
+    #[error("this manager cannot start: {0}")]
+    TooOld(#[from] skep_store::TooOld),
     /// The first write failed.
     #[error("cannot write the first state: {0}")]
     First(String),
@@ -236,6 +239,7 @@ impl Manager {
         tasks.spawn(mind_leader(shared.clone()));
         tasks.spawn(keep_book(shared.clone()));
         tasks.spawn(heed_removal(shared.clone()));
+        tasks.spawn(level::report(shared.clone(), node_id, config.dir.clone()));
         Self { control: Control { shared, node_id }, tasks }
     }
 
@@ -319,6 +323,7 @@ struct Opened {
 
 impl Opened {
     async fn open(config: &ManagerConfig, raft_id: u64, identity: &Identity) -> Result<Self, ManagerError> {
+        level::check_kept(&config.dir)?;
         let machine = Machine::new();
         let book = Book::open(&config.dir);
         let links = Links::new(identity.clone(), book.clone());
@@ -417,7 +422,8 @@ async fn lead(shared: Arc<Shared>) {
                 liveness::watch(shared.clone()),
                 roles::converge(&shared),
                 recovery::keep_calling(&shared),
-                ca::converge(&shared)
+                ca::converge(&shared),
+                level::raise(&shared)
             )
         };
         tokio::select! {
@@ -452,6 +458,7 @@ fn first_state(
         data_path_port: if params.data_path_port == 0 { DATA_PATH_PORT } else { params.data_path_port },
         default_addr_pool: vec!["10.0.0.0/8".to_owned()],
         subnet_size: 24,
+        feature_level: FEATURE_LEVEL,
         ..Cluster::default()
     };
     let node = Node {
@@ -461,6 +468,7 @@ fn first_state(
         advertise_addr: params.advertise_addr.clone(),
         data_path_addr: params.data_path_addr.clone(),
         raft_id,
+        feature_level: FEATURE_LEVEL,
         ..Node::default()
     };
     vec![Change::PutCluster(Arc::new(cluster)), Change::PutNode(Arc::new(node))]

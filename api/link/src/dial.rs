@@ -149,6 +149,8 @@ pub struct JoinParams {
     pub data_path_addr: String,
     /// `active`, `pause`, `drain`, or empty for active.
     pub availability: String,
+    /// The highest that its build can, should it become a manager.
+    pub feature_level: u32,
 }
 
 /// Connects to the manager at `addr` (host:port; port 2377 if none) and checks that it is a manager of
@@ -272,6 +274,7 @@ async fn join_unbounded(
         description: Some(params.description),
         data_path_addr: params.data_path_addr,
         availability: params.availability,
+        feature_level: params.feature_level,
     });
     request.set_timeout(limit);
     let answer = JoinClient::new(channel)

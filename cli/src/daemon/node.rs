@@ -78,6 +78,8 @@ pub(super) struct Inner {
     pub(super) unsaved: AtomicBool,
     /// Follows what the store wants of this node.
     role: StdMutex<Option<JoinHandle<()>>>,
+    /// Why the managers do not take this worker in among them; empty: nothing is wrong.
+    trouble: StdMutex<String>,
     /// A client wants the daemon to stop; whether its host does too.
     asked_to_stop: watch::Sender<Option<bool>>,
 }
@@ -145,13 +147,14 @@ impl Inner {
             renewing: Mutex::new(()),
             unsaved: AtomicBool::new(false),
             role: StdMutex::default(),
+            trouble: StdMutex::default(),
             asked_to_stop: watch::Sender::new(None),
         });
         if let Some((identity, member)) = identity.zip(member)
             && let Err(error) = node.resume(identity, member).await
         {
-            // A damaged or foreign log is never served: the daemon ends with the file's name.
-            if let Some(ManagerError::Open(_)) = error.downcast_ref() {
+            // A damaged or foreign log is never served, nor one of a newer build: the daemon ends with what it found.
+            if let Some(ManagerError::Open(_) | ManagerError::TooOld(_)) = error.downcast_ref() {
                 return Err(error);
             }
             // Else served all the same, so that `info` tells and `leave --force` works.
@@ -268,6 +271,12 @@ impl Inner {
         if let Place::Joining(membership) = self.place() {
             self.set(Place::Refused(membership, words.to_owned()));
         }
+        self.trouble(words);
+    }
+
+    /// What `info` says of a worker beside that it is one.
+    pub(super) fn trouble(&self, words: &str) {
+        words.clone_into(&mut self.trouble.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn membership(&self) -> Option<Membership> {
@@ -464,6 +473,7 @@ impl Backend for Node {
             data_path_port: membership.map_or(DATA_PATH_PORT, |m| m.member.data_path_port),
             labels: self.0.settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
             now: Timestamp(machine::clock()),
+            trouble: self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

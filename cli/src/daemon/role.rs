@@ -102,6 +102,9 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
             outcome = changing => outcome,
             Ok(_) = removed.wait_for(Option::is_some) => Err(NotYet::Removed),
         };
+        if outcome.is_ok() {
+            node.trouble("");
+        }
         let again = match outcome {
             Ok(()) | Err(NotYet::Overtaken) if !matches!(node.place(), Place::Full(..)) => None,
             Ok(()) | Err(NotYet::Overtaken | NotYet::Full) => Some(CHANGE_RETRY),

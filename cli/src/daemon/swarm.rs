@@ -10,7 +10,7 @@ use skep_api::{
     validate,
 };
 use skep_link::{Identity, JoinError, JoinParams, JoinToken, Joined, Role};
-use skep_manager::{InitParams, Manager};
+use skep_manager::{FEATURE_LEVEL, InitParams, Manager};
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout_at},
@@ -111,6 +111,7 @@ impl Inner {
             description: (&machine::description(&self.settings)).into(),
             data_path_addr: data_path_addr.to_string(),
             availability: body.availability,
+            feature_level: FEATURE_LEVEL,
         };
         let mut failure = None;
         for remote in &body.remote_addrs {

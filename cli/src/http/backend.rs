@@ -51,8 +51,8 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     async fn view(&self) -> Result<View, ApiError>;
     /// The cluster as this manager last heard.
     fn stale_view(&self) -> View;
-    /// What people should know of nodes' clocks.
-    fn clock_warnings(&self) -> Vec<String>;
+    /// What people should know of nodes' clocks and managers' builds.
+    fn warnings(&self) -> Vec<String>;
     async fn create_service(&self, spec: ServiceSpec, auth: Secret) -> Result<CreatedService, ApiError>;
     /// `None` goes back to the previous spec. Gives warnings.
     async fn update_service(
@@ -90,8 +90,8 @@ impl ControlPlane for skep_manager::Control {
         Self::stale_view(self)
     }
 
-    fn clock_warnings(&self) -> Vec<String> {
-        Self::clock_warnings(self)
+    fn warnings(&self) -> Vec<String> {
+        Self::warnings(self)
     }
 
     async fn create_service(&self, spec: ServiceSpec, auth: Secret) -> Result<CreatedService, ApiError> {
@@ -216,6 +216,8 @@ pub(crate) struct Facts {
     /// The engine's labels, `key=value`.
     pub(crate) labels: Vec<String>,
     pub(crate) now: Timestamp,
+    /// What is wrong with a worker that is one all the same; else empty.
+    pub(crate) trouble: String,
 }
 
 /// A request's body, read as it comes.

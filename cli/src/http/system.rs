@@ -9,6 +9,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use skep_api::NodeId;
+use skep_manager::FEATURE_LEVEL;
 
 use super::{
     Api, SwarmState,
@@ -175,7 +176,7 @@ fn engine_facts(facts: &Facts) -> Map<String, Value> {
         "ExperimentalBuild": false,
         "ServerVersion": VERSION,
         "Warnings": null,
-        "Skep": { "Engine": "embedded", "Version": VERSION },
+        "Skep": { "Engine": "embedded", "Version": VERSION, "FeatureLevel": FEATURE_LEVEL },
     });
     [able, about].into_iter().flat_map(render::object).collect()
 }
@@ -192,7 +193,7 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
         SwarmState::Inactive => ("inactive", "", None),
         SwarmState::Pending => ("pending", "", None),
         SwarmState::Error(why) | SwarmState::Full(why) => ("error", why.as_str(), None),
-        SwarmState::Worker { .. } => ("active", "", None),
+        SwarmState::Worker { .. } => ("active", facts.trouble.as_str(), None),
         SwarmState::Manager(control) => ("active", "", Some(control)),
     };
     let mut out = Map::new();
@@ -226,11 +227,12 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
         let n_managers = view.nodes().filter(|node| control.manager_status(node).is_some()).count();
         out.insert("Managers".into(), n_managers.into());
         let two_managers = (n_managers == 2).then(|| TWO_MANAGERS.to_owned());
-        let warnings: Vec<String> = two_managers.into_iter().chain(control.clock_warnings()).collect();
+        let warnings: Vec<String> = two_managers.into_iter().chain(control.warnings()).collect();
         if !warnings.is_empty() {
             out.insert("Warnings".into(), warnings.into());
         }
         if let Some(cluster) = view.cluster() {
+            out.insert("FeatureLevel".into(), cluster.feature_level.into());
             out.insert("Cluster".into(), render::cluster(cluster).into());
         }
     }

@@ -105,6 +105,17 @@ fn sweep() {
 }
 
 /// The `skep` that was built with this test: beside the directory of the test programs.
+/// The build that stands in for the next release, which `e2e/run-tests.sh` makes beside the one under test.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn next_build() -> PathBuf {
+    let path = skep_program().with_file_name("next").join("skep");
+    assert!(path.is_file(), "no {}; e2e/run-tests.sh makes it", path.display());
+    path
+}
+
 fn skep_program() -> PathBuf {
     if let Some(path) = std::env::var_os("SKEP_BIN") {
         return path.into();

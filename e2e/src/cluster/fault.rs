@@ -1,5 +1,7 @@
 //! Faults made on a running swarm, and their ends: daemons killed, frozen and restarted, nodes cut off.
 
+use std::path::Path;
+
 use super::Cluster;
 use crate::command::Output;
 
@@ -25,6 +27,15 @@ impl Cluster {
         if output.is_ok() {
             self.refresh();
         }
+        output
+    }
+
+    /// As [`Cluster::restart_node`], with another build of skep.
+    #[must_use]
+    pub fn restart_node_with(&mut self, name: &str, build: &Path) -> Output {
+        let own = std::mem::replace(&mut self.skep, build.to_owned());
+        let output = self.restart_node(name);
+        self.skep = own;
         output
     }
 

@@ -22,6 +22,7 @@ mod service_logs;
 mod stacks;
 mod trace;
 mod update;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

@@ -17,7 +17,7 @@ use skep_link::{
         node_ca_client::NodeCaClient, prober_client::ProberClient, prober_server::ProberServer,
     },
 };
-use skep_store::{Change, View};
+use skep_store::{Change, FEATURE_LEVEL, View};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -89,7 +89,14 @@ impl Swarm {
         let node = |id, role, raft_id| {
             let spec = NodeSpec { role, ..NodeSpec::default() };
             let advertise_addr = if raft_id == 0 { String::new() } else { "127.0.0.1:2".to_owned() };
-            Change::PutNode(Arc::new(Node { id, spec, raft_id, advertise_addr, ..Node::default() }))
+            Change::PutNode(Arc::new(Node {
+                id,
+                spec,
+                raft_id,
+                advertise_addr,
+                feature_level: FEATURE_LEVEL,
+                ..Node::default()
+            }))
         };
         let nodes = vec![
             node(MANAGER, Role::Manager, 77),
@@ -178,7 +185,10 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
         Method::Raft => members.raft(Request::new(tokio_stream::empty())).await.map(drop),
         Method::Enter => {
             let advertise_addr = "127.0.0.1:2".to_owned();
-            members.enter(wire::EnterRequest { raft_id: 78, advertise_addr }).await.map(drop)
+            members
+                .enter(wire::EnterRequest { raft_id: 78, advertise_addr, feature_level: 1 })
+                .await
+                .map(drop)
         }
         Method::Tell => members.tell(wire::Told::default()).await.map(drop),
         Method::Relay => members.relay(wire::RelayRequest::default()).await.map(drop),

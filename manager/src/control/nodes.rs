@@ -139,7 +139,7 @@ mod tests {
     use skep_api::Id;
 
     use super::*;
-    use crate::rig::first_manager;
+    use crate::{FEATURE_LEVEL, rig::first_manager};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_that_was_demoted_just_now_is_removed_once_it_is_let_go() {
@@ -149,7 +149,14 @@ mod tests {
         let node = |role, raft_id| {
             let spec = NodeSpec { role, ..NodeSpec::default() };
             let advertise_addr = "127.0.0.1:2".to_owned();
-            Change::PutNode(Arc::new(Node { id, spec, raft_id, advertise_addr, ..Node::default() }))
+            Change::PutNode(Arc::new(Node {
+                id,
+                spec,
+                raft_id,
+                advertise_addr,
+                feature_level: FEATURE_LEVEL,
+                ..Node::default()
+            }))
         };
         control.shared.write(Vec::new(), vec![node(Role::Manager, 77)]).await.unwrap();
         let refused = control.remove_node(id, true).await.unwrap_err();

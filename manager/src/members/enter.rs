@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use skep_api::wire;
 use skep_link::{DialError, Identity, Whom, stubs::members_client::MembersClient};
+use skep_store::FEATURE_LEVEL;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
@@ -139,8 +140,11 @@ impl Entrance {
 
     pub(super) async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
         let mut client = client(addr, &self.0.identity).await?;
-        let request =
-            wire::EnterRequest { raft_id: self.0.raft.raft_id(), advertise_addr: advertise_addr.to_owned() };
+        let request = wire::EnterRequest {
+            raft_id: self.0.raft.raft_id(),
+            advertise_addr: advertise_addr.to_owned(),
+            feature_level: FEATURE_LEVEL,
+        };
         let answer = timeout(ENTER_MAX, client.enter(request)).await;
         let answer = answer.map_err(|_| Failure::Again("no answer".to_owned()))?;
         Ok(answer.map_err(Failure::from)?.into_inner().peers)

@@ -22,7 +22,7 @@ use crate::{
     auth::Need,
     ca::Issued,
     dispatcher::{LEFT, Shared},
-    recovery, roles, tell,
+    level, recovery, roles, tell,
     write::WriteError,
 };
 
@@ -73,7 +73,7 @@ impl Members for MembersService {
         let shared = &self.0;
         let caller = shared.caller(peer(&request), Need::Manager).await?;
         let from = remote_addr(&request);
-        let wire::EnterRequest { raft_id, advertise_addr } = request.into_inner();
+        let wire::EnterRequest { raft_id, advertise_addr, feature_level } = request.into_inner();
         if raft_id == 0 {
             return Err(Status::invalid_argument("raft_id: 0 is no raft member"));
         }
@@ -81,7 +81,7 @@ impl Members for MembersService {
         let mut is_checked = false;
         for _ in 0..STALE_MAX {
             let view = shared.machine.view();
-            let Some(new) = entering(&view, caller.node, raft_id, &addr)? else {
+            let Some(new) = entering(&view, caller.node, raft_id, &addr, feature_level)? else {
                 return Ok(Response::new(wire::EnterResponse { peers: peers(&view) }));
             };
             if !is_checked {
@@ -185,9 +185,16 @@ fn advertised(asked: &str, from: Option<SocketAddr>) -> Result<String, Status> {
 }
 
 /// The node as a member; `None` when it is that already.
-fn entering(view: &View, id: NodeId, raft_id: u64, addr: &str) -> Result<Option<Node>, Status> {
+fn entering(
+    view: &View,
+    id: NodeId,
+    raft_id: u64,
+    addr: &str,
+    feature_level: u32,
+) -> Result<Option<Node>, Status> {
     let node = view.node(id).filter(|node| node.spec.role == Role::Manager);
     let node = node.ok_or_else(|| Status::permission_denied(format!("node {id} is not to be a manager")))?;
+    level::check_new(view, feature_level)?;
     if node.raft_id == raft_id && node.advertise_addr == addr {
         return Ok(None);
     }
@@ -201,7 +208,7 @@ fn entering(view: &View, id: NodeId, raft_id: u64, addr: &str) -> Result<Option<
             return Err(Status::failed_precondition(words));
         }
     }
-    Ok(Some(Node { raft_id, advertise_addr: addr.to_owned(), ..(**node).clone() }))
+    Ok(Some(Node { raft_id, advertise_addr: addr.to_owned(), feature_level, ..(**node).clone() }))
 }
 
 /// Makes sure that the others will reach it: by its address, and that it is itself.

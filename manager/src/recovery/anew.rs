@@ -12,7 +12,7 @@ use skep_api::{
     spec::{NodeSpec, Role},
 };
 use skep_raft::{WriteState, recover};
-use skep_store::{Change, Proposal, Store, View, decode_result};
+use skep_store::{Change, FEATURE_LEVEL, Proposal, Store, View, decode_result};
 
 use super::{Found, Preview, RecoveryError, find, io_error, is_dropped_by};
 use crate::server::{fresh_raft_id, write_raft_id};
@@ -75,6 +75,7 @@ pub(super) fn make_anew_in_steps(
 
 /// Jumps, drops the other managers, and puts the one that goes on.
 pub(super) fn change(store: &mut Store, view: &View, own: Node, now: i64) -> Result<(), RecoveryError> {
+    view.check_feature_level().map_err(|error| RecoveryError::Failed(error.to_string()))?;
     store.jump();
     let mut changes = Vec::new();
     for node in view.nodes().filter(|node| is_dropped_by(node, own.id)) {
@@ -84,7 +85,7 @@ pub(super) fn change(store: &mut Store, view: &View, own: Node, now: i64) -> Res
         let status = NodeStatus { state: NodeState::Down, message, ..node.status.clone() };
         changes.push(Change::NodeStatus(node.id, status));
     }
-    changes.push(Change::PutNode(Arc::new(own)));
+    changes.push(Change::PutNode(Arc::new(Node { feature_level: FEATURE_LEVEL, ..own })));
     let proposal = Proposal { changes, now: Timestamp(now), ..Proposal::default() };
     let applied = store.apply(&proposal.encode());
     decode_result(&applied.answer)

@@ -179,9 +179,10 @@ impl View {
                 Ok(old.map(|_| ObjectRef::Node(*id)))
             }
             Change::PutCluster(cluster) => {
+                let feature_level = self.level_with(cluster)?;
                 let old = self.cluster.as_ref().map(|c| c.meta);
                 let meta = self.meta(old, now);
-                self.cluster = Some(Arc::new(Cluster { meta, ..(**cluster).clone() }));
+                self.cluster = Some(Arc::new(Cluster { meta, feature_level, ..(**cluster).clone() }));
                 Ok(Some(ObjectRef::Cluster))
             }
             Change::PutNetwork(network) => self.put_network(network, now).map(Some),
@@ -219,6 +220,8 @@ impl View {
             let words = format!("name conflicts with an existing object: service {name} already exists");
             return Err(Refusal::new(RefusalKind::NameTaken, words));
         }
+        #[cfg(feature = "next-level")]
+        self.check_names_of_next_level(service)?;
         let mut new = Service { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**service).clone() };
         new.spec_version = self.revision;
         if let Some(old) = old.as_ref().filter(|old| old.spec == new.spec) {
@@ -410,6 +413,7 @@ impl View {
 
     pub(crate) fn put_node(&mut self, node: &Arc<Node>, now: Timestamp) -> Result<ObjectRef, Refusal> {
         let id = node.id;
+        self.check_level(node)?;
         let old = self.nodes.get(&id).cloned();
         let mut new = Node { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**node).clone() };
         if let Some(old) = &old {

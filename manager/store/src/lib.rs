@@ -7,6 +7,7 @@ mod apply;
 mod draft;
 mod events;
 mod guard;
+mod level;
 mod networks;
 mod proposal;
 mod record;
@@ -19,6 +20,7 @@ pub use apply::{Applied, JUMP, Store};
 pub use draft::{CHANGES_MAX, Draft};
 pub use events::{Dirty, ObjectRef};
 pub use guard::{Follows, Guard, GuardKind};
+pub use level::{FEATURE_LEVEL, TooOld};
 pub use proposal::{
     ANSWER_BYTES_MAX, Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind,
     decode_result,

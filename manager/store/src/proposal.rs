@@ -141,6 +141,8 @@ pub enum RefusalKind {
     VniTaken,
     /// Somebody uses what was to be removed.
     InUse,
+    /// A manager's build cannot do what the swarm's feature level asks for.
+    TooOld,
 }
 
 impl Refusal {
@@ -169,6 +171,7 @@ impl From<&Refusal> for wire::Refusal {
             RefusalKind::SubnetTaken => Kind::SubnetTaken,
             RefusalKind::VniTaken => Kind::VniTaken,
             RefusalKind::InUse => Kind::InUse,
+            RefusalKind::TooOld => Kind::TooOld,
         };
         Self { kind: kind.into(), message: refusal.message.clone() }
     }
@@ -193,8 +196,9 @@ pub fn decode_result(answer: &[u8]) -> Result<u64, ProposalError> {
     use wire::refusal::Kind;
     let result = wire::ProposalResult::decode(answer).map_err(|e| ProposalError::Answer(e.to_string()))?;
     let Some(refusal) = result.refusal else { return Ok(result.revision) };
-    let kind = match refusal.kind() {
-        Kind::None => return Ok(result.revision),
+    // A kind that only a newer build knows is a refusal all the same.
+    let kind = match Kind::try_from(refusal.kind).unwrap_or(Kind::None) {
+        Kind::None => RefusalKind::Format,
         Kind::Stale => RefusalKind::Stale,
         Kind::NameTaken => RefusalKind::NameTaken,
         Kind::SlotTaken => RefusalKind::SlotTaken,
@@ -205,6 +209,7 @@ pub fn decode_result(answer: &[u8]) -> Result<u64, ProposalError> {
         Kind::SubnetTaken => RefusalKind::SubnetTaken,
         Kind::VniTaken => RefusalKind::VniTaken,
         Kind::InUse => RefusalKind::InUse,
+        Kind::TooOld => RefusalKind::TooOld,
     };
     Err(Refusal::new(kind, refusal.message).into())
 }

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use skep_api::{
     Id, NodeId, RequestId, ServiceId, Timestamp,
-    object::{Network, Node, Service, Task},
+    object::{Cluster, Network, Node, Service, Task},
     spec::ServiceSpec,
     wire,
 };
@@ -13,6 +13,7 @@ use skep_api::{
 use crate::{
     Record, Refusal, RefusalKind, Store, View,
     apply::taken_by,
+    level,
     snapshot::{FORMAT, SnapshotError},
     view::NodeLoad,
 };
@@ -39,7 +40,10 @@ impl Restoring {
             }
             Record::Revision(revision) => self.revision = revision,
             Record::Cluster(cluster) => {
-                self.store.view.cluster = Some(Arc::new((*cluster).try_into().map_err(Refusal::from)?));
+                let cluster: Cluster = (*cluster).try_into().map_err(Refusal::from)?;
+                // What follows may be what only a newer build reads.
+                level::check(cluster.feature_level).map_err(|error| SnapshotError(error.to_string()))?;
+                self.store.view.cluster = Some(Arc::new(cluster));
             }
             Record::Node(node) => self.store.view.restore_node((*node).try_into().map_err(Refusal::from)?)?,
             Record::Network(network) => {

@@ -173,7 +173,7 @@ impl ControlPlane for FakeControl {
         Preview { last_entry: 7, ..Preview::default() }
     }
 
-    fn clock_warnings(&self) -> Vec<String> {
+    fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 
@@ -419,6 +419,7 @@ impl Backend for FakeBackend {
             data_path_port: 4789,
             labels: Vec::new(),
             now: Timestamp(START.0 + 3_600_000_000_000),
+            trouble: String::new(),
         }
     }
 }
