@@ -24,6 +24,7 @@ use crate::{
     records::{Records, RecordsError, Remembered},
     reporter::Reporter,
     session::{Introduction, Session},
+    sim,
     task::{
         container::{NODE_ID_LABEL, TASK_ID_LABEL, container_id},
         runner::{Host, STARTS_MAX},
@@ -244,7 +245,7 @@ impl Agent {
             tracing::error!(err = chain(&e), "the mesh cannot be taken down");
         }
         let records = Arc::clone(&agent.host.records);
-        match tokio::task::spawn_blocking(move || records.delete()).await {
+        match sim::off_thread(move || records.delete()).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(err = chain(&e), "the agent's record cannot be removed"),
             Err(e) => tracing::error!(err = chain(&e), "removing the agent's record was cut off"),
@@ -346,7 +347,7 @@ impl Agent {
 
 async fn open_records(config: &Config, node_id: &str) -> Result<(Arc<Records>, Remembered), AgentError> {
     let (dir, node, now) = (config.state_dir.join("agent"), node_id.to_owned(), (config.clock)());
-    let opening = tokio::task::spawn_blocking(move || Records::open(&dir, &node, now));
+    let opening = sim::off_thread(move || Records::open(&dir, &node, now));
     let (records, remembered) = opening.await.expect("reading the record catches its own panics")?;
     Ok((Arc::new(records), remembered))
 }

@@ -22,6 +22,8 @@ mod reporter;
 #[cfg(test)]
 mod rig;
 mod session;
+#[doc(hidden)]
+pub mod sim;
 mod task;
 mod ties;
 mod worker;

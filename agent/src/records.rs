@@ -19,7 +19,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use skep_api::{TaskId, wire};
 use tokio::sync::Notify;
 
-use crate::{assignment::without_secrets, engine::chain};
+use crate::{assignment::without_secrets, engine::chain, sim};
 
 const FILE: &str = "agent.redb";
 /// What this build writes; a file of another format is moved aside.
@@ -172,8 +172,7 @@ impl Records {
 
     /// Writes all changes now.
     pub(crate) async fn flush(self: Arc<Self>) {
-        let written = tokio::task::spawn_blocking(move || self.write()).await;
-        if let Err(e) = written {
+        if let Err(e) = sim::off_thread(move || self.write()).await {
             tracing::error!(err = chain(&e), "writing the agent's record was cut off");
         }
     }

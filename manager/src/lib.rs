@@ -24,6 +24,8 @@ pub mod recovery;
 mod rig;
 mod roles;
 mod server;
+#[doc(hidden)]
+pub mod sim;
 mod tell;
 mod write;
 

@@ -34,7 +34,7 @@ use crate::{
     machine::Machine,
     members::{Book, Links, MembersService, NodeCaService},
     peers::Peers,
-    recovery, roles, tell,
+    recovery, roles, sim, tell,
 };
 
 /// A fresh member of one leads after this long at most.
@@ -327,7 +327,10 @@ impl Opened {
         let machine = Machine::new();
         let book = Book::open(&config.dir);
         let links = Links::new(identity.clone(), book.clone());
-        let raft = Raft::open(config.raft(raft_id), machine.clone(), links).await?;
+        let raft = match sim::disk(&config.dir) {
+            Some(disk) => Raft::open_simulated(config.raft(raft_id), machine.clone(), links, &disk).await?,
+            None => Raft::open(config.raft(raft_id), machine.clone(), links).await?,
+        };
         Ok(Self { raft, machine, book })
     }
 }

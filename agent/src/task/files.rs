@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use skep_api::spec::DnsConfig;
 
+use crate::sim;
+
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved names the real servers behind its loopback address.
 const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
@@ -44,6 +46,9 @@ pub(crate) fn resolv_conf(host: String, asked: Option<&DnsConfig>) -> String {
 
 /// `/etc/resolv.conf` as of the host now.
 pub(crate) async fn host_resolv_conf() -> String {
+    if sim::is_simulated() {
+        return String::new();
+    }
     let text = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
     if let Some(reachable) = without_loopback(&text) {
         return reachable;

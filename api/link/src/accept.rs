@@ -12,6 +12,7 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -277,8 +278,8 @@ impl Lasting {
     }
 }
 
-async fn serve_http2(
-    stream: TlsStream<TcpStream>,
+pub(crate) async fn serve_http2(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     remote: SocketAddr,
     peer: Option<Peer>,
     routes: SharedRoutes,

@@ -21,7 +21,7 @@ use crate::{
     CONNECT_TIMEOUT, CaError, DEFAULT_PORT, Identity, IdentityError, JoinToken, MESSAGE_MAX_BYTES, Peer,
     RPC_DEADLINE, Role, RootDigest,
     greeted::Greeted,
-    new_csr,
+    new_csr, sim,
     stubs::{dispatcher_client::DispatcherClient, join_client::JoinClient},
     subject::Subject,
     tls,
@@ -163,6 +163,9 @@ pub struct JoinParams {
 /// [`DialError`] with the address, after [`CONNECT_TIMEOUT`] at most.
 pub async fn connect(addr: &str, identity: &Identity) -> Result<Channel, DialError> {
     let identity = identity.clone();
+    if let Some(dialler) = sim::dialler() {
+        return sim::channel(dialler, addr, Some(identity)).await;
+    }
     channel(addr, move || identity.client_config()).await
 }
 
@@ -186,6 +189,9 @@ pub async fn connect_once(
     whom: Whom,
     limit: Duration,
 ) -> Result<(Channel, Peer), DialError> {
+    if let Some(dialler) = sim::dialler() {
+        return sim::connect_once(dialler, addr, identity, whom, limit).await;
+    }
     let addr = with_port(addr)?;
     let config = match whom {
         Whom::Manager => identity.client_config(),
@@ -265,8 +271,13 @@ async fn join_unbounded(
     params: JoinParams,
     limit: Duration,
 ) -> Result<Joined, JoinError> {
-    let config = Arc::new(tls::join_config(token.digest()));
-    let channel = channel(addr, move || Arc::clone(&config)).await?;
+    let channel = match sim::dialler() {
+        Some(dialler) => sim::channel(dialler, addr, None).await?,
+        None => {
+            let config = Arc::new(tls::join_config(token.digest()));
+            channel(addr, move || Arc::clone(&config)).await?
+        }
+    };
     let (csr_pem, key_pem) = new_csr().map_err(JoinError::Csr)?;
     let mut request = tonic::Request::new(wire::JoinRequest {
         token: token.to_string(),
@@ -328,7 +339,7 @@ async fn channel(
     endpoint().connect_with_connector(connector).await.map_err(|source| DialError::Broken { addr, source })
 }
 
-fn endpoint() -> Endpoint {
+pub(crate) fn endpoint() -> Endpoint {
     Endpoint::from_static(AUTHORITY)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -381,7 +392,7 @@ fn tls_error(addr: &str, error: &io::Error) -> DialError {
 }
 
 /// `addr` with a port: Swarm's own if it names none.
-fn with_port(addr: &str) -> Result<String, DialError> {
+pub(crate) fn with_port(addr: &str) -> Result<String, DialError> {
     let invalid = || DialError::Address { addr: addr.to_owned() };
     if let Ok(ip) = addr.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, DEFAULT_PORT).to_string());

@@ -15,6 +15,8 @@ pub mod identity;
 pub mod probe;
 pub mod renewal;
 pub mod root;
+#[doc(hidden)]
+pub mod sim;
 mod storage;
 pub mod stubs;
 mod subject;

@@ -1,4 +1,4 @@
-//! Simulated time: the real code of managers under crashes, cuts, slow disks and changes of
+//! Simulated time: the real code of managers and agents under crashes, cuts, slow disks and changes of
 //! membership that a seed gives, then peace. What must hold all along and at the end is one file an invariant.
 //!
 //! `SKEP_SIM_SEED=7` runs one seed and prints what happened; `SKEP_SIM_SEEDS=5000` runs that many, from
@@ -9,4 +9,5 @@
 
 mod consensus;
 mod invariants;
+mod swarm;
 mod trace;

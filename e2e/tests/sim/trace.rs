@@ -1,8 +1,30 @@
 //! What one seed did, line by line: it names a failure, and tells whether two runs were the same.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::process::Command;
+use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
+use turmoil::Sim;
+
+thread_local! {
+    /// The simulation's time, for what is done between its steps.
+    static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Simulated time.
+pub(crate) fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_else(|| NOW.get())
+}
+
+/// Makes one step of a simulation.
+pub(crate) fn step(sim: &mut Sim<'_>) -> turmoil::Result {
+    let stepped = sim.step();
+    NOW.set(sim.elapsed());
+    stepped.map(drop)
+}
 
 /// Lines with their simulated time, and what was wrong.
 #[derive(Default)]
@@ -13,17 +35,13 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) fn note(&mut self, line: String) {
-        let at = turmoil::sim_elapsed().unwrap_or_default().as_micros();
+        let at = now().as_micros();
         self.lines.push(format!("{at} {line}"));
     }
 
     pub(crate) fn fail(&mut self, line: String) {
         self.note(format!("FAILED {line}"));
         self.failures.push(line);
-    }
-
-    pub(crate) fn lines(&self) -> &[String] {
-        &self.lines
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -41,22 +59,74 @@ pub(crate) fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Runs `seed` of `test` and says which one it was that failed; `SKEP_SIM_SEED` also prints what happened.
-pub(crate) fn check<F>(test: &str, seed: u64, run: impl FnOnce(u64) -> (Trace, F)) -> F {
-    let replay = format!("replay: SKEP_SIM_SEED={seed} cargo test --release -p skep-e2e --test sim {test}");
-    match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-        Ok((trace, figures)) => {
-            if number("SKEP_SIM_SEED").is_some() {
-                trace.lines.iter().for_each(|line| println!("{line}"));
-            }
-            assert!(!trace.has_failed(), "{test}: seed {seed}: {}\n{replay}", trace.failures.join("; "));
-            figures
-        }
-        Err(panic) => {
-            println!("{test}: seed {seed} panicked; {replay}");
-            std::panic::resume_unwind(panic)
-        }
+/// Set for the process that runs one seed: which one. `SKEP_SIM_TRACE`: it also prints what happened.
+const ONE: &str = "SKEP_SIM_ONE";
+const TRACE: &str = "SKEP_SIM_TRACE";
+/// Begins the last line of a run that found nothing wrong.
+const FIGURES: &str = "FIGURES ";
+
+/// One seed, in a process that was made for it: what else runs in a process moves tokio's task numbers, and by
+/// them the order in which the tasks of a crashed host end.
+pub(crate) fn one<F: Serialize>(run: impl FnOnce(u64) -> (Trace, F)) {
+    let Some(seed) = number(ONE) else { return };
+    let (trace, figures) = run(seed);
+    if number(TRACE).is_some() {
+        trace.lines.iter().for_each(|line| println!("{line}"));
     }
+    assert!(trace.failures.is_empty(), "{}", trace.failures.join("; "));
+    println!("\n{FIGURES}{}", serde_json::to_string(&figures).unwrap());
+}
+
+/// Runs the `one_seed` of a simulation: all that it printed, and its figures if it found nothing wrong.
+fn run<F: DeserializeOwned>(simulation: &str, seed: u64, with_trace: bool) -> (String, Option<F>) {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([&format!("{simulation}::one_seed"), "--exact", "--ignored", "--nocapture"]);
+    child.env(ONE, seed.to_string());
+    if with_trace {
+        child.env(TRACE, "1");
+    }
+    let output = child.output().unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let figures = text.lines().find_map(|line| line.strip_prefix(FIGURES));
+    let figures = figures.filter(|_| output.status.success()).map(|json| serde_json::from_str(json).unwrap());
+    (text, figures)
+}
+
+/// Runs a seed and says which one it was that failed; with `SKEP_SIM_SEED` it also prints what happened.
+pub(crate) fn check<F: DeserializeOwned>(simulation: &str, seed: u64) -> F {
+    let is_chosen = number("SKEP_SIM_SEED").is_some();
+    let (text, figures) = run(simulation, seed, is_chosen);
+    if is_chosen || figures.is_none() {
+        println!("{text}");
+    }
+    figures.unwrap_or_else(|| {
+        panic!(
+            "{simulation}: seed {seed} failed\n\
+             replay: SKEP_SIM_SEED={seed} cargo test --release -p skep-e2e --test sim {simulation}::even -- --nocapture"
+        )
+    })
+}
+
+/// Runs a seed twice; both runs must be the same to the last line of their traces, and another seed's not.
+pub(crate) fn same_twice<F: DeserializeOwned>(simulation: &str, seed: u64) {
+    let trace = |seed| {
+        let (text, figures) = run::<F>(simulation, seed, true);
+        assert!(figures.is_some(), "{simulation}: seed {seed} failed: {text}");
+        text.lines().filter(|line| is_traced(line)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, second) = (trace(seed), trace(seed));
+    if let Some(at) = first.iter().zip(&second).position(|(a, b)| a != b) {
+        let around = at.saturating_sub(8)..at + 1;
+        panic!("seed {seed}: {:#?}\nand then {:#?}", first.get(around.clone()), second.get(around));
+    }
+    assert_eq!(first.len(), second.len());
+    assert!(first.len() > 100, "it traces what it does");
+    assert_ne!(trace(seed + 1), first);
+}
+
+fn is_traced(line: &str) -> bool {
+    line.split_once(' ').is_some_and(|(at, _)| !at.is_empty() && at.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The seeds that this call is to run: one that is named, or those below `SKEP_SIM_SEEDS` (`usual` of them

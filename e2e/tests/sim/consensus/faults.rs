@@ -10,7 +10,7 @@ use super::{client, member, wire};
 use crate::invariants::{
     i01_acknowledged_writes_survive as survive, i02_conflicts_and_names as conflicts, i06_it_heals as heals,
 };
-use crate::trace::Trace;
+use crate::trace::{Trace, step};
 
 const N_CLIENTS: u64 = 4;
 /// How long there is trouble, how long clients go on after it, and how long healing may take.
@@ -281,7 +281,7 @@ impl Trouble<'_> {
     fn until(&mut self, limit: Duration, wanted: impl Fn(&World) -> bool) -> bool {
         let end = self.sim.elapsed() + limit;
         while self.sim.elapsed() < end {
-            if let Err(error) = self.sim.step() {
+            if let Err(error) = step(&mut self.sim) {
                 self.world.lock().trace.fail(format!("a member failed: {error}"));
                 return false;
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use serde::{Deserialize, Serialize};
 use skep_raft::sim::SimDisk;
 use skep_raft::{Compaction, Raft};
 use tempfile::TempDir;
@@ -79,7 +80,7 @@ pub(crate) struct State {
 }
 
 /// How much happened.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) operations: u64,
     pub(crate) open: u64,

@@ -1,8 +1,12 @@
 //! Promise 1: an acknowledged write survives the loss of any minority of managers, and a power cut; it is applied
 //! once.
 
+use skep_manager::View;
+
 use crate::consensus::history::{Kind, Operation, Outcome};
 use crate::consensus::world::State;
+use crate::swarm;
+use crate::swarm::users::number_of;
 
 /// A member applied an entry: the log up to it is the same on all, and what it asks for was not done before.
 pub(crate) fn applied(state: &mut State, member: u64, index: u64, chain: u64, times: u64) {
@@ -58,4 +62,39 @@ fn replaces(operation: &Operation, value: u64) -> bool {
         Kind::Replace { seen, .. } | Kind::Delete { seen } => may_be && seen == value,
         Kind::Read | Kind::Create(_) => false,
     }
+}
+
+/// All managers hold the same at the same revision.
+pub(crate) fn agree(state: &mut swarm::world::State, manager: u64, view: &View) {
+    let mut text = String::new();
+    for service in view.services() {
+        text.push_str(&format!("{} {} {:?};", service.id, service.meta.version, service.ports));
+    }
+    for task in view.tasks() {
+        text.push_str(&format!(
+            "{} {} {:?} {:?} {:?} {:?};",
+            task.id, task.slot, task.node_id, task.status, task.desired_state, task.ingress_addr
+        ));
+    }
+    for node in view.nodes() {
+        text.push_str(&format!("{} {:?} {:?} {};", node.id, node.status, node.spec, node.raft_id));
+    }
+    let mix = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let digest = text.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, mix);
+    let first = *state.digests.entry(view.revision()).or_insert(digest);
+    if first != digest {
+        state.trace.fail(format!("n{manager} has another state than others at {}", view.revision()));
+    }
+}
+
+/// Under each name is what its user was told, or one of the things of which nobody told.
+pub(crate) fn promises_are_kept(state: &mut swarm::world::State) {
+    let mut broken = Vec::new();
+    for (name, promise) in &state.promises {
+        let there = state.newest.service_by_name(name).map_or(0, |service| number_of(&service.spec));
+        if !promise.may_be.contains(&there) {
+            broken.push(format!("{name} is {there}, and was said to be {:?}", promise.may_be));
+        }
+    }
+    broken.into_iter().for_each(|line| state.trace.fail(line));
 }

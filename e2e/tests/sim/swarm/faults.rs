@@ -1,0 +1,311 @@
+//! What befalls a swarm, in the order that a seed gives, and what must hold all along and at the end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use skep_api::spec::{Availability, Role};
+use skep_link::Role as Joins;
+use turmoil::Sim;
+
+use super::observe::observe;
+use super::users::Ask;
+use super::world::{Figures, World, host};
+use super::{calm, daemon, net, users};
+use crate::invariants::{i01_acknowledged_writes_survive as survive, i06_it_heals as heals};
+use crate::trace::{Trace, step};
+
+const N_USERS: u64 = 4;
+const SETUP_MAX: Duration = Duration::from_secs(20);
+/// How long there is trouble, and how long healing may take: nodes that were cut off are given up after 3 s and
+/// found again by their own retries, whole steps take a few seconds each.
+const TROUBLE: Duration = Duration::from_secs(20);
+const HEAL_MAX: Duration = Duration::from_secs(60);
+const CALM_MAX: Duration = Duration::from_secs(60);
+/// How many of the first machines are managers at first, of how many.
+const SHAPES: [(u64, u64); 4] = [(3, 5), (3, 5), (3, 6), (5, 6)];
+const TICK: Duration = Duration::from_millis(2);
+const SLOWER: [u32; 3] = [4, 20, 60];
+
+/// Runs one seed to its end.
+pub(crate) fn run(seed: u64) -> (Trace, Figures) {
+    skep_manager::sim::seed_this_thread(seed);
+    skep_agent::sim::simulate_this_thread();
+    net::simulate_this_thread();
+    let (managers, machines) = SHAPES[usize::try_from(seed % 4).unwrap()];
+    let world = World::new(seed, machines);
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .simulation_duration(SETUP_MAX + TROUBLE + HEAL_MAX + CALM_MAX)
+        .tick_duration(TICK)
+        .min_message_latency(Duration::from_micros(200))
+        .max_message_latency(Duration::from_millis(3))
+        .tcp_capacity(1024)
+        .build();
+    let ids: Vec<u64> = (1..=machines).collect();
+    for id in ids.clone() {
+        let (world, joins) = (world.clone(), if id <= managers { Joins::Manager } else { Joins::Worker });
+        sim.host(host(id), move || daemon::run(id, joins, world.clone()));
+    }
+    let mut trouble = Trouble { world: world.clone(), sim, ids, down: BTreeSet::new(), n_admins: 0 };
+    trouble.all(managers);
+    drop(trouble);
+    let mut state = world.lock();
+    // Daemons hold the world, and the world holds them.
+    state.slots.values_mut().for_each(|slot| (slot.control, slot.api) = (None, None));
+    (std::mem::take(&mut state.trace), state.figures)
+}
+
+pub(crate) struct Trouble<'a> {
+    pub(crate) world: World,
+    pub(crate) sim: Sim<'a>,
+    ids: Vec<u64>,
+    down: BTreeSet<u64>,
+    n_admins: u64,
+}
+
+impl Trouble<'_> {
+    fn all(&mut self, managers: u64) {
+        if !self.until(SETUP_MAX, |world| is_set_up(world, managers)) {
+            return self.world.lock().trace.fail("the swarm was not set up".into());
+        }
+        self.world.lock().n_users = N_USERS;
+        for number in 1..=N_USERS {
+            self.sim.client(format!("u{number}"), users::run(number, self.world.clone()));
+        }
+        let end = self.sim.elapsed() + TROUBLE;
+        while self.sim.elapsed() < end && !self.world.lock().trace.has_failed() {
+            let pause = Duration::from_millis(50 + self.world.below(900));
+            self.run_for(pause);
+            self.strike();
+        }
+        self.heal();
+        if !self.world.lock().trace.has_failed() {
+            calm::update(self, CALM_MAX);
+        }
+    }
+
+    /// One more thing goes wrong, or is put right, or is asked for.
+    fn strike(&mut self) {
+        let (one, other) = (self.pick(), self.pick());
+        match self.world.below(24) {
+            0..=2 => self.kill(one, false),
+            3 => self.kill(one, true),
+            4..=6 => {
+                if let Some(id) = self.down.first().copied() {
+                    self.start(id);
+                }
+            }
+            7 => self.cut(format!("{one} and all"), |sim, ids| {
+                others(ids, one).for_each(|id| sim.partition(host(one), host(id)));
+            }),
+            8 if one != other => self.cut(format!("{one} and {other}"), |sim, _| {
+                sim.partition(host(one), host(other));
+            }),
+            9 if one != other => self.cut(format!("{one} to {other}"), |sim, _| {
+                sim.partition_oneway(host(one), host(other));
+            }),
+            10 => self.cut(format!("{one} to all"), |sim, ids| {
+                others(ids, one).for_each(|id| sim.partition_oneway(host(one), host(id)));
+            }),
+            11..=13 => self.join_all(),
+            14 => self.hold(one),
+            15 => {
+                let slower = SLOWER[usize::try_from(self.world.below(3)).unwrap()];
+                self.world.note(format!("the disk of n{one} is {slower} times slower"));
+                self.world.with(one, |slot| slot.disk.slow_down(slower));
+            }
+            16 | 17 => self.restart(one),
+            18 => self.power_cut(),
+            19 | 20 => self.available(one),
+            21 | 22 => self.change_role(one),
+            _ => {}
+        }
+    }
+
+    fn pick(&self) -> u64 {
+        let n = u64::try_from(self.ids.len()).unwrap();
+        self.ids[usize::try_from(self.world.below(n)).unwrap()]
+    }
+
+    /// The daemon is killed, or with `power` the machine and its tasks as well.
+    fn kill(&mut self, id: u64, power: bool) {
+        if self.down.len() < self.ids.len() / 2 {
+            self.kill_one(id, power);
+        }
+    }
+
+    fn kill_one(&mut self, id: u64, power: bool) {
+        if !self.down.insert(id) {
+            return;
+        }
+        let (machine, disk) = {
+            let mut state = self.world.lock();
+            state.trace.note(format!("{} n{id}", if power { "no power for" } else { "kill" }));
+            state.figures.crashes += 1;
+            state.figures.power_cuts += u64::from(power);
+            let slot = state.slots.get_mut(&id).unwrap();
+            let gone = (slot.control.take(), slot.api.take());
+            let parts = (slot.machine.clone(), slot.disk.clone());
+            drop(state);
+            drop(gone);
+            parts
+        };
+        self.sim.crash(host(id));
+        disk.crash();
+        if power {
+            machine.power_off();
+        }
+    }
+
+    pub(crate) fn start(&mut self, id: u64) {
+        if self.down.remove(&id) {
+            self.world.note(format!("start n{id}"));
+            self.sim.bounce(host(id));
+        }
+    }
+
+    /// The daemon stops in order, and comes back.
+    fn restart(&mut self, id: u64) {
+        if self.down.contains(&id) {
+            return;
+        }
+        self.world.note(format!("restart n{id}"));
+        self.world.lock().figures.restarts += 1;
+        self.world.with(id, |slot| slot.stop.notify_one());
+        self.until(Duration::from_secs(8), |world| world.with(id, |slot| slot.is_stopped));
+        self.kill_one(id, false);
+        self.start(id);
+    }
+
+    /// All machines at one instant; they come back one by one.
+    fn power_cut(&mut self) {
+        for id in self.ids.clone() {
+            self.kill_one(id, true);
+        }
+        for id in self.ids.clone() {
+            let pause = Duration::from_millis(self.world.below(300));
+            self.run_for(pause);
+            self.start(id);
+        }
+    }
+
+    fn cut(&mut self, what: String, cut: impl FnOnce(&Sim<'_>, &[u64])) {
+        self.world.note(format!("cut {what}"));
+        self.world.lock().figures.cuts += 1;
+        cut(&self.sim, &self.ids);
+    }
+
+    /// Its packets wait, as if it were frozen.
+    fn hold(&mut self, one: u64) {
+        self.cut(format!("{one} hangs"), |sim, ids| {
+            others(ids, one).for_each(|id| sim.hold(host(one), host(id)));
+        });
+        let pause = Duration::from_millis(self.world.below(6000));
+        self.run_for(pause);
+        self.world.note(format!("n{one} goes on"));
+        others(&self.ids, one).for_each(|id| self.sim.release(host(one), host(id)));
+    }
+
+    fn join_all(&mut self) {
+        self.world.note("join all".into());
+        for (one, other) in self.ids.iter().flat_map(|one| self.ids.iter().map(move |other| (*one, *other))) {
+            if one < other {
+                self.sim.repair(host(one), host(other));
+            }
+        }
+        self.world.lock().slots.values().for_each(|slot| slot.disk.slow_down(1));
+    }
+
+    fn available(&mut self, id: u64) {
+        let wanted = match self.world.below(3) {
+            0 => Availability::Drain,
+            1 => Availability::Pause,
+            _ => Availability::Active,
+        };
+        self.world.lock().figures.drains += u64::from(wanted == Availability::Drain);
+        let node = self.world.with(id, |slot| slot.node);
+        self.admin(node.map(|node| Ask::Availability(node, wanted)));
+    }
+
+    fn change_role(&mut self, id: u64) {
+        let role = if self.world.below(2) == 0 { Role::Manager } else { Role::Worker };
+        self.world.lock().figures.roles += 1;
+        let node = self.world.with(id, |slot| slot.node);
+        self.admin(node.map(|node| Ask::Role(node, role)));
+    }
+
+    /// Asks once, and waits for no answer.
+    fn admin(&mut self, what: Option<Ask>) {
+        let Some(what) = what else { return };
+        self.n_admins += 1;
+        let world = self.world.clone();
+        self.sim.client(format!("a{}", self.n_admins), async move {
+            let answered = users::ask(&world, what.clone()).await;
+            world.note(format!("{what:?}: {answered:?}"));
+            Ok(())
+        });
+    }
+
+    /// All is put right; then all must come right, within its time.
+    fn heal(&mut self) {
+        self.join_all();
+        while let Some(id) = self.down.first().copied() {
+            self.start(id);
+        }
+        self.world.lock().is_over = true;
+        let world = self.world.clone();
+        self.sim.client("admin", calm::all_active(world));
+        let began = self.sim.elapsed();
+        let healed = self.until(HEAL_MAX, |world| heals::what_ails_the_swarm(world).is_none());
+        let why = heals::what_ails_the_swarm(&self.world);
+        let mut state = self.world.lock();
+        state.figures.healed_after_ms = u64::try_from((self.sim.elapsed() - began).as_millis()).unwrap();
+        if !healed && !state.trace.has_failed() {
+            state.trace.fail(format!("no healing: {}", why.unwrap_or_default()));
+        }
+        if healed {
+            survive::promises_are_kept(&mut state);
+        }
+    }
+
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        self.until(time, |_| false);
+    }
+
+    /// Runs until `wanted`, at most for `limit`.
+    pub(crate) fn until(&mut self, limit: Duration, wanted: impl Fn(&World) -> bool) -> bool {
+        let end = self.sim.elapsed() + limit;
+        while self.sim.elapsed() < end {
+            if let Err(error) = step(&mut self.sim) {
+                self.world.lock().trace.fail(format!("a daemon failed: {error}"));
+                return false;
+            }
+            observe(&self.world);
+            if self.world.lock().trace.has_failed() {
+                return false;
+            }
+            if wanted(&self.world) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn others(ids: &[u64], one: u64) -> impl Iterator<Item = u64> {
+    ids.iter().copied().filter(move |id| *id != one)
+}
+
+/// All machines are ready nodes, and the first of them managers.
+fn is_set_up(world: &World, managers: u64) -> bool {
+    let mut state = world.lock();
+    if state.tokens.is_none()
+        && let Some(cluster) = state.newest.cluster()
+    {
+        let token = |secret: &str| skep_link::JoinToken::new(&cluster.ca_cert_pem, secret).to_string();
+        state.tokens = Some((token(&cluster.worker_token_secret), token(&cluster.manager_token_secret)));
+    }
+    let n_managers = state.slots.values().filter(|slot| slot.control.is_some()).count();
+    let ready = state.newest.nodes().filter(|node| node.status.state == skep_api::object::NodeState::Ready);
+    u64::try_from(n_managers) == Ok(managers) && ready.count() == state.slots.len()
+}

@@ -1,0 +1,178 @@
+//! What all parts of a simulated swarm share: its machines, what users were promised, what is known of tasks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+use skep_agent::sim::SimMachine;
+use skep_api::{NodeId, ServiceId, TaskId, TaskState};
+use skep_manager::sim::{SimDisk, use_disk};
+use skep_manager::{Control, View};
+use tempfile::TempDir;
+use tokio::sync::{Notify, mpsc};
+
+use super::users::{Promise, Request};
+use crate::trace::{self, Trace, now};
+
+/// A simulation's shared state.
+#[derive(Clone)]
+pub(crate) struct World(Arc<Mutex<State>>);
+
+/// A machine with its daemon.
+pub(crate) struct Slot {
+    pub(crate) dir: PathBuf,
+    pub(crate) machine: SimMachine,
+    /// Of its manager, whether one runs or not.
+    pub(crate) disk: SimDisk,
+    disks_made: u64,
+    /// The node that it is, once it has joined.
+    pub(crate) node: Option<NodeId>,
+    /// The manager that runs there.
+    pub(crate) control: Option<Control>,
+    /// What users ask of the daemon.
+    pub(crate) api: Option<mpsc::UnboundedSender<Request>>,
+    /// Tells the daemon to stop in order.
+    pub(crate) stop: Arc<Notify>,
+    pub(crate) is_stopped: bool,
+    /// The managers that it would dial at its next start.
+    pub(crate) managers: Vec<String>,
+    /// It was told that it is not in the swarm any more.
+    pub(crate) is_removed: bool,
+    /// The revision of the last view that was looked at.
+    pub(crate) looked_at: u64,
+}
+
+/// What the newest state says of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Known {
+    pub(crate) revision: u64,
+    pub(crate) service: ServiceId,
+    pub(crate) slot: u64,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) state: TaskState,
+    pub(crate) desired: TaskState,
+    /// It is not in the state any more.
+    pub(crate) is_gone: bool,
+}
+
+pub(crate) struct State {
+    random: u64,
+    seed: u64,
+    pub(crate) slots: BTreeMap<u64, Slot>,
+    /// Join tokens: a worker's and a manager's.
+    pub(crate) tokens: Option<(String, String)>,
+    pub(crate) tasks: BTreeMap<TaskId, Known>,
+    /// The newest state of any manager.
+    pub(crate) newest: View,
+    /// A digest of what a revision holds, as the first manager had it.
+    pub(crate) digests: BTreeMap<u64, u64>,
+    /// By a service's name.
+    pub(crate) promises: BTreeMap<String, Promise>,
+    /// Users stop.
+    pub(crate) is_over: bool,
+    pub(crate) n_users: u64,
+    pub(crate) trace: Trace,
+    pub(crate) figures: Figures,
+    _dir: TempDir,
+}
+
+/// How much happened.
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// Writes of users that were acknowledged, and that nobody knows of.
+    pub(crate) acknowledged: u64,
+    pub(crate) unknown: u64,
+    pub(crate) revisions: u64,
+    pub(crate) tasks: u64,
+    pub(crate) crashes: u64,
+    pub(crate) power_cuts: u64,
+    pub(crate) cuts: u64,
+    pub(crate) restarts: u64,
+    pub(crate) roles: u64,
+    pub(crate) drains: u64,
+    pub(crate) healed_after_ms: u64,
+}
+
+/// The wall clock of all machines, Unix nanoseconds.
+pub(crate) fn clock() -> i64 {
+    1_800_000_000_000_000_000 + i64::try_from(now().as_nanos()).unwrap()
+}
+
+pub(crate) fn host(id: u64) -> String {
+    format!("n{id}")
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, machines: u64) -> World {
+        let dir = trace::memory_dir();
+        let slot = |id: u64| {
+            let dir = dir.path().join(id.to_string());
+            let disk = SimDisk::new(seed ^ (id << 32), dir.join("manager/raft"));
+            use_disk(&dir.join("manager"), disk.clone());
+            Slot {
+                machine: SimMachine::new(seed ^ (id << 40), now),
+                dir,
+                disk,
+                disks_made: 0,
+                node: None,
+                control: None,
+                api: None,
+                stop: Arc::default(),
+                is_stopped: false,
+                managers: Vec::new(),
+                is_removed: false,
+                looked_at: 0,
+            }
+        };
+        World(Arc::new(Mutex::new(State {
+            random: seed,
+            seed,
+            slots: (1..=machines).map(|id| (id, slot(id))).collect(),
+            tokens: None,
+            tasks: BTreeMap::new(),
+            newest: View::default(),
+            digests: BTreeMap::new(),
+            promises: BTreeMap::new(),
+            is_over: false,
+            n_users: 0,
+            trace: Trace::default(),
+            figures: Figures::default(),
+            _dir: dir,
+        })))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("a simulation has one thread")
+    }
+
+    /// A random number below `n`.
+    pub(crate) fn below(&self, n: u64) -> u64 {
+        self.lock().below(n)
+    }
+
+    pub(crate) fn note(&self, line: String) {
+        self.lock().trace.note(line);
+    }
+
+    pub(crate) fn with<T>(&self, id: u64, what: impl FnOnce(&mut Slot) -> T) -> T {
+        what(self.lock().slots.get_mut(&id).unwrap())
+    }
+
+    /// A manager that begins anew there has an empty disk.
+    pub(crate) fn fresh_disk(&self, id: u64) {
+        let seed = self.lock().seed;
+        self.with(id, |slot| {
+            slot.disks_made += 1;
+            let seed = seed ^ (id << 32) ^ (slot.disks_made << 48);
+            slot.disk = SimDisk::new(seed, slot.dir.join("manager/raft"));
+            use_disk(&slot.dir.join("manager"), slot.disk.clone());
+        });
+    }
+}
+
+impl State {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        skep_raft::sim::random(&mut self.random) % n
+    }
+}
