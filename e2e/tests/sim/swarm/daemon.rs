@@ -9,7 +9,7 @@ use skep_api::object::NodeDescription;
 use skep_api::spec::{Availability, SwarmSpec};
 use skep_api::wire;
 use skep_link::{Identity, JoinParams, Role, SharedRoutes};
-use skep_manager::{EnterError, Entrance, InitParams, Manager, ManagerConfig};
+use skep_manager::{EnterError, Entrance, FEATURE_LEVEL, InitParams, Manager, ManagerConfig};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::sleep;
 use tonic::service::Routes;
@@ -164,6 +164,7 @@ async fn join(id: u64, joins_as: Role, world: &World) -> Result<Identity, Box<dy
             description: description(id),
             data_path_addr: ip(id).to_string(),
             availability: String::new(),
+            feature_level: FEATURE_LEVEL,
         };
         match skep_link::join(&net::addr(1), &token, params, JOIN_MAX).await {
             Ok(joined) => {
