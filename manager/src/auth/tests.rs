@@ -36,6 +36,7 @@ const MANAGER: NodeId = NodeId(Id(11));
 const WORKER: NodeId = NodeId(Id(12));
 const DEMOTED: NodeId = NodeId(Id(13));
 const REMOVED: NodeId = NodeId(Id(14));
+const DROPPED: NodeId = NodeId(Id(15));
 
 /// What became of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +103,12 @@ impl Swarm {
             node(MANAGER, Role::Manager, 77),
             node(WORKER, Role::Worker, 0),
             node(DEMOTED, Role::Worker, 0),
+            Change::PutNode(Arc::new(Node {
+                id: DROPPED,
+                spec: NodeSpec { role: Role::Manager, ..NodeSpec::default() },
+                dropped: true,
+                ..Node::default()
+            })),
         ];
         shared.write(Vec::new(), nodes).await.unwrap();
         let view = shared.machine.view();
@@ -167,6 +174,7 @@ enum Method {
     Stopping,
     Leave,
     Depart,
+    Dismiss,
     Probe,
 }
 
@@ -198,6 +206,7 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
         Method::Leave => dispatcher.leave(wire::LeaveRequest {}).await.map(drop),
         Method::Probe => ProberClient::new(channel).probe(wire::ProbeRequest::default()).await.map(drop),
         Method::Depart => members.depart(wire::DepartRequest {}).await.map(drop),
+        Method::Dismiss => members.dismiss(wire::DismissRequest::default()).await.map(drop),
     }
 }
 
@@ -234,15 +243,16 @@ async fn each_method_lets_in_whom_the_store_says() {
         // Their certificates still say manager.
         ("a demoted manager", swarm.channel(&swarm.authority, Some((DEMOTED, manager, ours))).await),
         ("a removed manager", swarm.channel(&swarm.authority, Some((REMOVED, manager, ours))).await),
+        ("a dropped manager", swarm.channel(&swarm.authority, Some((DROPPED, manager, ours))).await),
         ("a removed worker", swarm.channel(&swarm.authority, Some((REMOVED, worker, ours))).await),
         ("another root", swarm.channel(&foreign, Some((MANAGER, manager, ours))).await),
         ("another cluster", swarm.channel(&swarm.authority, Some((MANAGER, manager, "other"))).await),
         ("nobody", swarm.channel(&swarm.authority, None).await),
     ];
-    let any_node = [In, In, In, Denied, Denied, Out, Out, Anonymous];
-    let managers = [In, Denied, Denied, Denied, Denied, Out, Out, Anonymous];
+    let any_node = [In, In, In, Denied, Denied, Denied, Out, Out, Anonymous];
+    let managers = [In, Denied, Denied, Denied, Denied, Denied, Out, Out, Anonymous];
     for (method, expected) in [
-        (Method::Join, [In, In, In, In, In, Out, Out, In]),
+        (Method::Join, [In, In, In, In, In, In, Out, Out, In]),
         (Method::Renew, any_node),
         (Method::Raft, managers),
         (Method::Enter, managers),
@@ -252,6 +262,7 @@ async fn each_method_lets_in_whom_the_store_says() {
         (Method::PublishLogs, any_node),
         (Method::Stopping, any_node),
         (Method::Leave, any_node),
+        (Method::Dismiss, managers),
         (Method::Depart, any_node),
         (Method::Probe, any_node),
     ] {
@@ -263,7 +274,7 @@ async fn each_method_lets_in_whom_the_store_says() {
     swarm.manager.stop().await;
 }
 
-const METHODS: [Method; 12] = [
+const METHODS: [Method; 13] = [
     Method::Join,
     Method::Renew,
     Method::Raft,
@@ -275,6 +286,7 @@ const METHODS: [Method; 12] = [
     Method::Stopping,
     Method::Leave,
     Method::Depart,
+    Method::Dismiss,
     Method::Probe,
 ];
 
