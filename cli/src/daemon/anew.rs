@@ -1,7 +1,7 @@
 //! This manager goes on alone (`init --force-new-cluster`), or a manager is made of a backup; and one that the
 //! swarm was made anew without steps aside.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use skep_agent::StopReason;
 use skep_api::{ApiError, ErrorKind, NodeId, spec::InitRequest, validate};
@@ -52,6 +52,7 @@ impl Inner {
             return Err(refuse(NOT_MANAGER));
         }
         let member = self.member_at(&was.member, &request)?;
+        can_listen(was.member.listen_addr, member.listen_addr).await.map_err(|e| internal(&e))?;
         let own: NodeId =
             was.identity.node_id().parse().map_err(|_| refuse("the node's certificate names no node"))?;
         self.keep_role(None);
@@ -263,6 +264,16 @@ impl Inner {
     pub(super) fn is_dropped(&self) -> bool {
         matches!(self.place(), Place::Refused(_, words) if recovery::is_dropped(&words))
     }
+}
+
+/// Whether the node can listen there, as far as that shows while it listens where it did: nothing is stopped for an
+/// address that it does not have, or a port that is taken.
+async fn can_listen(before: SocketAddr, now: SocketAddr) -> anyhow::Result<()> {
+    if before == now {
+        return Ok(());
+    }
+    let port = if before.port() == now.port() { 0 } else { now.port() };
+    listener::bind(SocketAddr::new(now.ip(), port)).await.map(drop)
 }
 
 /// Steps aside once another manager has said that this one is none any more. What it has on disk stays until it

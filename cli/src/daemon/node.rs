@@ -155,7 +155,10 @@ impl Inner {
         {
             // A damaged or foreign log is never served, nor one of a newer build: the daemon ends with what it found.
             if let Some(ManagerError::Open(_) | ManagerError::TooOld(_)) = error.downcast_ref() {
-                return Err(error);
+                let dir = node.settings.state_dir.display();
+                return Err(
+                    error.context(format!("see \"skep swarm check {dir}\", which explains each file"))
+                );
             }
             // Else served all the same, so that `info` tells and `leave --force` works.
             let words = format!("{error:#}");

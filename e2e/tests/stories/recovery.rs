@@ -196,6 +196,14 @@ fn going_on_alone_takes_over_from_managers_that_are_there() {
     wait_for("it is a manager again", LIMIT, || {
         cluster.docker_on(&manager, &["service", "ls"]).is_ok().then_some(())
     });
+    for flag in ["--advertise-addr=nosuch0", "--listen-addr=192.0.2.1:2377"] {
+        let refused = cluster.docker(&["swarm", "init", "--force-new-cluster", flag]).refused();
+        assert!(
+            refused.contains("AdvertiseAddr: 'nosuch0'") || refused.contains("cannot listen on"),
+            "{refused}"
+        );
+        assert!(cluster.docker(&["service", "ls"]).is_ok(), "nothing was changed");
+    }
     let said = cluster.docker(&["swarm", "init", "--force-new-cluster"]).ok();
     assert!(said.contains("is now a manager"), "{said}");
     for name in ["manager-1", "manager-3"] {
@@ -359,7 +367,7 @@ fn a_manager_whose_log_is_damaged_comes_in_anew_without_it() {
     let state = state_of(&cluster, "manager-3");
     let _ = damage(&state);
     let refused = cluster.restart_node("manager-3").refused();
-    assert!(refused.contains("is damaged at byte"), "{refused}");
+    assert!(refused.contains("is damaged at byte") && refused.contains("skep swarm check"), "{refused}");
     fs::rename(state.join("manager"), state.join("manager.damaged")).expect("it is moved away");
     let _ = cluster.restart_node("manager-3").ok();
     let node = cluster.node("manager-3").clone();
