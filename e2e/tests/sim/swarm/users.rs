@@ -17,6 +17,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// What a write left in the spec: no other one of this simulation has its number.
 const LABEL: &str = "write";
 const REPLICAS_MAX: u64 = 4;
+/// The port of the first user's service; each has the next one.
+const FIRST_PORT: u64 = 8001;
 /// What the images do: see the simulated machine.
 const IMAGES: [&str; 8] = ["ok:1", "ok:2", "ok:3", "ok:1", "ok:2", "stubborn:1", "bad:1", "missing:1"];
 
@@ -157,7 +159,8 @@ pub(crate) async fn run(number: u64, world: World) -> turmoil::Result {
         let image = IMAGES[usize::try_from(world.below(8)).unwrap()];
         let replicas = 1 + world.below(REPLICAS_MAX);
         // Half of them publish a port, and now and then one that is another's.
-        let port = [0, 8000 + number, 8000 + number, 8001][usize::try_from(world.below(4)).unwrap()];
+        let port = [0, FIRST_PORT - 1 + number, FIRST_PORT - 1 + number, FIRST_PORT]
+            [usize::try_from(world.below(4)).unwrap()];
         let mut wanted = spec(&name, write, image, replicas, port);
         let (what, becomes) = match found {
             None => (Ask::Create(Box::new(wanted)), write),
@@ -183,8 +186,13 @@ pub(crate) async fn run(number: u64, world: World) -> turmoil::Result {
 
 async fn repair(number: u64, name: &str, world: &World) -> bool {
     let Some(Ok(Answer::Found(found))) = ask(world, Ask::Find(name.to_owned())).await else { return false };
-    let is_good =
+    let runs =
         |spec: &ServiceSpec| spec.container().is_some_and(|container| container.image.starts_with("ok"));
+    // Two may ask for a port at one moment: one has it then, and the other's tasks wait until it asks for none.
+    let is_anothers = |spec: &ServiceSpec| {
+        number != 1 && spec.ports().iter().any(|port| u64::from(port.published_port) == FIRST_PORT)
+    };
+    let is_good = |spec: &ServiceSpec| runs(spec) && !is_anothers(spec);
     let Some((id, version, _)) = found.filter(|(_, _, old)| !is_good(old)) else { return true };
     let becomes = number * 10_000 + world.lock().promises.len() as u64 + 9_000;
     let wanted = spec(name, becomes, "ok:9", 2, 0);
