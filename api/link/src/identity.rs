@@ -3,10 +3,14 @@
 //! Clones share one value: after [`Identity::replace`] every new connection, in and out, uses the new
 //! certificate; old connections live on with theirs. A value is complete and consistent or is not made.
 
+mod sealed;
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,6 +23,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+pub use sealed::{Held, KeyBox};
 use skep_api::object::NodeTls;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -44,6 +49,8 @@ struct Shared {
     current: ArcSwap<Inner>,
     /// How often it was replaced.
     replaced: watch::Sender<u64>,
+    /// Of the key on disk.
+    held: Mutex<Option<Held>>,
 }
 
 struct Inner {
@@ -89,6 +96,15 @@ pub enum IdentityError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The key is sealed, and nothing was given that opens it.
+    #[error("the key in {path} is sealed, and the manager's key file that opens it is missing or locked", path = path.display())]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The key could not be sealed.
+    #[error("cannot seal the node key: {0}")]
+    Unsealed(String),
     /// The file system refused.
     #[error("cannot access {path} of the node identity", path = path.display())]
     Io {
@@ -117,8 +133,8 @@ impl Identity {
         root_pem: impl Into<String>,
     ) -> Result<Self, IdentityError> {
         let inner = Inner::new(cert_pem.into(), key_pem.into(), root_pem.into())?;
-        let shared = Shared { current: ArcSwap::from_pointee(inner), replaced: watch::Sender::new(0) };
-        Ok(Self { shared: Arc::new(shared) })
+        let (current, replaced) = (ArcSwap::from_pointee(inner), watch::Sender::new(0));
+        Ok(Self { shared: Arc::new(Shared { current, replaced, held: Mutex::new(None) }) })
     }
 
     /// Reads what [`Identity::save`] wrote; `None` if `dir` holds no identity. Finishes a save that a
@@ -127,6 +143,14 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Damaged`] names the file that is missing or damaged.
     pub fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        Self::load_with(dir, None)
+    }
+
+    /// The same; a key that is sealed is opened by `key_box`.
+    ///
+    /// # Errors
+    /// [`IdentityError::Sealed`] without one; else as [`Identity::load`].
+    pub fn load_with(dir: &Path, key_box: Option<&dyn KeyBox>) -> Result<Option<Self>, IdentityError> {
         storage::finish(dir)?;
         let read = |name| storage::read(&dir.join(name));
         let (cert, key, root) = (read(CERT_FILE)?, read(KEY_FILE)?, read(ROOT_FILE)?);
@@ -141,7 +165,48 @@ impl Identity {
         };
         let (cert, key, root) =
             (present(cert, CERT_FILE)?, present(key, KEY_FILE)?, present(root, ROOT_FILE)?);
-        Self::new(cert, key, root).map(Some).map_err(|error| error.in_dir(dir))
+        Self::of_texts(dir, (cert, key, root), key_box).map(Some)
+    }
+
+    /// Of what the files in `dir` hold: certificate, key and root.
+    ///
+    /// # Errors
+    /// As [`Identity::load_with`].
+    pub fn of_texts(
+        dir: &Path,
+        (cert, key, root): (String, String, String),
+        key_box: Option<&dyn KeyBox>,
+    ) -> Result<Self, IdentityError> {
+        let (key, held) = sealed::open(key, &dir.join(KEY_FILE), key_box)?;
+        let identity = Self::new(cert, key, root).map_err(|error| error.in_dir(dir))?;
+        identity.hold(held);
+        Ok(identity)
+    }
+
+    /// Whom the certificate in `dir` names, whatever becomes of the key; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Identity::load`].
+    pub fn node_id_in(dir: &Path) -> Result<Option<String>, IdentityError> {
+        storage::finish(dir)?;
+        let Some(cert) = storage::read(&dir.join(CERT_FILE))? else { return Ok(None) };
+        let chain = read_certificates(&cert).map_err(|e| IdentityError::Certificate(e).in_dir(dir))?;
+        let subject = Subject::of_der(&chain[0]);
+        let subject = subject.map_err(|e| IdentityError::Certificate(e.to_string()).in_dir(dir))?;
+        Ok(Some(subject.node_id))
+    }
+
+    /// Whether the key in `dir` is sealed.
+    ///
+    /// # Errors
+    /// The files cannot be read.
+    pub fn is_sealed(dir: &Path) -> Result<bool, IdentityError> {
+        storage::finish(dir)?;
+        Ok(storage::read(&dir.join(KEY_FILE))?.is_some_and(|key| sealed::is_sealed(&key)))
+    }
+
+    fn hold(&self, held: Option<Held>) {
+        *self.shared.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
     /// Writes `cert.pem`, `key.pem` (mode 0600) and `ca.pem` into `dir`, made if need be. A crash leaves
@@ -150,13 +215,38 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Io`] names the path.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
+        self.save_with(dir, None)
+    }
+
+    /// The same, with the key as `key_box` keeps it.
+    ///
+    /// # Errors
+    /// As [`Identity::save`]; the key cannot be sealed.
+    pub fn save_with(&self, dir: &Path, key_box: Option<&dyn KeyBox>) -> Result<(), IdentityError> {
         let inner = self.inner();
+        let sealed = match key_box {
+            Some(key_box) => key_box.seal(inner.key_pem.as_bytes()).map_err(IdentityError::Unsealed)?,
+            None => None,
+        };
+        let (key, held) = match sealed {
+            Some((bytes, held)) => (sealed::text(&bytes), Some(held)),
+            None => (inner.key_pem.clone(), None),
+        };
         let files = [
             (ROOT_FILE, 0o644, inner.root_pem.as_str()),
-            (KEY_FILE, 0o600, inner.key_pem.as_str()),
+            (KEY_FILE, 0o600, key.as_str()),
             (CERT_FILE, 0o644, inner.cert_pem.as_str()),
         ];
-        Ok(storage::save(dir, &files)?)
+        if let Err(error) = storage::save(dir, &files) {
+            // Either may be on disk.
+            let mut now = self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let both: Held = Arc::new((now.take(), held));
+            *now = Some(both);
+            return Err(error.into());
+        }
+        // What opens the key that was there before is of no more use from here on.
+        self.hold(held);
+        Ok(())
     }
 
     /// The node's id, as its certificate says it.
@@ -377,114 +467,8 @@ impl IdentityError {
             Self::Certificate(_) | Self::NotSigned(_) => CERT_FILE,
             Self::Key(_) | Self::KeyMismatch => KEY_FILE,
             Self::Root(_) => ROOT_FILE,
-            Self::Damaged { .. } | Self::Io { .. } => return self,
+            Self::Damaged { .. } | Self::Io { .. } | Self::Sealed { .. } | Self::Unsealed(_) => return self,
         };
         Self::Damaged { path: dir.join(name), reason: self.to_string() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
-
-    use super::*;
-    use crate::{Authority, new_csr};
-
-    const NOW: i64 = 1_780_000_000;
-
-    fn identity(authority: &Authority, node_id: &str) -> Identity {
-        let (csr, key) = new_csr().unwrap();
-        let cert = authority.sign_node(&csr, node_id, Role::Worker, "cluster1", NOW).unwrap();
-        Identity::new(cert, key, authority.cert_pem()).unwrap()
-    }
-
-    fn damage(dir: &Path) -> String {
-        let error = Identity::load(dir).unwrap_err();
-        let IdentityError::Damaged { path, .. } = error else { panic!("{error}") };
-        path.file_name().unwrap().to_str().unwrap().to_owned()
-    }
-
-    #[test]
-    fn an_identity_is_saved_and_loaded() {
-        let authority = Authority::generate(NOW).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("certificates");
-        assert!(Identity::load(&dir).unwrap().is_none());
-        for name in ["node1", "node2"] {
-            identity(&authority, name).save(&dir).unwrap();
-            let loaded = Identity::load(&dir).unwrap().unwrap();
-            assert_eq!(loaded.node_id(), name);
-            assert_eq!(loaded.cluster_id(), "cluster1");
-            assert_eq!(loaded.role(), Role::Worker);
-            assert_eq!(loaded.root_pem(), authority.cert_pem());
-            assert_eq!(loaded.validity().0, NOW - 3600);
-        }
-        assert_eq!(fs::metadata(dir.join(KEY_FILE)).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 3);
-    }
-
-    #[test]
-    fn a_save_cut_off_by_a_crash_leaves_one_whole_identity() {
-        let authority = Authority::generate(NOW).unwrap();
-        let temp = tempfile::tempdir().unwrap();
-        let (dir, other) = (temp.path().join("a"), temp.path().join("b"));
-        identity(&authority, "old").save(&dir).unwrap();
-        identity(&authority, "new").save(&other).unwrap();
-
-        // Before the set counts: half written, and ignored.
-        fs::create_dir(dir.join("next.tmp")).unwrap();
-        fs::copy(other.join(KEY_FILE), dir.join("next.tmp").join(KEY_FILE)).unwrap();
-        assert_eq!(Identity::load(&dir).unwrap().unwrap().node_id(), "old");
-
-        // After: one file was moved, the rest follow.
-        fs::create_dir(dir.join("next")).unwrap();
-        fs::copy(other.join(KEY_FILE), dir.join(KEY_FILE)).unwrap();
-        fs::copy(other.join(CERT_FILE), dir.join("next").join(CERT_FILE)).unwrap();
-        fs::copy(other.join(ROOT_FILE), dir.join("next").join(ROOT_FILE)).unwrap();
-        assert_eq!(Identity::load(&dir).unwrap().unwrap().node_id(), "new");
-        identity(&authority, "newer").save(&dir).unwrap();
-        assert_eq!(Identity::load(&dir).unwrap().unwrap().node_id(), "newer");
-    }
-
-    #[test]
-    fn damage_names_the_file() {
-        let authority = Authority::generate(NOW).unwrap();
-        let temp = tempfile::tempdir().unwrap();
-        let dir = temp.path();
-        for name in [CERT_FILE, KEY_FILE, ROOT_FILE] {
-            identity(&authority, "node1").save(dir).unwrap();
-            let text = fs::read_to_string(dir.join(name)).unwrap();
-            fs::write(dir.join(name), &text[..text.len() / 2]).unwrap();
-            assert_eq!(damage(dir), name, "cut");
-            fs::write(dir.join(name), [0xff; 100]).unwrap();
-            assert_eq!(damage(dir), name, "no text");
-            fs::remove_file(dir.join(name)).unwrap();
-            assert_eq!(damage(dir), name, "missing");
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_together_is_refused() {
-        let (authority, foreign) = (Authority::generate(NOW).unwrap(), Authority::generate(NOW).unwrap());
-        let (csr, key) = new_csr().unwrap();
-        let (_, other_key) = new_csr().unwrap();
-        let cert = authority.sign_node(&csr, "node1", Role::Worker, "cluster1", NOW).unwrap();
-        let check = |key: &str, root: &str| Identity::new(cert.as_str(), key, root).unwrap_err();
-        assert!(matches!(check(&other_key, authority.cert_pem()), IdentityError::KeyMismatch));
-        assert!(matches!(check(&key, foreign.cert_pem()), IdentityError::NotSigned(_)));
-        assert!(matches!(
-            Identity::new(authority.cert_pem(), authority.key_pem(), authority.cert_pem()).unwrap_err(),
-            IdentityError::Certificate(_)
-        ));
-    }
-
-    #[test]
-    fn replacing_reaches_clones_and_nothing_leaks() {
-        let authority = Authority::generate(NOW).unwrap();
-        let first = identity(&authority, "node1");
-        let clone = first.clone();
-        first.replace(&identity(&authority, "node2"));
-        assert_eq!(clone.node_id(), "node2");
-        assert!(!format!("{clone:?}").contains("PRIVATE"));
     }
 }

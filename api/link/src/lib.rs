@@ -29,7 +29,7 @@ pub use dial::{
     DialError, JoinError, JoinParams, Joined, Whom, connect, connect_once, dispatcher, join, unary,
 };
 pub use external::{ExternalCa, ExternalError};
-pub use identity::{Identity, IdentityError};
+pub use identity::{Held, Identity, IdentityError, KeyBox};
 pub use probe::{Answerer, Hear, Knows, ProbeError, probe};
 pub use renewal::{Life, RenewError, renew, renew_by};
 pub use root::{Given, RootError, check_issued, check_root, issuer_of, normal_pem};
