@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Aborted,
     /// A limit was met.
     ResourceExhausted,
+    /// The key that the caller gave is not the right one.
+    Unauthenticated,
     /// The caller may not.
     PermissionDenied,
     /// No leader, not a manager, shutting down: may be retried.
@@ -57,6 +59,7 @@ impl ApiError {
     pub fn http_status(&self) -> u16 {
         match self.kind {
             ErrorKind::InvalidArgument | ErrorKind::FailedPrecondition => 400,
+            ErrorKind::Unauthenticated => 401,
             ErrorKind::PermissionDenied => 403,
             ErrorKind::NotFound => 404,
             ErrorKind::AlreadyExists => 409,

@@ -368,6 +368,8 @@ impl From<&Cluster> for wire::Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool.clone(),
             subnet_size: cluster.subnet_size,
+            unlock_key: cluster.unlock_key.reveal().to_vec(),
+            unlock_version: cluster.unlock_version,
             feature_level: cluster.feature_level,
         }
     }
@@ -395,6 +397,8 @@ impl TryFrom<wire::Cluster> for Cluster {
             data_path_port: cluster.data_path_port,
             default_addr_pool: cluster.default_addr_pool,
             subnet_size: cluster.subnet_size,
+            unlock_key: Secret::new(cluster.unlock_key),
+            unlock_version: cluster.unlock_version,
             feature_level: cluster.feature_level,
         })
     }

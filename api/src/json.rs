@@ -143,6 +143,7 @@ const KEYS: &[&str] = &[
     "ForceNewCluster",
     "Spec",
     "AutoLockManagers",
+    "UnlockKey",
     "DefaultAddrPool",
     "SubnetSize",
     "RemoteAddrs",

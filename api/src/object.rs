@@ -374,6 +374,10 @@ pub struct Cluster {
     pub subnet_size: u32,
     /// Which rules the managers apply: what all of their builds can. It never falls.
     pub feature_level: u32,
+    /// What the managers' key files are wrapped under; none: autolock is off.
+    pub unlock_key: Secret,
+    /// Counts the changes of the unlock key.
+    pub unlock_version: u64,
 }
 
 /// A root that nodes change to.

@@ -288,7 +288,6 @@ pub fn node(spec: &NodeSpec) -> Result<(), ApiError> {
 /// Names the field that is wrong or not honoured yet.
 pub fn init(request: &InitRequest) -> Result<(), ApiError> {
     for (name, asked) in [
-        ("AutoLockManagers", request.auto_lock_managers),
         // The default pool may be spelled out; networks that would use another one come later.
         (
             "DefaultAddrPool",

@@ -9,6 +9,7 @@ mod clash;
 mod config;
 mod engine;
 mod listener;
+mod lock;
 mod machine;
 mod member;
 mod node;
@@ -111,6 +112,10 @@ pub(crate) struct DaemonArgs {
     /// network as 10.0.0.0/8; this machine itself always is one (may be given several times)
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub(crate) insecure_registries: Vec<String>,
+    /// File with the unlock key of the swarm, so that a locked manager starts unattended (default: the systemd
+    /// credential skep-unlock-key, if there is one)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) unlock_key_file: Option<PathBuf>,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,

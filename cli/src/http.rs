@@ -48,7 +48,7 @@ pub(crate) use backend::{
 };
 
 pub(crate) use recovery::RestoreRequest;
-pub(crate) use system::VERSION;
+pub(crate) use system::{LOCKED, VERSION};
 
 use answer::{BODY_BYTES_MAX, Failure, failure};
 
@@ -84,6 +84,7 @@ impl Api {
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this \
                  node to swarm and try again.",
             )),
+            SwarmState::Locked => Err(unavailable(LOCKED)),
             SwarmState::Pending => {
                 Err(unavailable("This node is not a swarm manager: it is still joining the swarm."))
             }

@@ -27,6 +27,7 @@ mod server;
 #[doc(hidden)]
 pub mod sim;
 mod tell;
+mod unlock;
 mod write;
 
 pub use control::{
@@ -36,5 +37,6 @@ pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
-pub use skep_raft::{NoSpace, OpenError};
+pub use skep_raft::{Keys, NoSpace, OpenError, UnlockKey};
 pub use skep_store::{FEATURE_LEVEL, View};
+pub use unlock::{NodeKeyBox, parse_unlock_key, unlock_key_text};

@@ -20,7 +20,7 @@ use std::{
 use prost::Message as _;
 use serde::Serialize;
 use skep_api::{NodeId, object::Node, spec::Role, wire};
-use skep_raft::{OpenError, recover};
+use skep_raft::{Keys, OpenError, recover};
 use skep_store::{JUMP, Store, View};
 
 pub(crate) use anew::tidy;
@@ -158,17 +158,19 @@ pub(crate) struct Found {
     pub(crate) store: Store,
     pub(crate) held: recover::Held,
     pub(crate) preview: Preview,
+    pub(crate) keys: Keys,
     pub(crate) closed: recover::Closed,
 }
 
-/// Reads a stopped manager's directory.
-fn find(dir: &Path, own: NodeId) -> Result<Found, RecoveryError> {
+/// Reads a stopped manager's directory, under the keys that were opened or the plain ones that are there.
+fn find(dir: &Path, own: NodeId, keys: Option<&Keys>) -> Result<Found, RecoveryError> {
     let raft_id = read_raft_id(dir).ok_or_else(|| RecoveryError::NoManager(dir.to_owned()))?;
     let raft = dir.join("raft");
     let closed = recover::lock(&raft)?;
+    let keys = keys.map_or_else(|| Keys::open(&raft, None), |keys| Ok(keys.clone()))?;
     let machine = Machine::new();
     let mut last_write_at = None;
-    let held = recover::read(&raft, &closed, &*machine, &mut |_, entry| {
+    let held = recover::read(&raft, &closed, &keys, &*machine, &mut |_, entry| {
         let at = wire::Proposal::decode(entry).map_or(0, |proposal| proposal.now);
         last_write_at = last_write_at.max((at > 0).then_some(at));
     })?;
@@ -190,7 +192,7 @@ fn find(dir: &Path, own: NodeId) -> Result<Found, RecoveryError> {
         ..Preview::default()
     };
     preview.of_view(&view, own);
-    Ok(Found { store, held, preview, closed })
+    Ok(Found { store, held, preview, keys, closed })
 }
 
 /// Whether a daemon has the manager in `dir` open.
@@ -199,10 +201,11 @@ pub fn is_running(dir: &Path) -> bool {
     matches!(recover::lock(&dir.join("raft")), Err(OpenError::Locked { .. }))
 }
 
-/// What the manager in `dir`, which no daemon has open, has, and what making the swarm anew of it would drop.
+/// What the manager in `dir`, which no daemon has open, has, and what making the swarm anew of it would drop. A
+/// locked one is read with the `keys` that somebody opened.
 ///
 /// # Errors
 /// [`RecoveryError`].
-pub fn preview(dir: &Path, own: NodeId) -> Result<Preview, RecoveryError> {
-    find(dir, own).map(|found| found.preview)
+pub fn preview(dir: &Path, own: NodeId, keys: Option<&Keys>) -> Result<Preview, RecoveryError> {
+    find(dir, own, keys).map(|found| found.preview)
 }

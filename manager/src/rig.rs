@@ -1,6 +1,6 @@
 //! A first manager for tests: real consensus in a directory of its own.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use rustls::pki_types::UnixTime;
 use skep_api::{
@@ -17,15 +17,21 @@ pub(crate) fn clock() -> i64 {
     i64::try_from(UnixTime::now().as_secs()).unwrap() * 1_000_000_000
 }
 
+/// Of the manager in this directory.
+pub(crate) fn config(dir: &Path) -> ManagerConfig {
+    ManagerConfig {
+        dir: dir.join("manager"),
+        clock,
+        keys: None,
+        raft_heartbeat: Duration::from_millis(50),
+        raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
+    }
+}
+
 /// The only manager of a new swarm. Nobody listens for it yet.
 pub(crate) async fn first_manager() -> (Manager, Identity, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let config = ManagerConfig {
-        dir: dir.path().join("manager"),
-        clock,
-        raft_heartbeat: Duration::from_millis(50),
-        raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
-    };
+    let config = config(dir.path());
     let params = InitParams {
         advertise_addr: "127.0.0.1:1".to_owned(),
         data_path_addr: "127.0.0.1".to_owned(),

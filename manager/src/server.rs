@@ -1,13 +1,11 @@
 //! A manager as a whole: opened from its directory or made by `init`, served, shut down.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod dir;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use skep_api::{
-    ClusterId, NodeId, Timestamp,
+    ClusterId, NodeId, Secret, Timestamp,
     id::IdSource,
     object::{Cluster, Node, NodeDescription, NodeTls, ingress::DATA_PATH_PORT},
     spec::{Availability, NodeSpec, Role, SwarmSpec},
@@ -19,13 +17,13 @@ use skep_link::{
         node_ca_server::NodeCaServer,
     },
 };
-use skep_raft::{Config, Leadership, NoSpace, Raft};
+use skep_raft::{Config, Keys, Leadership, NoSpace, Raft, UnlockKey};
 use skep_store::{Change, Dirty, FEATURE_LEVEL, Proposal, decode_result};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 use crate::{
-    Control, Entrance, SystemIds, ca,
+    Control, Entrance, NodeKeyBox, SystemIds, ca,
     clocks::Clocks,
     dispatcher::{DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
@@ -34,14 +32,13 @@ use crate::{
     machine::Machine,
     members::{Book, Links, MembersService, NodeCaService},
     peers::Peers,
-    recovery, roles, sim, tell,
+    recovery, roles, sim, tell, unlock,
 };
+
+pub(crate) use dir::{fresh_raft_id, read_raft_id, write_raft_id};
 
 /// A fresh member of one leads after this long at most.
 const FIRST_LEADER_AFTER: Duration = Duration::from_secs(10);
-
-/// The file with a member's raft id; without it a directory holds no manager.
-const RAFT_ID_FILE: &str = "raft-id";
 
 /// Between attempts to learn whether the state here is whole, when there is no leader.
 const WHOLE_RETRY: Duration = Duration::from_millis(200);
@@ -57,11 +54,20 @@ pub struct ManagerConfig {
     pub raft_heartbeat: Duration,
     /// A follower that hears nothing for a random time between these two stands for election.
     pub raft_election: (Duration, Duration),
+    /// The keys of its disk, if they were opened already. None: they are plain, or made with it.
+    pub keys: Option<Keys>,
 }
 
 impl ManagerConfig {
+    /// Where its log and the key file are.
+    #[must_use]
+    pub fn raft_dir(&self) -> PathBuf {
+        self.dir.join("raft")
+    }
+
     fn raft(&self, raft_id: u64) -> Config {
-        let mut raft = Config::new(self.dir.join("raft"), raft_id);
+        let mut raft = Config::new(self.raft_dir(), raft_id);
+        raft.keys.clone_from(&self.keys);
         (raft.heartbeat, raft.election) = (self.raft_heartbeat, self.raft_election);
         raft
     }
@@ -145,17 +151,24 @@ impl Manager {
             now / 1_000_000_000,
         )?;
         let identity = Identity::new(certificate, key, authority.cert_pem())?;
+        // What an init that was cut off left is nobody's.
+        Self::wipe(&config)?;
         let raft_id = fresh_raft_id();
         write_raft_id(&config.dir, raft_id)?;
+        let unlock = params.spec.autolock().then(UnlockKey::generate).transpose()?;
+        let keys = Keys::create(&config.raft_dir(), unlock.clone().map(|unlock| (unlock, 1)))?;
+        let config = ManagerConfig { keys: Some(keys.clone()), ..config };
         let opened = Opened::open(&config, raft_id, &identity).await?;
         opened.raft.bootstrap().await?;
         wait_for_leader(&opened.raft).await?;
-        let changes = first_state(&params, node_id, raft_id, cluster_id, &authority, identity.tls());
+        let unlock = unlock.map(|unlock| Secret::new(unlock.reveal()));
+        let ids = (node_id, raft_id, cluster_id);
+        let changes = first_state(&params, ids, &authority, identity.tls(), unlock);
         let proposal = Proposal { changes, now: Timestamp(now), ..Proposal::default() };
         let answer =
             opened.raft.propose(proposal.encode()).await.map_err(|e| ManagerError::First(e.to_string()))?;
         decode_result(&answer).map_err(|e| ManagerError::First(e.to_string()))?;
-        identity.save(&params.identity_dir)?;
+        identity.save_with(&params.identity_dir, Some(&NodeKeyBox(keys)))?;
         Ok((Self::run(&config, opened, identity.clone(), node_id), identity))
     }
 
@@ -167,7 +180,7 @@ impl Manager {
         if let Err(error) = recovery::tidy(&config.dir) {
             tracing::warn!(err = %error, "what a recovery that was cut off has left cannot be removed");
         }
-        let file = config.dir.join(RAFT_ID_FILE);
+        let file = config.dir.join(dir::RAFT_ID_FILE);
         let raft_id = read_raft_id(&config.dir).ok_or_else(|| {
             ManagerError::First(format!("{} is missing or damaged; restore it from a backup", file.display()))
         })?;
@@ -177,12 +190,16 @@ impl Manager {
     }
 
     /// A manager without a state, under a fresh raft id: it comes in by [`Manager::entrance`]. What an
-    /// earlier one left is removed.
+    /// earlier one left is removed, but for keys that are open already: the disk stays locked throughout.
     ///
     /// # Errors
     /// [`ManagerError`].
     pub async fn fresh(config: ManagerConfig, identity: Identity) -> Result<Self, ManagerError> {
-        Self::wipe(&config)?;
+        if config.keys.is_some() {
+            dir::wipe_but_keys(&config.dir, &Keys::path(&config.raft_dir()))?
+        } else {
+            Self::wipe(&config)?
+        }
         let raft_id = fresh_raft_id();
         write_raft_id(&config.dir, raft_id)?;
         let opened = Opened::open(&config, raft_id, &identity).await?;
@@ -193,7 +210,7 @@ impl Manager {
     /// Whether a directory holds a manager's state.
     #[must_use]
     pub fn exists(config: &ManagerConfig) -> bool {
-        config.dir.join(RAFT_ID_FILE).exists()
+        config.dir.join(dir::RAFT_ID_FILE).exists()
     }
 
     /// Whether the disk of a stopped manager has room for it, as far as that shows.
@@ -207,13 +224,7 @@ impl Manager {
     /// # Errors
     /// [`ManagerError::Dir`].
     pub fn wipe(config: &ManagerConfig) -> Result<(), ManagerError> {
-        let gone = |result: std::io::Result<()>| match result {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-        gone(std::fs::remove_file(config.dir.join(RAFT_ID_FILE)))
-            .and_then(|()| gone(std::fs::remove_dir_all(&config.dir)))
-            .map_err(|source| ManagerError::Dir { path: config.dir.clone(), source })
+        dir::wipe(&config.dir)
     }
 
     fn run(config: &ManagerConfig, opened: Opened, identity: Identity, node_id: NodeId) -> Self {
@@ -240,6 +251,7 @@ impl Manager {
         tasks.spawn(keep_book(shared.clone()));
         tasks.spawn(heed_removal(shared.clone()));
         tasks.spawn(level::report(shared.clone(), node_id, config.dir.clone()));
+        tasks.spawn(unlock::follow(shared.clone()));
         Self { control: Control { shared, node_id }, tasks }
     }
 
@@ -298,6 +310,12 @@ impl Manager {
         self.control.shared.book.dropped()
     }
 
+    /// The keys that its disk is sealed under.
+    #[must_use]
+    pub fn keys(&self) -> Option<Keys> {
+        self.control.shared.raft.keys()
+    }
+
     /// The way to become a member.
     #[must_use]
     pub fn entrance(&self) -> Entrance {
@@ -333,28 +351,6 @@ impl Opened {
         };
         Ok(Self { raft, machine, book })
     }
-}
-
-/// `None` also if the file is damaged.
-pub(crate) fn read_raft_id(dir: &Path) -> Option<u64> {
-    std::fs::read_to_string(dir.join(RAFT_ID_FILE)).ok().and_then(|text| text.trim().parse().ok())
-}
-
-/// Random, so that no member of the swarm has ever had it.
-pub(crate) fn fresh_raft_id() -> u64 {
-    u64::try_from(SystemIds::default().next_id().0 >> 65).expect("63 bits are left").max(1)
-}
-
-/// Whole and on disk, or not there: a start that finds half of it would take this for a damaged manager.
-pub(crate) fn write_raft_id(dir: &Path, raft_id: u64) -> Result<(), ManagerError> {
-    let path = dir.join(RAFT_ID_FILE);
-    let new = path.with_extension("new");
-    std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::write(&new, raft_id.to_string()))
-        .and_then(|()| std::fs::File::open(&new)?.sync_all())
-        .and_then(|()| std::fs::rename(&new, &path))
-        .and_then(|()| std::fs::File::open(dir)?.sync_all())
-        .map_err(|source| ManagerError::Dir { path, source })
 }
 
 fn node_id_of(identity: &Identity) -> Result<NodeId, ManagerError> {
@@ -441,11 +437,10 @@ async fn lead(shared: Arc<Shared>) {
 
 fn first_state(
     params: &InitParams,
-    node_id: NodeId,
-    raft_id: u64,
-    cluster_id: ClusterId,
+    (node_id, raft_id, cluster_id): (NodeId, u64, ClusterId),
     authority: &Authority,
     tls: NodeTls,
+    unlock: Option<Secret>,
 ) -> Vec<Change> {
     let mut spec = params.spec.clone();
     "default".clone_into(&mut spec.name);
@@ -462,6 +457,8 @@ fn first_state(
         default_addr_pool: vec!["10.0.0.0/8".to_owned()],
         subnet_size: 24,
         feature_level: FEATURE_LEVEL,
+        unlock_version: u64::from(unlock.is_some()),
+        unlock_key: unlock.unwrap_or_default(),
         ..Cluster::default()
     };
     let node = Node {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::keys::Keys;
+
 /// The largest entry that may be proposed, in bytes: two of them fit in a WAL segment with room to
 /// spare, and one is replicated well within an election timeout.
 pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -21,6 +23,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A follower that hears nothing for a random time between these two stands for election.
     pub election: (Duration, Duration),
+    /// The keys of the directory. None: the plain ones that it holds, or fresh ones with a fresh log.
+    pub keys: Option<Keys>,
 }
 
 impl Config {
@@ -31,6 +35,7 @@ impl Config {
             raft_id,
             heartbeat: Duration::from_millis(50),
             election: (Duration::from_millis(250), Duration::from_millis(500)),
+            keys: None,
         }
     }
 }

@@ -29,7 +29,7 @@ pub enum OpenError {
     },
     /// The log was sealed under another data key.
     #[error(
-        "{} was not sealed under the key in {}; put back the key file that belongs to this log; \
+        "{} was not sealed under a key in {}; put back the key file that belongs to this log; \
          nothing was changed", file.display(), key.display()
     )]
     WrongKey {
@@ -44,13 +44,29 @@ pub enum OpenError {
         /// Where the key file should be.
         key: PathBuf,
     },
-    /// The key file is not one.
-    #[error("{} is not a data key: it has {bytes} bytes, not 32; put back the right file; nothing was changed", key.display())]
-    BadKey {
+    /// The key file is not one, or was altered.
+    #[error(
+        "{} is damaged at byte {offset}: {reason}; put back the right key file; nothing was changed", key.display()
+    )]
+    DamagedKeys {
         /// The key file.
         key: PathBuf,
-        /// Its length.
-        bytes: usize,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What was found there.
+        reason: String,
+    },
+    /// The key file is wrapped, and no unlock key was given.
+    #[error("{} is locked: the unlock key of the swarm is needed", key.display())]
+    KeyLocked {
+        /// The key file.
+        key: PathBuf,
+    },
+    /// The key file is wrapped under another unlock key.
+    #[error("{} was locked with another unlock key; nothing was changed", key.display())]
+    WrongUnlockKey {
+        /// The key file.
+        key: PathBuf,
     },
     /// A newer binary wrote this.
     #[error("{} has format version {version}, and this binary knows {known}; start a newer binary", file.display())]

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::compact;
 use crate::config::Config;
 use crate::error::OpenError;
+use crate::keys::Keys;
 use crate::machine::{Machine, StateMachine};
 use crate::network::Network;
 use crate::raft::Leadership;
@@ -50,6 +51,8 @@ pub(crate) struct Opened {
     pub(crate) stopped: watch::Receiver<bool>,
     /// That there is no room for the log to go on.
     pub(crate) full: watch::Receiver<Option<NoSpace>>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) keys: Option<Keys>,
 }
 
 /// Starts the thread; answers once the log is open and what was committed is applied.
@@ -83,6 +86,7 @@ fn run(
         .and_then(|runtime| {
             let mut options = Options::new(&config.dir);
             options.hooks.full = full.hook();
+            options.keys.clone_from(&config.keys);
             Wal::open(options).map(|opened| (runtime, opened))
         });
     let (runtime, (wal, recovered)) = match opened {
@@ -90,12 +94,13 @@ fn run(
         // The caller may be gone; then nobody is left to tell.
         Err(error) => return drop(ready.send(Err(error))),
     };
+    let keys = wal.keys().clone();
     let wal = Arc::new(wal);
-    let snapshots = match SnapshotDir::new(&config.dir) {
+    let snapshots = match SnapshotDir::new(&config.dir, &keys) {
         Ok(snapshots) => Arc::new(snapshots),
         Err(error) => return drop(ready.send(Err(error))),
     };
-    let storage = Storage { disk: Arc::clone(&wal) as _, snapshots, recovered };
+    let storage = Storage { disk: Arc::clone(&wal) as _, snapshots, recovered, keys: Some(keys) };
     let (stopped, watch_stopped) = watch::channel(false);
     runtime.block_on(async {
         let served = serve(config, storage, machine, transport, watch_stopped).await;
@@ -163,6 +168,8 @@ pub(crate) struct Storage {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) snapshots: Arc<dyn Snapshots>,
     pub(crate) recovered: Recovered,
+    /// None in a simulation, whose disk is not sealed.
+    pub(crate) keys: Option<Keys>,
 }
 
 /// Starts openraft on the runtime that this is called on.
@@ -173,12 +180,12 @@ pub(crate) async fn serve(
     transport: Arc<dyn Transport>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(Opened, oneshot::Receiver<()>, JoinHandle<()>), OpenError> {
-    let Storage { disk, snapshots, mut recovered } = storage;
+    let Storage { disk, snapshots, mut recovered, keys } = storage;
     let incoming = Incoming::new(Arc::clone(&snapshots));
     let state = Arc::clone(&machine);
     let machine = Machine::new(machine, snapshots, recovered.snapshot.take())?;
     let extent = machine.extent();
-    let store = LogStore::new(disk, recovered);
+    let store = LogStore::new(Arc::clone(&disk), recovered);
     let applied = machine.applied();
     let core = build(config, store, machine, Arc::clone(&transport)).await?;
     let (stop, stopping) = oneshot::channel();
@@ -208,6 +215,8 @@ pub(crate) async fn serve(
         stop,
         stopped,
         full: watch::Sender::new(None).subscribe(),
+        disk,
+        keys,
     };
     Ok((opened, stopping, follow))
 }

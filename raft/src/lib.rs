@@ -12,12 +12,15 @@ mod compact;
 mod config;
 mod error;
 mod host;
+mod keys;
 mod machine;
 mod members;
 mod network;
 mod raft;
 pub mod recover;
+mod relock;
 mod runtime;
+mod seal;
 mod serve;
 #[doc(hidden)]
 pub mod sim;
@@ -36,6 +39,7 @@ pub use config::{Config, ENTRY_BYTES_MAX};
 pub use error::{
     BootstrapError, ChangeError, HandleError, OpenError, ProposeError, ReadError, TransferError,
 };
+pub use keys::{Followed, KeyHeld, Keys, SealedSecret, UnlockKey};
 pub use machine::{StateMachine, WriteState};
 pub use raft::{Leadership, Raft};
 pub use space::{NoSpace, has_room};

@@ -15,9 +15,11 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Config;
 use crate::error::{BootstrapError, OpenError};
 use crate::host::{self, Core, Opened};
+use crate::keys::Keys;
 use crate::machine::StateMachine;
 use crate::space::NoSpace;
 use crate::status::{Heard, Status};
+use crate::store::Disk;
 use crate::transfer::Incoming;
 use crate::transport::{Calls, Transport};
 
@@ -49,6 +51,8 @@ struct Inner {
     stop: Mutex<Option<oneshot::Sender<()>>>,
     stopped: watch::Receiver<bool>,
     full: watch::Receiver<Option<NoSpace>>,
+    disk: Arc<dyn Disk>,
+    keys: Option<Keys>,
 }
 
 impl fmt::Debug for Raft {
@@ -86,6 +90,8 @@ impl Raft {
             stop: Mutex::new(Some(opened.stop)),
             stopped: opened.stopped,
             full: opened.full,
+            disk: opened.disk,
+            keys: opened.keys,
         }))
     }
 
@@ -146,6 +152,14 @@ impl Raft {
 
     pub(crate) fn core(&self) -> &Core {
         &self.0.core
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.0.disk
+    }
+
+    pub(crate) fn keys_ref(&self) -> Option<&Keys> {
+        self.0.keys.as_ref()
     }
 
     pub(crate) fn calls(&self) -> &Calls {

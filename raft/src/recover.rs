@@ -8,9 +8,8 @@ mod examine;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -19,14 +18,15 @@ use rustix::fs::FlockOperation;
 
 pub use self::examine::{Finding, Verdict, examine};
 use crate::error::OpenError;
+use crate::keys::Keys;
 use crate::machine::{self, StateMachine, WriteState};
+use crate::seal;
 use crate::snapshot::{self, Snapshot, SnapshotDir};
 use crate::space;
 use crate::store::codec;
 use crate::types::{Membership, SnapshotMeta, StoredMembership, log_id};
 use crate::wal::record::{Content, Kind, LogPosition, VoteRecord};
 use crate::wal::recover::{Recovered, scan};
-use crate::wal::seal::{self, DataKey};
 use crate::wal::{Hooks, Options, Wal, segment};
 
 /// How far a log reaches.
@@ -77,13 +77,13 @@ pub fn lock(dir: &Path) -> Result<Closed, OpenError> {
 pub fn read(
     dir: &Path,
     _closed: &Closed,
+    keys: &Keys,
     machine: &dyn StateMachine,
     each: &mut dyn FnMut(u64, &[u8]),
 ) -> Result<Held, OpenError> {
     let numbers = segment::list(dir).map_err(OpenError::io("list", dir))?;
-    let key = DataKey::load(dir, true)?;
-    let mut recovered = scan(dir, &key, &numbers)?.recovered;
-    recovered.snapshot = snapshot::load(dir, &key)?;
+    let mut recovered = scan(dir, keys, &numbers)?.recovered;
+    recovered.snapshot = snapshot::load(dir, keys)?;
     recovered.check(dir)?;
     if let Some(snapshot) = &recovered.snapshot {
         machine::restore(machine, &*snapshot.pieces)?;
@@ -126,30 +126,19 @@ fn held(recovered: &Recovered) -> Held {
     }
 }
 
-/// Makes a directory whose only member is `raft_id`, and whose state is `state`, after all that `held` has seen.
-/// Durable on return. With `keys_of`, it is sealed under the keys of that directory.
+/// Makes the log of a member that is the only one, `raft_id`, in the directory of `keys`; its state is `state`, after
+/// all that `held` has seen. Durable on return.
 ///
 /// # Errors
 /// [`OpenError`]; what there is of it is to be removed.
-pub fn write(
-    dir: &Path,
-    keys_of: Option<&Path>,
-    raft_id: u64,
-    held: &Held,
-    state: &WriteState,
-) -> Result<(), OpenError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(OpenError::io("create", dir))?;
-    if let Some(from) = keys_of {
-        copy_key(from, dir)?;
-    }
-    // Made, where none was copied.
-    DataKey::load(dir, false)?;
+pub fn write(keys: &Keys, raft_id: u64, held: &Held, state: &WriteState) -> Result<(), OpenError> {
+    let dir = keys.dir();
     let at = LogPosition { term: held.term + 1, index: held.last.map_or(1, |last| last + 1) };
     let id = log_id(at.term, at.index);
     let members = Membership::new_with_defaults::<Vec<u64>>(vec![BTreeSet::from([raft_id])], vec![raft_id]);
     let meta =
         SnapshotMeta { last_log_id: Some(id), last_membership: StoredMembership::new(Some(id), members) };
-    let snapshots = SnapshotDir::new(dir)?;
+    let snapshots = SnapshotDir::new(dir, keys)?;
     snapshot::build(&snapshots, &meta, state)
         .and_then(|built| built.pieces.keep(0))
         .map_err(|source| match source.downcast::<OpenError>() {
@@ -159,14 +148,15 @@ pub fn write(
         .map_err(|error| space::no_space(error, dir))?;
     drop(snapshots);
     let vote = VoteRecord { term: at.term, raft_id, committed: false };
-    write_log(dir, vec![Kind::Vote(vote), Kind::Purged(at.clone()), Kind::Committed(at)])
+    write_log(dir, keys, vec![Kind::Vote(vote), Kind::Purged(at.clone()), Kind::Committed(at)])
 }
 
 /// A log with nothing but these records.
-fn write_log(dir: &Path, kinds: Vec<Kind>) -> Result<(), OpenError> {
+fn write_log(dir: &Path, keys: &Keys, kinds: Vec<Kind>) -> Result<(), OpenError> {
     let quiet = Arc::new(|_: &Path, _: &io::Error| {});
     let hooks = Hooks { full: quiet.clone(), fatal: quiet };
-    let (wal, _) = Wal::open(Options { hooks, ..Options::new(dir) })?;
+    let keys = Some(keys.clone());
+    let (wal, _) = Wal::open(Options { hooks, keys, ..Options::new(dir) })?;
     let (done, written) = mpsc::channel();
     // The receiver is below.
     let tell = move |result| done.send(result).unwrap_or_default();
@@ -174,21 +164,6 @@ fn write_log(dir: &Path, kinds: Vec<Kind>) -> Result<(), OpenError> {
     let result = written.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer is gone")));
     wal.close();
     result.map_err(OpenError::io("write the log in", dir)).map_err(|error| space::no_space(error, dir))
-}
-
-fn copy_key(from: &Path, to: &Path) -> Result<(), OpenError> {
-    let (from, path) = (DataKey::path(from), DataKey::path(to));
-    let key = fs::read(&from).map_err(OpenError::io("read", &from))?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(OpenError::io("create", &path))?;
-    file.write_all(&key)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| seal::sync_dir(to))
-        .map_err(OpenError::io("write", &path))
 }
 
 /// Gives two directories of one parent each other's name, in one step that a crash does not halve.

@@ -151,10 +151,6 @@ impl SimDisk {
         platter.log = None;
         platter.boot += 1;
         platter.writing = 0;
-        let mut found = Found::read(&platter.dir)?;
-        platter.torn += u64::from(found.is_torn());
-        found.take_snapshot(platter.snapshot.clone());
-        found.check(&platter.dir)?;
         let ignore: crate::wal::Hook = Arc::new(|_, _| {});
         let options = Options {
             segment_bytes: SEGMENT_BYTES,
@@ -162,6 +158,10 @@ impl SimDisk {
             hooks: Hooks { full: ignore.clone(), fatal: ignore },
             ..Options::new(&platter.dir)
         };
+        let mut found = Found::read(&options)?;
+        platter.torn += u64::from(found.is_torn());
+        found.take_snapshot(platter.snapshot.clone());
+        found.check(&platter.dir)?;
         let (mut writer, lock, recovered) = begin(options, found)?;
         let tearing = Arc::new(Tearing::default());
         writer.files = tearing.clone();
@@ -257,6 +257,7 @@ impl Raft {
         disk: &SimDisk,
     ) -> Result<Raft, OpenError> {
         let storage = Storage {
+            keys: None,
             disk: Arc::new(disk.clone()),
             snapshots: Arc::new(disk.clone()),
             recovered: disk.recover()?,

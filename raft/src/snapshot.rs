@@ -17,14 +17,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-pub(crate) use self::file::SnapshotDir;
+pub(crate) use self::file::{MAGIC, SnapshotDir};
 use self::stream::PieceWriter;
 use crate::error::OpenError;
+use crate::keys::Keys;
 use crate::machine::WriteState;
 use crate::store::codec;
 use crate::types::{LogId, SnapshotMeta, StoredMembership};
 use crate::wal::record::{LogPosition, MembersRecord};
-use crate::wal::seal::DataKey;
 
 /// How much of the state a piece holds, before it is compressed.
 pub(crate) const PIECE_BYTES: usize = 1024 * 1024;
@@ -140,8 +140,8 @@ impl MetaRecord {
 }
 
 /// The newest snapshot in `dir`, whose pieces are checked when they are read; changes nothing.
-pub(crate) fn load(dir: &Path, key: &DataKey) -> Result<Option<Snapshot>, OpenError> {
-    file::newest(&SnapshotDir::at(dir), key)
+pub(crate) fn load(dir: &Path, keys: &Keys) -> Result<Option<Snapshot>, OpenError> {
+    file::newest(&SnapshotDir::at(dir, keys), keys)
 }
 
 /// All in `dir`, the newest last.
@@ -150,8 +150,8 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// One of them; changes nothing.
-pub(crate) fn open(dir: &Path, path: &Path, key: &DataKey) -> Result<Snapshot, OpenError> {
-    file::open(&SnapshotDir::at(dir), path.to_owned(), key)
+pub(crate) fn open(dir: &Path, path: &Path, keys: &Keys) -> Result<Snapshot, OpenError> {
+    file::open(&SnapshotDir::at(dir, keys), path.to_owned(), keys)
 }
 
 /// Whether `dir` holds any.

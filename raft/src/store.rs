@@ -27,6 +27,10 @@ pub(crate) trait Disk: Debug + Send + Sync + 'static {
     fn write(&self, records: Vec<Record>, done: Done);
     /// Queues a record that may become durable with any later write.
     fn write_lazily(&self, record: Record);
+    /// Has what is written from now on be sealed under the newest data key; `done` is called then.
+    fn cut(&self, done: Done) {
+        done(Ok(()));
+    }
 }
 
 impl Disk for Wal {
@@ -36,6 +40,10 @@ impl Disk for Wal {
 
     fn write_lazily(&self, record: Record) {
         Wal::write_lazily(self, record);
+    }
+
+    fn cut(&self, done: Done) {
+        Wal::cut(self, done);
     }
 }
 

@@ -9,7 +9,6 @@ mod held;
 pub(crate) mod open;
 pub(crate) mod record;
 pub(crate) mod recover;
-pub(crate) mod seal;
 pub(crate) mod segment;
 pub(crate) mod spare;
 #[cfg(test)]
@@ -26,6 +25,7 @@ use std::thread::JoinHandle;
 
 use self::files::{Files, RealFiles};
 use self::record::Record;
+use crate::keys::Keys;
 use crate::space;
 
 /// Told of a file that cannot be written, and of what the system said.
@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) segment_bytes: u64,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) hooks: Hooks,
+    /// None: the plain ones of the directory, which are made with it.
+    pub(crate) keys: Option<Keys>,
 }
 
 impl Options {
@@ -69,6 +71,7 @@ impl Options {
             segment_bytes: segment::SEGMENT_BYTES,
             files: Arc::new(RealFiles),
             hooks: Hooks { full, fatal: writer::exit_hook() },
+            keys: None,
         }
     }
 }
@@ -83,12 +86,15 @@ pub(crate) struct Job {
 /// What the writer thread is told.
 pub(crate) enum Message {
     Job(Job),
+    /// Goes on in a new segment, under the data key that is current.
+    Cut(Done),
     Close,
 }
 
 /// A log that is open. Dropping it writes what is queued, ends the thread and frees the directory.
 pub(crate) struct Wal {
     queue: Sender<Message>,
+    keys: Keys,
     /// The writer thread, and the lock of the directory. None once closed.
     held: Mutex<Option<(JoinHandle<()>, File)>>,
 }
@@ -100,6 +106,11 @@ impl fmt::Debug for Wal {
 }
 
 impl Wal {
+    /// What its files are sealed under.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Queues `records`; `done` is called once they and all before them are durable.
     pub(crate) fn write(&self, records: Vec<Record>, done: Done) {
         self.send(Job { records, done: Some(done) });
@@ -112,7 +123,15 @@ impl Wal {
 
     fn send(&self, job: Job) {
         if let Err(mpsc::SendError(Message::Job(job))) = self.queue.send(Message::Job(job)) {
-            job.done.into_iter().for_each(|done| done(Err(io::Error::other("the log is closed"))));
+            job.done.into_iter().for_each(|done| done(Err(closed())));
+        }
+    }
+
+    /// Has what is written from now on be in a new segment, under the data key that is current; `done` is
+    /// called then.
+    pub(crate) fn cut(&self, done: Done) {
+        if let Err(mpsc::SendError(Message::Cut(done))) = self.queue.send(Message::Cut(done)) {
+            done(Err(closed()));
         }
     }
 
@@ -127,6 +146,10 @@ impl Wal {
             }
         }
     }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the log is closed")
 }
 
 impl Drop for Wal {

@@ -196,6 +196,23 @@ impl SwarmSpec {
         all.map(|all| all.iter().map(read).collect()).unwrap_or_default()
     }
 
+    /// Whether managers that start want the unlock key.
+    #[must_use]
+    pub fn autolock(&self) -> bool {
+        self.setting("EncryptionConfig", "AutoLockManagers") == Some(&Value::Bool(true))
+    }
+
+    /// The same settings with autolock.
+    #[must_use]
+    pub fn with_autolock(mut self) -> Self {
+        let section = self.extra.entry("EncryptionConfig").or_insert_with(|| Value::Object(Map::new()));
+        if !section.is_object() {
+            *section = Value::Object(Map::new());
+        }
+        section["AutoLockManagers"] = Value::Bool(true);
+        self
+    }
+
     /// Raised by a user who wants another root.
     #[must_use]
     pub fn force_rotate(&self) -> u64 {
@@ -269,7 +286,7 @@ pub struct InitRequest {
     pub force_new_cluster: bool,
     /// The swarm's settings.
     pub spec: SwarmSpec,
-    /// Not honoured yet.
+    /// Managers that start want the unlock key.
     pub auto_lock_managers: bool,
     /// active, pause, drain.
     pub availability: String,
@@ -301,6 +318,21 @@ pub struct JoinBody {
     /// Unknown keys.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// Body of `POST /swarm/unlock`.
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UnlockRequest {
+    /// `SWMKEY-1-...`.
+    pub unlock_key: String,
+}
+
+impl std::fmt::Debug for UnlockRequest {
+    /// The key is never printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UnlockRequest(redacted)")
+    }
 }
 
 #[cfg(test)]
@@ -345,7 +377,9 @@ mod tests {
         assert_eq!(new.task_history_max(), Some(3));
         assert_eq!(new.heartbeat(), Duration::from_secs(2));
         assert_eq!(new.node_cert_expiry(), Duration::from_secs(7200));
-        assert_eq!(new.setting("EncryptionConfig", "AutoLockManagers"), Some(&Value::Bool(false)));
+        assert_eq!((old.autolock(), new.autolock(), spec("{}").autolock()), (true, false, false));
+        assert!(new.with_autolock().autolock() && spec("{}").with_autolock().autolock());
+        let new = old.merged(&spec(r#"{"EncryptionConfig":{"AutoLockManagers":false}}"#));
         assert_eq!((new.name.as_str(), new.labels.len()), ("default", 1));
         let none = spec(r#"{"Orchestration":{"TaskHistoryRetentionLimit":0}}"#);
         assert_eq!(old.merged(&none).task_history_max(), Some(0));

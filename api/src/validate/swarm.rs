@@ -40,12 +40,15 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
             )));
         }
     }
-    for (section, keys) in
-        [("EncryptionConfig", &["AutoLockManagers"][..]), ("TaskDefaults", &["LogDriver"][..])]
+    if let Some(value) = spec.setting("EncryptionConfig", "AutoLockManagers")
+        && !(value.is_boolean() || value.is_null())
     {
-        if let Some(Value::Object(map)) = spec.extra.get(section) {
-            unhonoured(map, &format!("Spec.{section}"), keys)?;
-        }
+        return Err(ApiError::invalid(format!(
+            "Spec.EncryptionConfig.AutoLockManagers: true or false is expected, not {value}"
+        )));
+    }
+    if let Some(Value::Object(map)) = spec.extra.get("TaskDefaults") {
+        unhonoured(map, "Spec.TaskDefaults", &["LogDriver"])?;
     }
     Ok(())
 }
@@ -202,8 +205,8 @@ mod tests {
                 "Spec.Raft.ElectionTick: ticks are not used here; set raft-election",
             ),
             (
-                r#"{"EncryptionConfig":{"AutoLockManagers":true}}"#,
-                "Spec.EncryptionConfig.AutoLockManagers is not supported yet",
+                r#"{"EncryptionConfig":{"AutoLockManagers":"yes"}}"#,
+                "Spec.EncryptionConfig.AutoLockManagers: true or false is expected",
             ),
             (
                 r#"{"CAConfig":{"ExternalCAs":[{"Protocol":"acme","URL":"https://x"}]}}"#,

@@ -2,6 +2,7 @@
 
 mod backup;
 mod ca;
+mod lock;
 mod recover;
 
 use anyhow::{Context as _, bail};
@@ -28,6 +29,10 @@ pub(crate) enum Command {
     Inspect,
     /// Display and rotate the root CA
     Ca(ca::Ca),
+    /// Unlock this manager, which was locked when it started: the key is read from the terminal or stdin
+    Unlock,
+    /// Manage the unlock key
+    UnlockKey(lock::UnlockKey),
     /// Update the swarm
     Update(Update),
     /// Write a backup of the swarm, or check one
@@ -63,6 +68,9 @@ pub(crate) struct Init {
     /// Availability of the node ("active", "pause", "drain")
     #[arg(long, default_value = "active")]
     availability: String,
+    /// Enable manager autolocking (requiring an unlock key to start a stopped manager)
+    #[arg(long)]
+    autolock: bool,
     /// Validity period for node certificates (ns|us|ms|s|m|h); 90 days if not given
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
     cert_expiry: Option<i64>,
@@ -179,6 +187,8 @@ pub(crate) fn without_daemon(command: &Command) -> Option<anyhow::Result<()>> {
         | Command::JoinToken(_)
         | Command::Inspect
         | Command::Ca(_)
+        | Command::Unlock
+        | Command::UnlockKey(_)
         | Command::Update(_)
         | Command::Restore(_)
         | Command::Leave { .. } => None,
@@ -196,6 +206,8 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::JoinToken(flags) => join_token(daemon, &flags).await,
         Command::Inspect => inspect(daemon).await,
         Command::Ca(flags) => ca::run(daemon, &flags).await,
+        Command::Unlock => lock::unlock(daemon).await,
+        Command::UnlockKey(flags) => lock::unlock_key(daemon, &flags).await,
         Command::Update(flags) => update(daemon, &flags).await,
         Command::Leave { force } => {
             daemon.post(&format!("/swarm/leave?force={}", u8::from(force)), &json!({})).await?;
@@ -212,6 +224,7 @@ async fn init(daemon: &Connection, flags: Init) -> anyhow::Result<()> {
         "DataPathPort": flags.data_path_port,
         "Availability": flags.availability,
         "ForceNewCluster": flags.force_new_cluster,
+        "AutoLockManagers": flags.autolock,
         "Spec": {
             "Name": "default",
             "CAConfig": { "NodeCertExpiry": flags.cert_expiry.unwrap_or_default(), "ExternalCAs": flags.external_cas },
@@ -223,7 +236,8 @@ async fn init(daemon: &Connection, flags: Init) -> anyhow::Result<()> {
     print(&how_to_join(daemon, Role::Worker).await?)?;
     print(
         "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n\n",
-    )
+    )?;
+    if flags.autolock { lock::show(daemon).await } else { Ok(()) }
 }
 
 async fn join(daemon: &Connection, flags: Join) -> anyhow::Result<()> {
@@ -255,7 +269,8 @@ async fn update(daemon: &Connection, flags: &Update) -> anyhow::Result<()> {
     let mut spec = swarm["Spec"].clone();
     flags.change(&mut spec);
     daemon.post(&format!("/swarm/update?version={}", output::version(&swarm)?), &spec).await?;
-    print("Swarm updated.\n")
+    print("Swarm updated.\n")?;
+    if flags.autolock == Some(true) && !lock::is_on(&swarm) { lock::show(daemon).await } else { Ok(()) }
 }
 
 async fn rotate(daemon: &Connection, role: Role) -> anyhow::Result<()> {

@@ -238,12 +238,25 @@ async fn settings_and_tokens_are_changed() {
     .await;
     let out = good(&server, "swarm inspect", &[r#""TaskHistoryRetentionLimit": 0"#, "172800000000000"]).await;
     assert!(out.contains(r#""HeartbeatPeriod": 2000000000"#) && !out.contains("SWMTKN"), "{out}");
-    bad(
-        &server,
-        "swarm update --autolock",
-        "Error response from daemon: Spec.EncryptionConfig.AutoLockManagers is not supported yet; leave it out",
-    )
-    .await;
+}
+
+#[tokio::test]
+async fn the_unlock_key_is_shown_where_there_is_one() {
+    let server = Running::manager();
+    bad(&server, "swarm unlock-key", "no unlock key is set").await;
+    bad(&server, "swarm unlock-key --rotate", "cannot rotate because autolock is not turned on").await;
+    bad(&server, "swarm unlock", "Error: swarm is not locked").await;
+    let key = "\n\n    SWMKEY-1-BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc\n\nRemember";
+    good(&server, "swarm update --autolock", &["Swarm updated.\nTo unlock a swarm manager", key]).await;
+    let out = good(&server, "swarm update --autolock", &["Swarm updated.\n"]).await;
+    assert!(!out.contains("SWMKEY"), "{out}");
+    good(&server, "swarm unlock-key", &["To unlock a swarm manager after it restarts", key]).await;
+    let rotated = "Successfully rotated manager unlock key.\n\nTo unlock";
+    good(&server, "swarm unlock-key --rotate", &[rotated, key]).await;
+    let out = good(&server, "swarm unlock-key -q", &[]).await;
+    assert_eq!(out.trim(), key.trim().trim_end_matches("Remember").trim());
+    bad(&Running::start(SwarmState::Inactive), "swarm unlock", "Error: This node is not part of a swarm")
+        .await;
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use super::{
     role,
     swarm::internal,
 };
-use crate::http::RestoreRequest;
+use crate::http::{LOCKED, RestoreRequest};
 
 /// Docker's words (`MB:daemon/cluster/errors.go`, errSwarmNotManager).
 const NOT_MANAGER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. \
@@ -43,6 +43,9 @@ impl Inner {
         validate::init(&request)?;
         let mut slot = self.manager.lock().await;
         let config = self.manager_config();
+        if matches!(self.place(), Place::Locked) {
+            return Err(refuse(LOCKED));
+        }
         let Some(was) = self.membership() else {
             return Err(refuse(
                 "this node could not come back as a member: stop the daemon, then \"skep swarm check\" and \"skep swarm recover --state-dir\" say what can be done",
@@ -69,7 +72,8 @@ impl Inner {
             },
         );
         let saved = member.save(&self.settings.state_dir).map_err(|e| internal(&e));
-        let making = move || recovery::make_anew(&dir, own, &to, machine::clock());
+        let keys = config.keys.clone();
+        let making = move || recovery::make_anew(&dir, own, keys.as_ref(), &to, machine::clock());
         let made = match saved {
             Ok(()) => match tokio::task::spawn_blocking(making).await {
                 Ok(made) => made.map_err(|e| internal(&e.into())),
@@ -183,8 +187,8 @@ impl Inner {
             refuse("the swarm is made anew, and this manager does not lead it yet; see its log")
         })?;
         let Some(cluster) = view.cluster() else { return Ok(()) };
-        let none = Rotation { worker: false, manager: false };
-        control.update_cluster(cluster.meta.version, request.spec, none).await
+        let spec = if request.auto_lock_managers { request.spec.with_autolock() } else { request.spec };
+        control.update_cluster(cluster.meta.version, spec, Rotation::default()).await
     }
 
     /// A manager of what a backup holds, on a node without a swarm.
@@ -221,13 +225,14 @@ impl Inner {
             advertise_addr: advertise_addr.clone(),
             data_path_addr: data_path_addr.to_string(),
             description: machine::description(&self.settings),
-            identity_dir: self.settings.state_dir.join("identity"),
+            identity_dir: self.identity_dir(),
             now: machine::clock(),
         };
         let dir = config.dir.clone();
         let making = move || recovery::restore(&dir, store, &params);
         let made = tokio::task::spawn_blocking(making).await.map_err(|e| refuse(e.to_string()))?;
-        let identity = made.map_err(|e| internal(&e.into()))?;
+        let (identity, keys) = made.map_err(|e| internal(&e.into()))?;
+        self.keys.send_replace(Some(keys));
         let member = Member {
             format: 1,
             listen_addr,
@@ -241,7 +246,8 @@ impl Inner {
         member.save(&self.settings.state_dir).map_err(|e| internal(&e))?;
         let node_id = identity.node_id();
         tracing::info!(made_at = title.made_at, revision = title.revision, "restored from a backup");
-        let manager = Manager::open(config, identity.clone()).await.map_err(|e| internal(&e.into()))?;
+        let opening = Manager::open(self.manager_config(), identity.clone());
+        let manager = opening.await.map_err(|e| internal(&e.into()))?;
         let listener = Listener::serve(bound, identity.clone(), manager.routes());
         let agent = match self.start_agent(&identity, &member, true).await {
             Ok(agent) => agent,

@@ -177,8 +177,8 @@ pub(super) async fn remove_tasks(
     embedded: &runtime::Engine,
     state_dir: &Path,
 ) {
-    if let (Some(docker), Ok(Some(identity))) = (docker, Identity::load(&state_dir.join("identity")))
-        && let Err(error) = docker.remove_tasks(&identity.node_id()).await
+    if let (Some(docker), Ok(Some(node_id))) = (docker, Identity::node_id_in(&state_dir.join("identity")))
+        && let Err(error) = docker.remove_tasks(&node_id).await
     {
         tracing::error!(err = %error, "could not remove the containers of tasks");
     }

@@ -16,7 +16,7 @@ use skep_api::{
     spec::{InitRequest, JoinBody},
 };
 use skep_link::Identity;
-use skep_manager::{Manager, ManagerConfig, ManagerError, OpenError};
+use skep_manager::{Keys, Manager, ManagerConfig, ManagerError, OpenError, UnlockKey};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -28,7 +28,7 @@ use super::{
     clash,
     engine::{Local, open_engine},
     listener::{self, Listener},
-    machine,
+    lock, machine,
     member::Member,
     role, room,
     settings::Settings,
@@ -42,6 +42,8 @@ pub(super) enum Place {
     Nowhere,
     /// Became a member and could not come back; the words say why.
     Broken(String),
+    /// A manager whose disk is locked: it waits for the unlock key.
+    Locked,
     /// Joined as a manager, and is not one of them yet.
     Joining(Membership),
     /// The managers do not take it in; the words say why.
@@ -74,6 +76,10 @@ pub(super) struct Inner {
     pub(super) manager: Mutex<Option<Manager>>,
     /// Held while a certificate is asked for and taken into use.
     pub(super) renewing: Mutex<()>,
+    /// What the manager's disk is sealed under; None on a worker, and while it is locked.
+    pub(super) keys: watch::Sender<Option<Keys>>,
+    /// Held while this node is unlocked, or leaves.
+    pub(super) unlocking: Mutex<()>,
     /// The certificate in use could not be kept on disk.
     pub(super) unsaved: AtomicBool,
     /// Follows what the store wants of this node.
@@ -132,10 +138,9 @@ impl Inner {
     async fn start(settings: Settings) -> anyhow::Result<Arc<Self>> {
         make_private(&settings.state_dir)
             .with_context(|| format!("--state-dir: cannot make {}", settings.state_dir.display()))?;
-        let identity =
-            Identity::load(&settings.state_dir.join("identity")).context("this node's identity")?;
+        let node_id =
+            Identity::node_id_in(&settings.state_dir.join("identity")).context("this node's identity")?;
         let member = Member::load(&settings.state_dir)?.map(|member| member.moved(&settings)).transpose()?;
-        let node_id = identity.as_ref().map(Identity::node_id);
         let engine = open_engine(&settings, node_id.as_deref()).await?;
         let docker = choice::engine(&settings, node_id.as_deref(), &engine).await?;
         let node = Arc::new(Self {
@@ -145,16 +150,18 @@ impl Inner {
             place: watch::Sender::new(Place::Nowhere),
             manager: Mutex::new(None),
             renewing: Mutex::new(()),
+            keys: watch::Sender::new(None),
+            unlocking: Mutex::new(()),
             unsaved: AtomicBool::new(false),
             role: StdMutex::default(),
             trouble: StdMutex::default(),
             asked_to_stop: watch::Sender::new(None),
         });
-        if let Some((identity, member)) = identity.zip(member)
-            && let Err(error) = node.resume(identity, member).await
+        if let Some(member) = member
+            && let Err(error) = node.come_back(member).await
         {
             // A damaged or foreign log is never served, nor one of a newer build: the daemon ends with what it found.
-            if let Some(ManagerError::Open(_) | ManagerError::TooOld(_)) = error.downcast_ref() {
+            if lock::is_fatal(&error) {
                 let dir = node.settings.state_dir.display();
                 return Err(
                     error.context(format!("see \"skep swarm check {dir}\", which explains each file"))
@@ -168,7 +175,7 @@ impl Inner {
         Ok(node)
     }
 
-    async fn resume(self: &Arc<Self>, identity: Identity, member: Member) -> anyhow::Result<()> {
+    pub(super) async fn resume(self: &Arc<Self>, identity: Identity, member: Member) -> anyhow::Result<()> {
         let config = self.manager_config();
         if !Manager::exists(&config) {
             let bound = listener::bind(member.listen_addr).await;
@@ -201,6 +208,7 @@ impl Inner {
         } else {
             Place::Joining(membership.clone())
         };
+        self.keep_keys(&manager);
         *slot = Some(manager);
         self.set(place);
         self.keep_role(Some(tokio::spawn(role::follow(self.clone(), membership, None))));
@@ -254,7 +262,7 @@ impl Inner {
     /// Changes the membership, wherever this node stands with it.
     pub(super) fn amend(&self, change: impl FnOnce(&mut Membership)) {
         self.place.send_modify(|place| match place {
-            Place::Nowhere | Place::Broken(_) => {}
+            Place::Nowhere | Place::Broken(_) | Place::Locked => {}
             Place::Joining(membership)
             | Place::Refused(membership, _)
             | Place::Worker(membership)
@@ -289,7 +297,7 @@ impl Inner {
             | Place::Worker(membership)
             | Place::Manager(membership, _)
             | Place::Full(membership, _) => Some(membership),
-            Place::Nowhere | Place::Broken(_) => None,
+            Place::Nowhere | Place::Broken(_) | Place::Locked => None,
         }
     }
 
@@ -297,6 +305,7 @@ impl Inner {
         match self.place() {
             Place::Nowhere => Ok(()),
             Place::Broken(_)
+            | Place::Locked
             | Place::Joining(_)
             | Place::Refused(..)
             | Place::Worker(_)
@@ -314,6 +323,7 @@ impl Inner {
             clock: machine::clock,
             raft_heartbeat: self.settings.raft_heartbeat,
             raft_election: self.settings.raft_election,
+            keys: self.keys.borrow().clone(),
         }
     }
 
@@ -369,6 +379,7 @@ impl Inner {
     /// Removes what a membership left on disk.
     pub(super) fn wipe(&self) {
         let dir = &self.settings.state_dir;
+        self.keys.send_replace(None);
         let mut results = vec![Member::forget(dir), choice::forget(dir)];
         for sub in ["identity", "manager", "manager.new", "manager.before", "agent"] {
             results.push(match std::fs::remove_dir_all(dir.join(sub)) {
@@ -404,6 +415,7 @@ impl Backend for Node {
         match self.0.place() {
             Place::Nowhere => SwarmState::Inactive,
             Place::Broken(words) | Place::Refused(_, words) => SwarmState::Error(words),
+            Place::Locked => SwarmState::Locked,
             Place::Joining(_) => SwarmState::Pending,
             Place::Worker(membership) => {
                 SwarmState::Worker { node_id: membership.identity.node_id().parse().unwrap_or_default() }
@@ -433,6 +445,11 @@ impl Backend for Node {
         to_its_end(async move { Box::pin(node.leave(force)).await }).await
     }
 
+    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError> {
+        let node = Arc::clone(&self.0);
+        to_its_end(async move { Box::pin(node.unlock(key)).await }).await
+    }
+
     fn engine(&self) -> Arc<dyn LocalEngine> {
         Arc::new(Local(self.0.engine.load_full()))
     }
@@ -460,7 +477,7 @@ impl Backend for Node {
             Place::Worker(m) | Place::Joining(m) | Place::Refused(m, _) | Place::Full(m, _) => {
                 m.agent.managers().into_iter().map(|addr| (NodeId::default(), addr)).collect()
             }
-            Place::Nowhere | Place::Broken(_) => Vec::new(),
+            Place::Nowhere | Place::Broken(_) | Place::Locked => Vec::new(),
         };
         Facts {
             node_name: self.0.settings.node_name.clone(),

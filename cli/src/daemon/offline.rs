@@ -4,10 +4,13 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, bail, ensure};
 use skep_api::NodeId;
-use skep_link::Identity;
-use skep_manager::recovery::{
-    self, Preview, To,
-    check::{self, Report},
+use skep_link::{Identity, KeyBox};
+use skep_manager::{
+    Keys, NodeKeyBox, OpenError, UnlockKey,
+    recovery::{
+        self, Preview, To,
+        check::{self, Report},
+    },
 };
 
 use super::{address, machine, member::Member};
@@ -19,36 +22,49 @@ const JOIN_ANEW: &str = "\"skep swarm leave --force\" here, then join again";
 struct Here {
     member: Member,
     own: NodeId,
+    /// None where there are none: what has to be there says so.
+    keys: Option<Keys>,
 }
 
-fn here(state_dir: &Path) -> anyhow::Result<Here> {
-    let identity = Identity::load(&state_dir.join("identity")).context("this node's identity")?;
-    let identity = identity.with_context(|| format!("{} holds no member of a swarm", state_dir.display()))?;
-    let own = identity.node_id().parse().context("the node's certificate names no node")?;
+fn here(state_dir: &Path, unlock: Option<&UnlockKey>) -> anyhow::Result<Here> {
+    let own = Identity::node_id_in(&state_dir.join("identity")).context("this node's identity")?;
+    let own = own.with_context(|| format!("{} holds no member of a swarm", state_dir.display()))?;
+    let own = own.parse().context("the node's certificate names no node")?;
     let member = Member::load(state_dir)?.with_context(|| {
         format!("{} is missing: see \"skep swarm check\"", state_dir.join("member.json").display())
     })?;
-    Ok(Here { member, own })
+    let raft = state_dir.join("manager").join("raft");
+    let opened = Keys::exist(&raft).then(|| Keys::open(&raft, unlock)).transpose();
+    let keys = opened.map_err(|error| {
+        let is_locked = matches!(error, OpenError::KeyLocked { .. });
+        let error = anyhow::Error::from(error);
+        if is_locked { error.context("give the unlock key with --unlock-key-file") } else { error }
+    })?;
+    Ok(Here { member, own, keys })
 }
 
 /// What the manager there has, and what recovering it would drop.
 ///
 /// # Errors
 /// It runs; it is none; its state cannot be read.
-pub(crate) fn preview(state_dir: &Path) -> anyhow::Result<Preview> {
-    let Here { own, .. } = here(state_dir)?;
-    Ok(recovery::preview(&state_dir.join("manager"), own)?)
+pub(crate) fn preview(state_dir: &Path, unlock: Option<&UnlockKey>) -> anyhow::Result<Preview> {
+    let Here { own, keys, .. } = here(state_dir, unlock)?;
+    Ok(recovery::preview(&state_dir.join("manager"), own, keys.as_ref())?)
 }
 
 /// Makes the swarm anew of it. An address that is not said stays.
 ///
 /// # Errors
 /// As [`preview`]; nothing was changed.
-pub(crate) fn recover(state_dir: &Path, advertise_addr: &str) -> anyhow::Result<Preview> {
-    let Here { member, own } = here(state_dir)?;
+pub(crate) fn recover(
+    state_dir: &Path,
+    unlock: Option<&UnlockKey>,
+    advertise_addr: &str,
+) -> anyhow::Result<Preview> {
+    let Here { member, own, keys } = here(state_dir, unlock)?;
     let dir = state_dir.join("manager");
     // It also makes sure that no daemon runs.
-    recovery::preview(&dir, own)?;
+    recovery::preview(&dir, own, keys.as_ref())?;
     let mut new = member.clone();
     if let Some((addr, port)) = address::parse("--advertise-addr", advertise_addr)? {
         let followed = member.advertise_addr.starts_with(&format!("{}:", member.data_path_addr));
@@ -64,7 +80,7 @@ pub(crate) fn recover(state_dir: &Path, advertise_addr: &str) -> anyhow::Result<
         To { advertise_addr: new.advertise_addr.clone(), data_path_addr: new.data_path_addr.to_string() };
     // First: a start after a cut then only sees an address that changed.
     new.save(state_dir)?;
-    match recovery::make_anew(&dir, own, &to, machine::clock()) {
+    match recovery::make_anew(&dir, own, keys.as_ref(), &to, machine::clock()) {
         Ok(preview) => Ok(preview),
         Err(error) => {
             member.save(state_dir)?;
@@ -73,11 +89,11 @@ pub(crate) fn recover(state_dir: &Path, advertise_addr: &str) -> anyhow::Result<
     }
 }
 
-/// Explains each file. Changes nothing.
+/// Explains each file; what is locked is looked into with its `unlock` key. Changes nothing.
 ///
 /// # Errors
 /// There is no such directory, or its daemon runs.
-pub(crate) fn check(state_dir: &Path) -> anyhow::Result<Vec<Report>> {
+pub(crate) fn check(state_dir: &Path, unlock: Option<&UnlockKey>) -> anyhow::Result<Vec<Report>> {
     ensure!(state_dir.is_dir(), "{} is no directory", state_dir.display());
     let member_file = state_dir.join("member.json");
     let identity_dir = state_dir.join("identity");
@@ -108,8 +124,10 @@ pub(crate) fn check(state_dir: &Path) -> anyhow::Result<Vec<Report>> {
         ),
         Err(error) => Report::damaged(&member_file, format!("{error:#}"), JOIN_ANEW),
     }];
-    reports.extend(check::identity(&identity_dir, machine::clock() / 1_000_000_000));
-    reports.extend(check::manager(&manager_dir));
+    let key_box = Keys::open(&manager_dir.join("raft"), unlock).ok().map(NodeKeyBox);
+    let key_box = key_box.as_ref().map(|key_box| key_box as &dyn KeyBox);
+    reports.extend(check::identity(&identity_dir, key_box, machine::clock() / 1_000_000_000));
+    reports.extend(check::manager(&manager_dir, unlock));
     for (name, words) in [
         (
             "manager.before",

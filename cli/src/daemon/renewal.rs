@@ -154,7 +154,7 @@ async fn take_root(node: &Inner, identity: &Identity, root_pem: &str) -> anyhow:
     Ok(())
 }
 
-async fn renew(node: &Inner, membership: &Membership) -> Result<(), String> {
+pub(super) async fn renew(node: &Inner, membership: &Membership) -> Result<(), String> {
     let Err(why) = ask_any(node, membership, |_| true).await else { return Ok(()) };
     // A manager that no other one answers has all that it takes: it may be the only one, or all have slept too
     // long to let each other in.
@@ -204,8 +204,8 @@ fn use_it(node: &Inner, identity: &Identity, new: &Identity) -> anyhow::Result<(
 }
 
 /// A full disk is tried again: the next start needs it.
-fn keep_on_disk(node: &Inner, identity: &Identity) -> anyhow::Result<()> {
-    let saved = identity.save(&node.settings.state_dir.join("identity"));
+pub(super) fn keep_on_disk(node: &Inner, identity: &Identity) -> anyhow::Result<()> {
+    let saved = node.save_identity(identity);
     node.unsaved.store(saved.is_err(), Ordering::Relaxed);
     saved.context("cannot keep the new certificate, which is in use")
 }
@@ -234,6 +234,7 @@ fn show(node: &Inner, identity: &Identity, refused: Option<(&str, Instant)>) {
             (
                 Place::Nowhere
                 | Place::Broken(_)
+                | Place::Locked
                 | Place::Joining(_)
                 | Place::Refused(..)
                 | Place::Worker(_)

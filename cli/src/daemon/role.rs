@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use super::{
     anew,
     listener::{self, Listener},
+    lock,
     node::{Inner, Membership, Place},
     renewal, room,
 };
@@ -56,7 +57,8 @@ pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Opti
         renewal::keep(&node, &membership),
         room::mind(&node, &membership),
         anew::mind_dropping(&node, &membership),
-        anew::mind_address(&node, &membership)
+        anew::mind_address(&node, &membership),
+        lock::mind(&node, &membership)
     );
 }
 
@@ -239,6 +241,7 @@ async fn open(node: &Inner, membership: &Membership, role: NodeRole) -> anyhow::
     let config = node.manager_config();
     let manager =
         Manager::fresh(config, membership.identity.clone()).await.context("cannot open a manager")?;
+    node.keep_keys(&manager);
     listener.set(routes_of_manager(&manager, membership));
     node.amend(|current| current.listener = Some(listener));
     let entrance = manager.entrance();
@@ -261,6 +264,10 @@ async fn demote(
         node.set(Place::Worker(current));
         if let Some(manager) = running {
             manager.stop().await;
+        }
+        {
+            let _renewing = node.renewing.lock().await;
+            node.let_go_of_keys(&membership.identity).context("cannot keep this node's key")?;
         }
         Manager::wipe(&node.manager_config()).context("cannot remove the manager's state")?;
         tracing::info!("this node is no manager any more; its tasks run on");

@@ -31,6 +31,8 @@ pub(super) struct Settings {
     pub(super) raft_election: (Duration, Duration),
     pub(super) engine: EngineFlag,
     pub(super) docker_socket: PathBuf,
+    /// Where the unlock key of the swarm is, if a machine is to start unattended.
+    pub(super) unlock_key_file: Option<PathBuf>,
     /// How registries are trusted.
     pub(super) registries: Registries,
 }
@@ -75,9 +77,16 @@ impl Settings {
             raft_election: election(args.raft_heartbeat, args.raft_election)?,
             engine: args.engine,
             docker_socket: args.docker_socket.clone(),
+            unlock_key_file: args.unlock_key_file.clone().or_else(credential),
             registries: registries(&args.insecure_registries)?,
         })
     }
+}
+
+/// What systemd hands to its services (`LoadCredential=skep-unlock-key:...`).
+fn credential() -> Option<PathBuf> {
+    let dir = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    Some(PathBuf::from(dir).join("skep-unlock-key")).filter(|path| path.exists())
 }
 
 fn registries(insecure: &[String]) -> anyhow::Result<Registries> {

@@ -51,8 +51,8 @@ impl Inner {
             data_path_port: request.data_path_port,
             description: machine::description(&self.settings),
             availability: Availability::parse(&request.availability).unwrap_or_default(),
-            spec: request.spec,
-            identity_dir: self.settings.state_dir.join("identity"),
+            spec: if request.auto_lock_managers { request.spec.with_autolock() } else { request.spec },
+            identity_dir: self.identity_dir(),
         };
         let data_path_port =
             if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port };
@@ -60,6 +60,7 @@ impl Inner {
         let bound = listener::bind(listen_addr).await.map_err(|e| internal(&e))?;
         let (manager, identity) =
             Manager::init(self.manager_config(), params).await.map_err(|e| internal(&e.into()))?;
+        self.keep_keys(&manager);
         let member = Member {
             format: 1,
             listen_addr,
@@ -152,7 +153,7 @@ impl Inner {
             return Err(words);
         }
         let becoming = async {
-            identity.save(&self.settings.state_dir.join("identity"))?;
+            self.save_identity(&identity)?;
             member.save(&self.settings.state_dir)?;
             self.become_member(identity, member, bound.ok()).await
         };
@@ -206,8 +207,14 @@ impl Inner {
     }
 
     pub(super) async fn leave(self: &Arc<Self>, force: bool) -> Result<(), ApiError> {
+        let _unlocking = self.unlocking.lock().await;
         let mut slot = self.manager.lock().await;
         match self.place() {
+            // Swarm's words (`MB:daemon/cluster/swarm.go`).
+            Place::Locked if !force => {
+                let words = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
+                return Err(ApiError::new(ErrorKind::Unavailable, words));
+            }
             Place::Nowhere => {
                 return Err(ApiError::new(ErrorKind::Unavailable, "This node is not part of a swarm"));
             }
@@ -221,6 +228,7 @@ impl Inner {
             Place::Manager(..)
             | Place::Full(..)
             | Place::Broken(_)
+            | Place::Locked
             | Place::Joining(_)
             | Place::Refused(..)
             | Place::Worker(_) => {}

@@ -20,8 +20,8 @@ use skep_api::{
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
-    recovery::Preview,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, UnlockKey,
+    View, recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
 
@@ -32,6 +32,8 @@ use super::RestoreRequest;
 pub(crate) enum SwarmState {
     /// In none.
     Inactive,
+    /// A manager whose disk is locked: it waits for the unlock key.
+    Locked,
     /// Joining, or restarting as a member.
     Pending,
     /// Could not become a member again; why.
@@ -68,6 +70,8 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
     /// Settings and join tokens; what `spec` leaves out stays.
     async fn update_cluster(&self, version: u64, spec: SwarmSpec, rotation: Rotation)
     -> Result<(), ApiError>;
+    /// As users keep it; empty without autolock.
+    async fn unlock_key(&self) -> Result<String, ApiError>;
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError>;
     async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), ApiError>;
     async fn logs(&self, tasks: Vec<TaskId>, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, ApiError>;
@@ -129,6 +133,10 @@ impl ControlPlane for skep_manager::Control {
         Self::update_cluster(self, version, spec, rotation).await
     }
 
+    async fn unlock_key(&self) -> Result<String, ApiError> {
+        Self::unlock_key(self).await
+    }
+
     async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), ApiError> {
         Self::update_node(self, id, version, spec).await
     }
@@ -168,6 +176,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     async fn restore(&self, request: RestoreRequest) -> Result<String, ApiError>;
     async fn join(&self, request: JoinBody) -> Result<(), ApiError>;
     async fn leave(&self, force: bool) -> Result<(), ApiError>;
+    /// Has a locked manager come back.
+    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError>;
     fn engine(&self) -> Arc<dyn LocalEngine>;
     /// The Docker Engine that runs this node's tasks, if one does: it answers for all that is no swarm's.
     fn docker(&self) -> Option<DockerSocket> {

@@ -10,14 +10,14 @@ use axum::{
 use serde_json::json;
 use skep_api::{
     ApiError, ErrorKind,
-    spec::{InitRequest, JoinBody, SwarmSpec},
+    spec::{InitRequest, JoinBody, SwarmSpec, UnlockRequest},
 };
 use skep_link::JoinToken;
-use skep_manager::Rotation;
+use skep_manager::{Rotation, parse_unlock_key};
 
 use super::{
     Api, SwarmState,
-    answer::{Answer, Failure, Params, body, empty, ok, unserved},
+    answer::{Answer, Failure, Params, body, empty, ok},
     render,
 };
 
@@ -48,12 +48,14 @@ async fn inspect(State(api): State<Api>) -> Answer {
 fn check_is_free(api: &Api) -> Result<(), Failure> {
     match api.backend.swarm() {
         SwarmState::Inactive | SwarmState::Error(_) => Ok(()),
-        SwarmState::Pending | SwarmState::Full(_) | SwarmState::Worker { .. } | SwarmState::Manager(_) => {
-            Err(Failure(ApiError::new(
-                ErrorKind::Unavailable,
-                "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
-            )))
-        }
+        SwarmState::Locked
+        | SwarmState::Pending
+        | SwarmState::Full(_)
+        | SwarmState::Worker { .. }
+        | SwarmState::Manager(_) => Err(Failure(ApiError::new(
+            ErrorKind::Unavailable,
+            "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
+        ))),
     }
 }
 
@@ -88,20 +90,25 @@ async fn update(State(api): State<Api>, uri: Uri, request: Bytes) -> Answer {
     let rotation = Rotation {
         worker: params.rotate("rotateWorkerToken")?,
         manager: params.rotate("rotateManagerToken")?,
+        unlock_key: params.rotate("rotateManagerUnlockKey")?,
     };
     let control = api.manager()?;
-    if params.rotate("rotateManagerUnlockKey")? {
-        return Err(unserved("rotating the unlock key"));
-    }
     control.update_cluster(version, spec, rotation).await?;
     empty(StatusCode::OK)
 }
 
 async fn unlock_key(State(api): State<Api>) -> Answer {
-    api.manager()?;
-    Err(unserved("autolock (the unlock key)"))
+    let key = api.manager()?.unlock_key().await?;
+    ok(&json!({ "UnlockKey": key }))
 }
 
-async fn unlock() -> Answer {
-    Err(unserved("autolock (the unlock key)"))
+/// As Docker: who is not locked is told before the key is looked at.
+async fn unlock(State(api): State<Api>, request: Bytes) -> Answer {
+    if !matches!(api.backend.swarm(), SwarmState::Locked) {
+        api.manager()?;
+        return Err(Failure(ApiError::new(ErrorKind::AlreadyExists, "swarm is not locked")));
+    }
+    let request: UnlockRequest = body(&request)?;
+    api.backend.unlock(parse_unlock_key(&request.unlock_key)?).await?;
+    empty(StatusCode::OK)
 }

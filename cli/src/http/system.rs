@@ -21,6 +21,10 @@ use super::{
 /// What this build calls itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Docker's words (`MB:daemon/cluster/errors.go`).
+pub(crate) const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \
+                                 \"docker swarm unlock\" to unlock it.";
+
 /// Docker's words (`MB:daemon/cluster/swarm.go`).
 const TWO_MANAGERS: &str =
     "WARNING: Running Swarm in a two-manager configuration. This configuration provides
@@ -47,6 +51,7 @@ pub(super) fn put_headers(headers: &mut HeaderMap) {
 async fn ping(State(api): State<Api>) -> Response {
     let swarm = match api.backend.swarm() {
         SwarmState::Inactive => "inactive",
+        SwarmState::Locked => "locked",
         SwarmState::Pending => "pending",
         SwarmState::Error(_) | SwarmState::Full(_) => "error",
         SwarmState::Worker { .. } => "active/worker",
@@ -191,6 +196,7 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
     let state = api.backend.swarm();
     let (word, error, control) = match &state {
         SwarmState::Inactive => ("inactive", "", None),
+        SwarmState::Locked => ("locked", LOCKED, None),
         SwarmState::Pending => ("pending", "", None),
         SwarmState::Error(why) | SwarmState::Full(why) => ("error", why.as_str(), None),
         SwarmState::Worker { .. } => ("active", facts.trouble.as_str(), None),
@@ -200,9 +206,11 @@ async fn swarm(api: &Api, facts: &Facts) -> Value {
     let own = match &state {
         SwarmState::Worker { node_id } => Some(*node_id),
         SwarmState::Manager(control) => Some(control.node_id()),
-        SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) | SwarmState::Full(_) => {
-            facts.node_id
-        }
+        SwarmState::Inactive
+        | SwarmState::Locked
+        | SwarmState::Pending
+        | SwarmState::Error(_)
+        | SwarmState::Full(_) => facts.node_id,
     };
     out.insert("NodeID".into(), own.map(|id| id.to_string()).unwrap_or_default().into());
     out.insert("NodeAddr".into(), facts.node_addr.clone().into());

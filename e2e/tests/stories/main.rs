@@ -2,6 +2,7 @@
 //!
 //! Real daemons, real containers, the real docker CLI. One story a test, one subject a file.
 
+mod autolock;
 mod bad_input;
 mod cli;
 mod container;

@@ -167,6 +167,7 @@ enum Method {
     Renew,
     Raft,
     Enter,
+    Lock,
     Tell,
     Relay,
     Session,
@@ -198,6 +199,7 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
                 .await
                 .map(drop)
         }
+        Method::Lock => members.lock(wire::LockRequest {}).await.map(drop),
         Method::Tell => members.tell(wire::Told::default()).await.map(drop),
         Method::Relay => members.relay(wire::RelayRequest::default()).await.map(drop),
         Method::Session => dispatcher.session(Request::new(tokio_stream::empty())).await.map(drop),
@@ -256,6 +258,7 @@ async fn each_method_lets_in_whom_the_store_says() {
         (Method::Renew, any_node),
         (Method::Raft, managers),
         (Method::Enter, managers),
+        (Method::Lock, managers),
         (Method::Tell, managers),
         (Method::Relay, managers),
         (Method::Session, any_node),
@@ -274,11 +277,12 @@ async fn each_method_lets_in_whom_the_store_says() {
     swarm.manager.stop().await;
 }
 
-const METHODS: [Method; 13] = [
+const METHODS: [Method; 14] = [
     Method::Join,
     Method::Renew,
     Method::Raft,
     Method::Enter,
+    Method::Lock,
     Method::Tell,
     Method::Relay,
     Method::Session,

@@ -9,11 +9,12 @@ use skep_api::{
     validate,
 };
 use skep_link::{Identity, JoinToken, RenewError};
+use skep_raft::UnlockKey;
 use skep_store::{Change, Guard, GuardKind};
 use tonic::Status;
 
 use super::{Control, out_of_sequence};
-use crate::ca;
+use crate::{ca, unlock};
 
 /// Which join tokens get a new secret. The root's digest in them stays; the old ones are refused at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Rotation {
     pub worker: bool,
     /// The token for managers.
     pub manager: bool,
+    /// The unlock key; of no effect without autolock, as in Swarm.
+    pub unlock_key: bool,
 }
 
 impl Control {
@@ -46,8 +49,19 @@ impl Control {
         let mut spec = spec;
         let signing = spec.take_signing();
         let new = updated(old, &spec, rotation, JoinToken::generate_secret);
+        let new = unlock::locked(old, new, rotation.unlock_key, UnlockKey::generate)?;
         let new = ca::changed(&self.shared, new, &signing).await?;
         self.write(vec![guard], vec![Change::PutCluster(Arc::new(new))]).await
+    }
+
+    /// The unlock key as users keep it; empty without autolock.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn unlock_key(&self) -> Result<String, ApiError> {
+        let wanted = unlock::wanted(&self.view().await?);
+        let key = wanted.and_then(|(key, _)| key);
+        Ok(key.map(|key| unlock::unlock_key_text(&key)).unwrap_or_default())
     }
 
     /// Renews this manager's own certificate by the state that is here, without asking anybody.
@@ -92,7 +106,10 @@ mod tests {
             ..Cluster::default()
         };
         let rotated = |worker, manager| {
-            let new = updated(&old, &SwarmSpec::default(), Rotation { worker, manager }, || "new".to_owned());
+            let new =
+                updated(&old, &SwarmSpec::default(), Rotation { worker, manager, unlock_key: false }, || {
+                    "new".to_owned()
+                });
             assert_eq!((&new.ca_cert_pem, &new.spec), (&old.ca_cert_pem, &old.spec));
             (new.worker_token_secret, new.manager_token_secret)
         };

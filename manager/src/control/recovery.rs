@@ -17,16 +17,20 @@ use crate::recovery::{
 const WAITING_MAX: usize = 4;
 
 impl Control {
-    /// A backup of all that was acknowledged before the call, as it is written: under `key`, or open if that is
-    /// empty. Writes go on meanwhile. One that ends with an error, or without its checksum, is none.
+    /// A backup of all that was acknowledged before the call, as it is written: under `key`; if that is empty, under
+    /// the unlock key as users keep it, or open without autolock. Writes go on meanwhile. One that ends with an error, or without its checksum, is none.
     ///
     /// # Errors
     /// No leader.
     pub async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<io::Result<Bytes>>, ApiError> {
-        self.view().await?;
+        let unlock = self.unlock_key().await?;
         let index = self.shared.raft.status().borrow().applied;
         let store = self.shared.machine.store();
-        let sealed = if key.is_empty() { Sealed::Open } else { Sealed::Key };
+        let (key, sealed) = match (key.is_empty(), unlock.is_empty()) {
+            (false, _) => (key, Sealed::Key),
+            (true, false) => (Secret::new(unlock.into_bytes()), Sealed::UnlockKey),
+            (true, true) => (key, Sealed::Open),
+        };
         let title = Title::of(&store.view(), index, (self.shared.clock)(), sealed);
         let (give, pieces) = mpsc::channel(WAITING_MAX);
         tokio::task::spawn_blocking(move || {

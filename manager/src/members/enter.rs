@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use skep_api::wire;
 use skep_link::{DialError, Identity, Whom, stubs::members_client::MembersClient};
+use skep_raft::UnlockKey;
 use skep_store::FEATURE_LEVEL;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
@@ -140,6 +141,13 @@ impl Entrance {
 
     pub(super) async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
         let mut client = client(addr, &self.0.identity).await?;
+        // What it is sent next is not to lie on an open disk.
+        let answer = timeout(ENTER_MAX, client.lock(wire::LockRequest {})).await;
+        let answer = answer.map_err(|_| Failure::Again("no answer".to_owned()))?;
+        let wire::LockResponse { unlock_key, version } = answer.map_err(Failure::from)?.into_inner();
+        let unlock = (!unlock_key.is_empty()).then(|| UnlockKey::new(unlock_key));
+        let followed = self.0.raft.follow_lock(unlock, version).await;
+        followed.map_err(|error| Failure::Again(error.to_string()))?;
         let request = wire::EnterRequest {
             raft_id: self.0.raft.raft_id(),
             advertise_addr: advertise_addr.to_owned(),

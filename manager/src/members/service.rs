@@ -22,7 +22,7 @@ use crate::{
     auth::Need,
     ca::Issued,
     dispatcher::{LEFT, Shared},
-    level, recovery, roles, tell,
+    level, recovery, roles, tell, unlock,
     write::WriteError,
 };
 
@@ -96,6 +96,16 @@ impl Members for MembersService {
             }
         }
         Err(Status::aborted("the node changes all the time; ask again"))
+    }
+
+    async fn lock(
+        &self,
+        request: Request<wire::LockRequest>,
+    ) -> Result<Response<wire::LockResponse>, Status> {
+        self.0.caller(peer(&request), Need::Manager).await?;
+        let (unlock, version) = unlock::wanted(&self.0.machine.view()).unwrap_or_default();
+        let unlock_key = unlock.map(|key| key.reveal().to_vec()).unwrap_or_default();
+        Ok(Response::new(wire::LockResponse { unlock_key, version }))
     }
 
     async fn depart(

@@ -11,7 +11,7 @@ use skep_api::{
     object::{Node, NodeState, NodeStatus},
     spec::{NodeSpec, Role},
 };
-use skep_raft::{WriteState, recover};
+use skep_raft::{Keys, OpenError, WriteState, recover};
 use skep_store::{Change, FEATURE_LEVEL, Proposal, Store, View, decode_result};
 
 use super::{Found, Preview, RecoveryError, find, io_error, is_dropped_by};
@@ -31,12 +31,18 @@ pub struct To {
 
 /// Makes a swarm of one manager of what `dir` holds, which no process has open: all entries of its log, also
 /// those not known to be committed. What was there stays beside it, as `<dir>.before`. Cut off anywhere, there
-/// is the old state or the new one.
+/// is the old state or the new one. A locked one is read with the `keys` that somebody opened.
 ///
 /// # Errors
 /// [`RecoveryError`].
-pub fn make_anew(dir: &Path, own: NodeId, to: &To, now: i64) -> Result<Preview, RecoveryError> {
-    make_anew_in_steps(dir, own, to, now, &mut |_| Ok(()))
+pub fn make_anew(
+    dir: &Path,
+    own: NodeId,
+    keys: Option<&Keys>,
+    to: &To,
+    now: i64,
+) -> Result<Preview, RecoveryError> {
+    make_anew_in_steps(dir, own, keys, to, now, &mut |_| Ok(()))
 }
 
 /// Called between the steps, which tests cut it off at.
@@ -45,11 +51,12 @@ pub(super) type Step<'a> = &'a mut dyn FnMut(&'static str) -> io::Result<()>;
 pub(super) fn make_anew_in_steps(
     dir: &Path,
     own: NodeId,
+    keys: Option<&Keys>,
     to: &To,
     now: i64,
     step: Step<'_>,
 ) -> Result<Preview, RecoveryError> {
-    let Found { mut store, held, preview, closed } = find(dir, own)?;
+    let Found { mut store, held, preview, keys, closed } = find(dir, own, keys)?;
     let raft_id = fresh_raft_id();
     let view = store.view();
     let old = view.node(own).ok_or(RecoveryError::NotInState(own))?;
@@ -62,8 +69,7 @@ pub(super) fn make_anew_in_steps(
         ..(**old).clone()
     };
     change(&mut store, &view, new, now)?;
-    let raft = dir.join("raft");
-    place(dir, &store, &held, raft_id, Some(&raft), step)?;
+    place(dir, &store, &held, raft_id, |raft| keys.copy_to(raft), step)?;
     drop(closed);
     tracing::warn!(
         entries = preview.last_entry,
@@ -93,13 +99,14 @@ pub(super) fn change(store: &mut Store, view: &View, own: Node, now: i64) -> Res
         .map_err(|error| RecoveryError::Failed(format!("the state does not take the manager: {error}")))
 }
 
-/// Writes a manager's directory, and puts it in the place of the one that is there, if one is.
+/// Writes a manager's directory, under the keys that `keys_in` makes in it, and puts it in the place of the one that
+/// is there, if one is.
 pub(super) fn place(
     dir: &Path,
     store: &Store,
     held: &recover::Held,
     raft_id: u64,
-    keys_of: Option<&Path>,
+    keys_in: impl FnOnce(&Path) -> Result<Keys, OpenError>,
     step: Step<'_>,
 ) -> Result<(), RecoveryError> {
     let (new, before) = (beside(dir, "new"), beside(dir, "before"));
@@ -108,7 +115,7 @@ pub(super) fn place(
     cut("cleaned")?;
     let written = store.clone();
     let state: WriteState = Box::new(move |out| written.write(out));
-    recover::write(&new.join("raft"), keys_of, raft_id, held, &state)?;
+    recover::write(&keys_in(&new.join("raft"))?, raft_id, held, &state)?;
     cut("log")?;
     write_raft_id(&new, raft_id).map_err(|e| RecoveryError::Failed(e.to_string()))?;
     sync(&new)?;

@@ -7,8 +7,11 @@ use std::{
 
 use serde::Serialize;
 use skep_api::Timestamp;
-use skep_link::Identity;
-use skep_raft::recover::{self, Verdict};
+use skep_link::{Identity, IdentityError, KeyBox};
+use skep_raft::{
+    Keys, UnlockKey,
+    recover::{self, Verdict},
+};
 
 use crate::{members::read_peers, server::read_raft_id};
 
@@ -18,6 +21,9 @@ const OTHERS_HAVE_IT: &str = "with a majority of other managers: move DIR/manage
 const PUT_BACK: &str = "put the file back from where it was copied; without it nothing here can be read: join again \
      with a fresh state directory, or \"skep swarm restore\" from a backup";
 const JOIN_ANEW: &str = "\"skep swarm leave --force\" here, then join again";
+
+const SEALED: &str =
+    "the node's key is sealed, as the swarm is locked: with the unlock key the rest is read, too";
 
 const LAPSED: &str = "look at the clock first; a manager renews it by itself when it starts, a worker leaves and \
      joins again";
@@ -59,9 +65,9 @@ impl Report {
     }
 }
 
-/// The manager's directory; nothing of a node that is none.
+/// The manager's directory; nothing of a node that is none. A locked one is looked into with its `unlock` key.
 #[must_use]
-pub fn manager(dir: &Path) -> Vec<Report> {
+pub fn manager(dir: &Path, unlock: Option<&UnlockKey>) -> Vec<Report> {
     let mut reports = Vec::new();
     if !dir.exists() {
         return reports;
@@ -87,8 +93,8 @@ pub fn manager(dir: &Path) -> Vec<Report> {
         reports.push(Report::missing(raft, "the directory of the log", OTHERS_HAVE_IT));
         return reports;
     }
-    let key = raft.join("data.key");
-    reports.extend(recover::examine(&raft).into_iter().map(|finding| {
+    let key = Keys::path(&raft);
+    reports.extend(recover::examine(&raft, unlock).into_iter().map(|finding| {
         let advice = if finding.path == key { PUT_BACK } else { OTHERS_HAVE_IT };
         match finding.verdict {
             Verdict::Ok => Report::ok(finding.path, finding.words),
@@ -99,9 +105,9 @@ pub fn manager(dir: &Path) -> Vec<Report> {
     reports
 }
 
-/// The identity's directory. `now` in Unix seconds.
+/// The identity's directory; a sealed key is opened by `key_box`. `now` in Unix seconds.
 #[must_use]
-pub fn identity(dir: &Path, now: i64) -> Vec<Report> {
+pub fn identity(dir: &Path, key_box: Option<&dyn KeyBox>, now: i64) -> Vec<Report> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
     let (cert, key, root) = (read("cert.pem"), read("key.pem"), read("ca.pem"));
     let mut reports = Vec::new();
@@ -112,7 +118,8 @@ pub fn identity(dir: &Path, now: i64) -> Vec<Report> {
         }
     }
     let (Some(cert), Some(key), Some(root)) = (cert, key, root) else { return reports };
-    reports.push(match Identity::new(cert, key, root) {
+    reports.push(match Identity::of_texts(dir, (cert, key, root), key_box) {
+        Err(IdentityError::Sealed { .. }) => Report::ok(dir, SEALED),
         Err(error) => Report::damaged(dir, error.to_string(), JOIN_ANEW),
         Ok(identity) => {
             let (from, until) = identity.validity();

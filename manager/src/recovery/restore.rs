@@ -12,11 +12,11 @@ use skep_api::{
     spec::{Availability, NodeSpec, Role},
 };
 use skep_link::{Authority, Identity, new_csr};
-use skep_raft::recover::Held;
+use skep_raft::{Keys, recover::Held};
 use skep_store::Store;
 
 use super::{RecoveryError, anew};
-use crate::{SystemIds, server::fresh_raft_id};
+use crate::{NodeKeyBox, SystemIds, server::fresh_raft_id, unlock};
 
 /// What the node says of itself.
 #[derive(Clone, Debug)]
@@ -34,11 +34,16 @@ pub struct RestoreParams {
 }
 
 /// Makes the directory of a manager of what a backup holds: a node of a fresh id, with a certificate of the
-/// backup's root; all managers of the backup are dropped, its workers are expected.
+/// backup's root; all managers of the backup are dropped, its workers are expected. It is locked from the first moment
+/// if the swarm was; the keys that open it come with its identity.
 ///
 /// # Errors
 /// [`RecoveryError`]; the caller wipes what there is of it.
-pub fn restore(dir: &Path, mut store: Store, params: &RestoreParams) -> Result<Identity, RecoveryError> {
+pub fn restore(
+    dir: &Path,
+    mut store: Store,
+    params: &RestoreParams,
+) -> Result<(Identity, Keys), RecoveryError> {
     let view = store.view();
     let cluster = view.cluster().ok_or_else(|| RecoveryError::NoState(dir.to_owned()))?;
     let id = NodeId(SystemIds::default().next_id());
@@ -54,9 +59,15 @@ pub fn restore(dir: &Path, mut store: Store, params: &RestoreParams) -> Result<I
         ..Node::default()
     };
     anew::change(&mut store, &view, node, params.now)?;
-    anew::place(dir, &store, &Held::default(), raft_id, None, &mut |_| Ok(()))?;
-    identity.save(&params.identity_dir).map_err(|e| RecoveryError::Failed(e.to_string()))?;
-    Ok(identity)
+    let lock = unlock::wanted(&view).and_then(|(unlock, version)| Some((unlock?, version)));
+    let make_keys = |raft: &Path| Keys::create(raft, lock.clone());
+    anew::place(dir, &store, &Held::default(), raft_id, make_keys, &mut |_| Ok(()))?;
+    let keys = Keys::open(&dir.join("raft"), lock.as_ref().map(|(unlock, _)| unlock))?;
+    let key_box = NodeKeyBox(keys.clone());
+    identity
+        .save_with(&params.identity_dir, Some(&key_box))
+        .map_err(|e| RecoveryError::Failed(e.to_string()))?;
+    Ok((identity, keys))
 }
 
 fn certificate(cluster: &Cluster, node: NodeId, now_unix_secs: i64) -> Result<Identity, RecoveryError> {

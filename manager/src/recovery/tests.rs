@@ -1,12 +1,13 @@
 //! A swarm made anew of a real manager's directory, cut off at each step; backups and what damages them.
 
-use std::{collections::BTreeSet, fs, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, io, sync::Arc, time::Duration};
 
 use skep_api::{
     Id, NodeId, Secret,
     object::{Node, NodeState},
-    spec::{NodeSpec, Role},
+    spec::{NodeSpec, Role, SwarmSpec},
 };
+use skep_raft::{Keys, UnlockKey};
 use skep_store::Change;
 use tempfile::TempDir;
 
@@ -16,22 +17,13 @@ use super::{
     is_of_a_newer_swarm, preview,
 };
 use crate::{
-    Manager, ManagerConfig,
+    Manager, ManagerConfig, NodeKeyBox, OpenError,
     recovery::To,
-    rig::{clock, first_manager},
+    rig::{clock, config, first_manager},
 };
 
 const OTHER: NodeId = NodeId(Id(7));
 const WORKER: NodeId = NodeId(Id(8));
-
-fn config(dir: &Path) -> ManagerConfig {
-    ManagerConfig {
-        dir: dir.join("manager"),
-        clock,
-        raft_heartbeat: Duration::from_millis(50),
-        raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
-    }
-}
 
 fn to(addr: &str) -> To {
     To { advertise_addr: addr.to_owned(), data_path_addr: "127.0.0.9".to_owned() }
@@ -57,13 +49,13 @@ async fn stopped() -> (NodeId, skep_link::Identity, TempDir) {
 async fn one_manager_goes_on_with_all_that_it_has() {
     let (own, identity, dir) = stopped().await;
     let state = dir.path().join("manager");
-    let seen = preview(&state, own).unwrap();
+    let seen = preview(&state, own, None).unwrap();
     assert_eq!((seen.nodes, seen.dropped.len(), seen.is_no_voter), (3, 1, false));
     assert!(seen.last_write_at.is_some() && seen.last_entry > 0);
-    assert!(matches!(preview(&state, NodeId(Id(9))), Err(RecoveryError::NotInState(_))));
-    let before = super::find(&state, own).unwrap().store.view();
+    assert!(matches!(preview(&state, NodeId(Id(9)), None), Err(RecoveryError::NotInState(_))));
+    let before = super::find(&state, own, None).unwrap().store.view();
 
-    anew::make_anew(&state, own, &to("127.0.0.1:99"), clock()).unwrap();
+    anew::make_anew(&state, own, None, &to("127.0.0.1:99"), clock()).unwrap();
     let manager = Manager::open(config(dir.path()), identity).await.unwrap();
     // What its session was told before must not make it come in anew, without what it has.
     assert!(manager.entrance().is_alone().await);
@@ -102,16 +94,16 @@ async fn cut_off_anywhere_there_is_the_old_or_the_new() {
     for at in 0.. {
         let (own, identity, dir) = stopped().await;
         let state = dir.path().join("manager");
-        let old = preview(&state, own).unwrap();
+        let old = preview(&state, own, None).unwrap();
         let (mut n, mut name) = (0, "");
-        let made = anew::make_anew_in_steps(&state, own, &to("127.0.0.1:99"), clock(), &mut |step| {
+        let made = anew::make_anew_in_steps(&state, own, None, &to("127.0.0.1:99"), clock(), &mut |step| {
             name = step;
             n += 1;
             if n > at { Err(io::Error::other("cut off")) } else { Ok(()) }
         });
         let is_through = made.is_ok();
         seen.insert(name);
-        let now = preview(&state, own).unwrap();
+        let now = preview(&state, own, None).unwrap();
         let is_old = now == old;
         n_old += usize::from(is_old);
         assert!(is_old || now.dropped.is_empty(), "cut off at {name}: {now:?}");
@@ -124,7 +116,7 @@ async fn cut_off_anywhere_there_is_the_old_or_the_new() {
             break;
         }
         // Tried again, it comes about.
-        anew::make_anew(&state, own, &to("127.0.0.1:99"), clock()).unwrap();
+        anew::make_anew(&state, own, None, &to("127.0.0.1:99"), clock()).unwrap();
     }
     assert!(n_old >= 3 && seen.contains("exchanged") && seen.contains("done"), "{seen:?}");
 }
@@ -132,7 +124,7 @@ async fn cut_off_anywhere_there_is_the_old_or_the_new() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_read_back_and_no_damage_passes() {
     let (own, _, dir) = stopped().await;
-    let store = super::find(&dir.path().join("manager"), own).unwrap().store;
+    let store = super::find(&dir.path().join("manager"), own, None).unwrap().store;
     let key = Secret::new("a passphrase");
     let title = Title::of(&store.view(), 5, clock(), Sealed::Key);
     let mut bytes = Vec::new();
@@ -167,7 +159,7 @@ async fn a_backup_is_read_back_and_no_damage_passes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_manager_is_a_new_node_of_the_same_swarm() {
     let (own, identity, dir) = stopped().await;
-    let store = super::find(&dir.path().join("manager"), own).unwrap().store;
+    let store = super::find(&dir.path().join("manager"), own, None).unwrap().store;
     let fresh = tempfile::tempdir().unwrap();
     let params = super::RestoreParams {
         advertise_addr: "127.0.0.1:98".to_owned(),
@@ -176,7 +168,7 @@ async fn a_restored_manager_is_a_new_node_of_the_same_swarm() {
         identity_dir: fresh.path().join("identity"),
         now: clock(),
     };
-    let restored = super::restore(&fresh.path().join("manager"), store.clone(), &params).unwrap();
+    let (restored, _) = super::restore(&fresh.path().join("manager"), store.clone(), &params).unwrap();
     assert_eq!(restored.cluster_id(), identity.cluster_id());
     assert_ne!(restored.node_id(), identity.node_id());
     let manager = Manager::open(config(fresh.path()), restored).await.unwrap();
@@ -184,5 +176,61 @@ async fn a_restored_manager_is_a_new_node_of_the_same_swarm() {
     assert!(is_of_a_newer_swarm(view.revision(), store.view().revision()));
     assert!(view.node(own).unwrap().dropped && view.node(OTHER).unwrap().dropped);
     assert!(!view.node(WORKER).unwrap().dropped);
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_locked_is_read_and_made_anew_with_the_unlock_key_alone() {
+    let (manager, identity, dir) = first_manager().await;
+    let (control, own, state) = (manager.control(), manager.control().node_id(), dir.path().join("manager"));
+    let version = control.view().await.unwrap().cluster().unwrap().meta.version;
+    control
+        .update_cluster(version, SwarmSpec::default().with_autolock(), crate::Rotation::default())
+        .await
+        .unwrap();
+    let text = control.unlock_key().await.unwrap();
+    let unlock = crate::parse_unlock_key(&text).unwrap();
+    let mut changed = manager.keys().unwrap().changed();
+    let keys = manager.keys().unwrap();
+    changed.wait_for(|_| keys.lock().0).await.unwrap();
+    manager.stop().await;
+    let raft = state.join("raft");
+    let is_locked = |error| matches!(error, RecoveryError::Open(OpenError::KeyLocked { .. }));
+    assert!(is_locked(preview(&state, own, None).unwrap_err()));
+    let findings = super::check::manager(&state, None);
+    assert!(findings.iter().all(super::check::Report::is_ok), "{findings:?}");
+    let wrong = super::check::manager(&state, Some(&UnlockKey::new([0; 32])));
+    assert!(wrong.iter().any(|report| report.words.contains("another unlock key")), "{wrong:?}");
+    let right = super::check::manager(&state, Some(&unlock));
+    assert!(right.iter().any(|report| report.words.contains("the log as a whole")), "{right:?}");
+
+    let keys = Keys::open(&raft, Some(&unlock)).unwrap();
+    anew::make_anew(&state, own, Some(&keys), &to("127.0.0.1:99"), clock()).unwrap();
+    assert!(Keys::are_wrapped(&raft).unwrap());
+    let config_of = |dir, keys| ManagerConfig { keys: Some(keys), ..config(dir) };
+    let keys = Keys::open(&raft, Some(&unlock)).unwrap();
+    let manager = Manager::open(config_of(dir.path(), keys), identity).await.unwrap();
+    assert_eq!(manager.control().view().await.unwrap().node(own).unwrap().advertise_addr, "127.0.0.1:99");
+    assert_eq!(manager.control().unlock_key().await.unwrap(), text);
+    let store = manager.control().shared.machine.store();
+    manager.stop().await;
+
+    // A backup knows the lock too.
+    let fresh = tempfile::tempdir().unwrap();
+    let identity_dir = fresh.path().join("identity");
+    let params = super::RestoreParams {
+        advertise_addr: "127.0.0.1:98".to_owned(),
+        data_path_addr: "127.0.0.1".to_owned(),
+        description: skep_api::object::NodeDescription::default(),
+        identity_dir: identity_dir.clone(),
+        now: clock(),
+    };
+    let (restored, keys) = super::restore(&fresh.path().join("manager"), store, &params).unwrap();
+    assert!(Keys::are_wrapped(&fresh.path().join("manager/raft")).unwrap());
+    assert!(skep_link::Identity::is_sealed(&identity_dir).unwrap());
+    let loaded = skep_link::Identity::load_with(&identity_dir, Some(&NodeKeyBox(keys.clone()))).unwrap();
+    assert_eq!(loaded.unwrap().node_id(), restored.node_id());
+    let manager = Manager::open(config_of(fresh.path(), keys), restored).await.unwrap();
+    assert_eq!(manager.control().unlock_key().await.unwrap(), text);
     manager.stop().await;
 }

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::held;
 use crate::error::OpenError;
+use crate::keys::{Keys, UnlockKey};
 use crate::snapshot;
 use crate::wal::recover::scan;
-use crate::wal::seal::DataKey;
 use crate::wal::segment::{self, Loaded};
+
+/// Said of a key file that was not opened.
+const LOCKED: &str = "the keys that log and snapshots are sealed under, locked: with the unlock key of the swarm the rest is read, too";
 
 /// How a file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,27 +42,30 @@ impl Finding {
     }
 }
 
-/// Explains each file of a log's directory, the key first and the log as a whole (under the directory's own
-/// path) last. With a key that is missing or wrong, nothing else can be read.
-pub fn examine(dir: &Path) -> Vec<Finding> {
+/// Explains each file of a log's directory, the key file first and the log as a whole (under the directory's own
+/// path) last. With keys that are missing, wrong or locked, nothing else can be read; `unlock` opens locked ones.
+pub fn examine(dir: &Path, unlock: Option<&UnlockKey>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let key_path = DataKey::path(dir);
-    let key = match DataKey::load(dir, true) {
-        Ok(key) => {
-            findings.push(Finding::new(
-                key_path,
-                Verdict::Ok,
-                "the key that log and snapshots are sealed under",
-            ));
-            key
-        }
+    let path = Keys::path(dir);
+    let keys = match Keys::open(dir, unlock) {
+        Ok(keys) => keys,
         Err(error) => {
+            // All that can be known without the unlock key is that it is one.
+            let is_locked = matches!(error, OpenError::KeyLocked { .. });
             let is_missing = matches!(error, OpenError::MissingKey { .. });
-            let verdict = if is_missing { Verdict::Missing } else { Verdict::Damaged };
-            findings.push(Finding::new(key_path, verdict, error.to_string()));
+            let verdict = match (is_locked, is_missing) {
+                (true, _) => Verdict::Ok,
+                (false, true) => Verdict::Missing,
+                (false, false) => Verdict::Damaged,
+            };
+            let words = if is_locked { LOCKED.to_owned() } else { error.to_string() };
+            findings.push(Finding::new(path, verdict, words));
             return findings;
         }
     };
+    let locked = if keys.lock().0 { ", locked with the unlock key" } else { "" };
+    let words = format!("the keys that log and snapshots are sealed under{locked}");
+    findings.push(Finding::new(path, Verdict::Ok, words));
     let numbers = match segment::list(dir) {
         Ok(numbers) => numbers,
         Err(error) => {
@@ -74,23 +80,23 @@ pub fn examine(dir: &Path) -> Vec<Finding> {
     if numbers.is_empty() {
         findings.push(Finding::new(segment::path(dir, 1), Verdict::Missing, "there is no segment of a log"));
     }
-    findings.extend(numbers.iter().map(|number| one_segment(dir, &key, *number)));
-    snapshots(dir, &key, &mut findings);
+    findings.extend(numbers.iter().map(|number| one_segment(dir, &keys, *number)));
+    snapshots(dir, &keys, &mut findings);
     others(dir, &mut findings);
-    findings.push(whole(dir, &key, &numbers));
+    findings.push(whole(dir, &keys, &numbers));
     findings
 }
 
 /// By itself; what only shows beside the others is said of the whole.
-fn one_segment(dir: &Path, key: &DataKey, number: u64) -> Finding {
+fn one_segment(dir: &Path, keys: &Keys, number: u64) -> Finding {
     let path = segment::path(dir, number);
-    let segment = match Loaded::read(dir, key, number) {
+    let segment = match Loaded::read(dir, keys, number) {
         Ok(segment) => segment,
         Err(error) => return Finding::new(path, Verdict::Damaged, said(&error)),
     };
     let first = segment.said().next;
     // One alone begins wherever it does: entries before it are no matter here.
-    match crate::wal::recover::scan_one(dir, key, number) {
+    match crate::wal::recover::scan_one(dir, keys, number) {
         Ok(scan) => {
             let n = scan.recovered.entries.len();
             let torn = match &scan.tail {
@@ -111,12 +117,12 @@ fn one_segment(dir: &Path, key: &DataKey, number: u64) -> Finding {
     }
 }
 
-fn snapshots(dir: &Path, key: &DataKey, findings: &mut Vec<Finding>) {
+fn snapshots(dir: &Path, keys: &Keys, findings: &mut Vec<Finding>) {
     let Ok(paths) = snapshot::list(dir) else { return };
     let newest = paths.last().cloned();
     for path in paths {
         let is_newest = Some(&path) == newest.as_ref();
-        let finding = match snapshot::open(dir, &path, key).and_then(|found| {
+        let finding = match snapshot::open(dir, &path, keys).and_then(|found| {
             (0..found.pieces.count()).try_for_each(|number| found.pieces.piece(number).map(drop))?;
             Ok(found)
         }) {
@@ -154,9 +160,9 @@ fn others(dir: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
-fn whole(dir: &Path, key: &DataKey, numbers: &[u64]) -> Finding {
-    let found = scan(dir, key, numbers).map(|scan| scan.recovered).and_then(|mut recovered| {
-        recovered.snapshot = snapshot::load(dir, key)?;
+fn whole(dir: &Path, keys: &Keys, numbers: &[u64]) -> Finding {
+    let found = scan(dir, keys, numbers).map(|scan| scan.recovered).and_then(|mut recovered| {
+        recovered.snapshot = snapshot::load(dir, keys)?;
         recovered.check(dir)?;
         Ok(recovered)
     });

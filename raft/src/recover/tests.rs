@@ -1,6 +1,6 @@
 //! A log made anew of all that one member has, and directories with every kind of damage explained.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -67,10 +67,14 @@ fn wants(n: u64) -> Vec<String> {
     (1..=n).map(|index| format!("write {index}")).collect()
 }
 
+fn keys(dir: &Path) -> Keys {
+    Keys::open(dir, None).unwrap()
+}
+
 fn read_all(dir: &Path) -> (Held, Arc<Lines>) {
     let lines = Arc::new(Lines::default());
     let closed = lock(dir).unwrap();
-    let held = read(dir, &closed, &*lines, &mut |_, _| {}).unwrap();
+    let held = read(dir, &closed, &keys(dir), &*lines, &mut |_, _| {}).unwrap();
     (held, lines)
 }
 
@@ -101,8 +105,8 @@ async fn a_log_that_is_made_anew_has_one_member_and_goes_on() {
     let (old, new) = (parent.path().join("old"), parent.path().join("new"));
     member(&old, 9, 3);
     let (held, lines) = read_all(&old);
-    write(&new, Some(&old), 77, &held, &lines.snapshot()).unwrap();
-    assert_eq!(fs::read(DataKey::path(&new)).unwrap(), fs::read(DataKey::path(&old)).unwrap());
+    write(&keys(&old).copy_to(&new).unwrap(), 77, &held, &lines.snapshot()).unwrap();
+    assert_eq!(keys(&new).current().bytes, keys(&old).current().bytes);
     exchange(&old, &new).unwrap();
     assert_eq!(read_all(&new).1.all(), wants(9), "what was there is beside it");
 
@@ -150,7 +154,8 @@ fn sample() -> TempDir {
     let old = parent.path().join("old");
     member(&old, 9, 0);
     let (held, lines) = read_all(&old);
-    write(&parent.path().join("raft"), Some(&old), 1, &held, &lines.snapshot()).unwrap();
+    let keys = keys(&old).copy_to(&parent.path().join("raft")).unwrap();
+    write(&keys, 1, &held, &lines.snapshot()).unwrap();
     parent
 }
 
@@ -163,14 +168,14 @@ fn flip(path: &Path, at: u64) {
 
 /// Damages a directory in the way of this name.
 fn damage(dir: &Path, name: &str) {
-    let key = DataKey::path(dir);
+    let key = Keys::path(dir);
     let snapshot = snapshot::list(dir).unwrap().pop().unwrap();
     let last = segment::path(dir, *segment::list(dir).unwrap().last().unwrap());
     match name {
         "none" => {}
         "no key" => fs::remove_file(key).unwrap(),
         "short key" => fs::write(key, "x").unwrap(),
-        "other key" => fs::write(key, [7; 32]).unwrap(),
+        "other key" => fs::write(key, crate::keys::plain_file([7; 32])).unwrap(),
         "a bit of the segment's header" => flip(&last, 50),
         "a bit of a batch" => flip(&last, 4096 + 40),
         "a bit of the snapshot" => flip(&snapshot, 130),
@@ -184,8 +189,8 @@ fn each_kind_of_damage_is_named_by_its_file() {
     use Verdict::{Damaged, Missing, Ok};
     for (name, file, verdict, words) in [
         ("none", "", Ok, "the log as a whole"),
-        ("no key", "data.key", Missing, "put it back"),
-        ("short key", "data.key", Damaged, "not 32"),
+        ("no key", "keys", Missing, "put it back"),
+        ("short key", "keys", Damaged, "too short"),
         ("other key", ".seg", Damaged, "was not sealed under"),
         ("a bit of the segment's header", ".seg", Damaged, "at byte 0"),
         ("a bit of a batch", ".seg", Damaged, "at byte 4096"),
@@ -196,7 +201,7 @@ fn each_kind_of_damage_is_named_by_its_file() {
         let dir = parent.path().join("raft");
         damage(&dir, name);
         let before = names_and_bytes(&dir);
-        let findings = examine(&dir);
+        let findings = examine(&dir, None);
         let is_it = |finding: &&Finding| {
             let path = finding.path.to_string_lossy();
             path.ends_with(file) && finding.verdict == verdict && finding.words.contains(words)

@@ -18,13 +18,12 @@ use prost::Message;
 
 use super::{MetaRecord, PACKED_BYTES_MAX, Pieces, Sink, Snapshot, SnapshotId, Snapshots};
 use crate::error::OpenError;
+use crate::keys::Keys;
+use crate::seal::{self, DataKey, SALT_BYTES, SegmentSeal, TAG_BYTES};
 use crate::types::SnapshotMeta;
-use crate::wal::seal::{self, DataKey, SALT_BYTES, SegmentSeal, TAG_BYTES};
 
-const MAGIC: [u8; 8] = *b"skepsnap";
-const VERSION: u32 = 2;
-/// Which data key the file is sealed under; there is one.
-const KEY_NUMBER: u32 = 0;
+pub(crate) const MAGIC: [u8; 8] = *b"skepsnap";
+const VERSION: u32 = 3;
 const KEY_AT: usize = 12;
 const INDEX_AT: usize = 16;
 const SALT_AT: usize = 24;
@@ -81,13 +80,13 @@ fn of_kind(dir: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
 #[derive(Debug)]
 pub(crate) struct SnapshotDir {
     place: Arc<Place>,
-    key: DataKey,
 }
 
 /// A directory, and the newest snapshot in it.
 #[derive(Debug)]
 pub(super) struct Place {
     dir: PathBuf,
+    keys: Keys,
     /// Held while the directory is changed.
     newest: Mutex<Option<Snapshot>>,
 }
@@ -99,25 +98,26 @@ impl Place {
 }
 
 impl SnapshotDir {
-    pub(super) fn at(dir: &Path) -> Arc<Place> {
-        Arc::new(Place { dir: dir.to_owned(), newest: Mutex::new(None) })
+    pub(super) fn at(dir: &Path, keys: &Keys) -> Arc<Place> {
+        Arc::new(Place { dir: dir.to_owned(), keys: keys.clone(), newest: Mutex::new(None) })
     }
 
     /// Removes what an interrupted writing left, and opens the newest.
-    pub(crate) fn new(dir: &Path) -> Result<SnapshotDir, OpenError> {
+    pub(crate) fn new(dir: &Path, keys: &Keys) -> Result<SnapshotDir, OpenError> {
         for half in of_kind(dir, ".new").map_err(OpenError::io("list", dir))? {
             fs::remove_file(&half).map_err(OpenError::io("remove", &half))?;
         }
-        let (place, key) = (SnapshotDir::at(dir), DataKey::load(dir, true)?);
-        let newest = newest(&place, &key)?;
+        let place = SnapshotDir::at(dir, keys);
+        let newest = newest(&place, keys)?;
         *place.newest() = newest;
-        Ok(SnapshotDir { place, key })
+        keys.tidy_some_time();
+        Ok(SnapshotDir { place })
     }
 }
 
 impl Snapshots for SnapshotDir {
     fn begin(&self, meta: &SnapshotMeta) -> io::Result<Box<dyn Sink>> {
-        let file = NewFile::create(&self.place, &self.key, meta).map_err(io::Error::other)?;
+        let file = NewFile::create(&self.place, meta).map_err(io::Error::other)?;
         Ok(Box::new(file))
     }
 
@@ -131,9 +131,9 @@ impl Snapshots for SnapshotDir {
 }
 
 /// The newest snapshot of a directory.
-pub(super) fn newest(place: &Arc<Place>, key: &DataKey) -> Result<Option<Snapshot>, OpenError> {
+pub(super) fn newest(place: &Arc<Place>, keys: &Keys) -> Result<Option<Snapshot>, OpenError> {
     let newest = list(&place.dir).map_err(OpenError::io("list", &place.dir))?.pop();
-    newest.map(|path| open(place, path, key)).transpose()
+    newest.map(|path| open(place, path, keys)).transpose()
 }
 
 /// A file that has no name of its own yet; it goes with this.
@@ -154,6 +154,7 @@ struct NewFile {
     place: Arc<Place>,
     path: Nameless,
     file: File,
+    key: Arc<DataKey>,
     seal: SegmentSeal,
     meta: SnapshotMeta,
     id: SnapshotId,
@@ -170,14 +171,15 @@ impl fmt::Debug for NewFile {
 }
 
 impl NewFile {
-    fn create(place: &Arc<Place>, key: &DataKey, meta: &SnapshotMeta) -> Result<NewFile, OpenError> {
+    fn create(place: &Arc<Place>, meta: &SnapshotMeta) -> Result<NewFile, OpenError> {
+        let key = place.keys.current();
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let salt = seal::random()?;
-        let seal = SegmentSeal::for_snapshot(key, &salt, index);
+        let seal = SegmentSeal::for_snapshot(&key, &salt, index);
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(&MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
-        header.extend_from_slice(&KEY_NUMBER.to_le_bytes());
+        header.extend_from_slice(&key.number.to_le_bytes());
         header.extend_from_slice(&index.to_le_bytes());
         header.extend_from_slice(&salt);
         let tag = seal.header_tag(&header);
@@ -199,6 +201,7 @@ impl NewFile {
             place: Arc::clone(place),
             path: named,
             file,
+            key,
             seal,
             meta: meta.clone(),
             id,
@@ -246,10 +249,11 @@ impl Sink for NewFile {
         let packed_bytes = self.end;
         self.frame(Kind::End, count + 1, &count.to_le_bytes())?;
         self.file.sync_all()?;
-        let NewFile { place, path, file, seal, meta, id, frames, .. } = *self;
+        let NewFile { place, path, file, key, seal, meta, id, frames, .. } = *self;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let (dir, place, path) = (place.dir.clone(), Arc::downgrade(&place), Mutex::new(path));
-        let file = SnapshotFile { place, dir, path, index, file, seal, meta, id, frames, packed_bytes };
+        let file =
+            SnapshotFile { place, dir, path, index, file, _key: key, seal, meta, id, frames, packed_bytes };
         Ok(Snapshot { meta: file.meta.clone(), pieces: Arc::new(file) })
     }
 }
@@ -262,6 +266,8 @@ struct SnapshotFile {
     path: Mutex<Nameless>,
     index: u64,
     file: File,
+    /// Not forgotten while somebody reads it.
+    _key: Arc<DataKey>,
     seal: SegmentSeal,
     meta: SnapshotMeta,
     id: SnapshotId,
@@ -376,7 +382,10 @@ impl Pieces for SnapshotFile {
         }
         seal::sync_dir(&self.dir)?;
         *newest = Some(Snapshot { meta: self.meta.clone(), pieces: Arc::clone(&self) as _ });
-        remove_older(&self.dir, old)
+        remove_older(&self.dir, old)?;
+        drop(newest);
+        place.keys.tidy_some_time();
+        Ok(())
     }
 }
 
@@ -387,7 +396,7 @@ fn remove_older(dir: &Path, old: u64) -> io::Result<()> {
 }
 
 /// Opens a file that has its name, and checks all but its pieces.
-pub(super) fn open(place: &Arc<Place>, path: PathBuf, key: &DataKey) -> Result<Snapshot, OpenError> {
+pub(super) fn open(place: &Arc<Place>, path: PathBuf, keys: &Keys) -> Result<Snapshot, OpenError> {
     let file = File::open(&path).map_err(OpenError::io("open", &path))?;
     let mut header = [0; HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {
@@ -408,10 +417,12 @@ pub(super) fn open(place: &Arc<Place>, path: PathBuf, key: &DataKey) -> Result<S
     }
     let salt: [u8; SALT_BYTES] = header[SALT_AT..TAG_AT].try_into().expect("the slice has that length");
     let index = u64::from_le_bytes(header[INDEX_AT..SALT_AT].try_into().expect("the slice has that length"));
-    let seal = SegmentSeal::for_snapshot(key, &salt, index);
-    if seal.header_tag(&header[..TAG_AT]) != header[TAG_AT..CRC_AT] || le_u32(&header, KEY_AT) != KEY_NUMBER {
-        return Err(OpenError::WrongKey { file: path, key: DataKey::path(&place.dir) });
-    }
+    let sealed =
+        keys.get(le_u32(&header, KEY_AT)).map(|key| (SegmentSeal::for_snapshot(&key, &salt, index), key));
+    let is_ours = |(seal, _): &(SegmentSeal, _)| seal.header_tag(&header[..TAG_AT]) == header[TAG_AT..CRC_AT];
+    let Some((seal, key)) = sealed.filter(is_ours) else {
+        return Err(OpenError::WrongKey { file: path, key: Keys::path(&place.dir) });
+    };
     if path.file_name().is_none_or(|found| *found != *name(index)) {
         return Err(damaged(&path, 0, "it has the name of another snapshot"));
     }
@@ -421,6 +432,7 @@ pub(super) fn open(place: &Arc<Place>, path: PathBuf, key: &DataKey) -> Result<S
         path: Mutex::new(Nameless(None)),
         index,
         file,
+        _key: key,
         seal,
         meta: SnapshotMeta::default(),
         id: file_id(&salt),

@@ -75,11 +75,15 @@ fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     all.filter(|path| path.to_string_lossy().ends_with(end)).collect()
 }
 
+fn snapshots_in(dir: &Path) -> SnapshotDir {
+    SnapshotDir::new(dir, &Keys::open(dir, None).unwrap()).unwrap()
+}
+
 /// A log of entries 0 to 9, and the snapshots beside it.
 fn sample(dir: &Path) -> SnapshotDir {
     let (wal, _) = open(dir).unwrap();
     write(&wal, (0..10).map(entry));
-    SnapshotDir::new(dir).unwrap()
+    snapshots_in(dir)
 }
 
 fn only_file(dir: &Path) -> PathBuf {
@@ -169,7 +173,7 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     // The older one is gone, and the log is not purged yet; then it is. Half of one goes with the opening.
     fs::remove_file(&file::list(dir).unwrap()[0]).unwrap();
     fs::write(dir.join("snapshot-0000000000000009-00.new"), b"half").unwrap();
-    SnapshotDir::new(dir).unwrap();
+    snapshots_in(dir);
     assert_eq!(files(dir, ".new").len(), 0);
     let (wal, recovered) = open(dir).unwrap();
     assert_eq!((recovered.snapshot, recovered.entries.len()), (Some(new.clone()), 10));

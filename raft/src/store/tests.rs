@@ -152,7 +152,9 @@ async fn a_purge_frees_the_disk_and_a_restart_finds_what_is_left() {
     assert!(n_segments() > 5, "{}", n_segments());
     let meta =
         SnapshotMeta { last_log_id: Some(log_id(3, 90)), last_membership: StoredMembership::default() };
-    let snapshots = crate::snapshot::SnapshotDir::new(dir.path()).unwrap();
+    let snapshots =
+        crate::snapshot::SnapshotDir::new(dir.path(), &crate::keys::Keys::open(dir.path(), None).unwrap())
+            .unwrap();
     let state: crate::WriteState = Box::new(|_| Ok(()));
     crate::snapshot::build(&snapshots, &meta, &state).unwrap().pieces.keep(0).unwrap();
     // What is left is more than one segment holds.

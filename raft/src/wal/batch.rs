@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 
-use super::seal::{SegmentSeal, TAG_BYTES};
 use super::spare::is_zero;
+use crate::seal::{SegmentSeal, TAG_BYTES};
 
 /// Where batches may begin: the smallest sector of a disk.
 pub(crate) const ALIGN: usize = 512;

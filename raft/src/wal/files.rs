@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::seal;
+use crate::seal;
 
 /// The operations that change files. A name is durable after `sync_dir`, what is in a file after `sync`.
 pub(crate) trait Files: Send + Sync {

@@ -12,12 +12,12 @@ use super::files::Files;
 use super::held::Held;
 use super::record::{self, EntryRecord, Kind, Record, Said};
 use super::recover::{self, Recovered, Scan};
-use super::seal::DataKey;
 use super::segment::{self, Place, Segment};
 use super::spare::{self, Keeper};
 use super::writer::{BATCH_TARGET_BYTES, Writer};
 use super::{Options, Wal, batch};
 use crate::error::OpenError;
+use crate::keys::Keys;
 use crate::snapshot::{self, Snapshot};
 use crate::space;
 
@@ -29,8 +29,8 @@ impl Wal {
     /// Reads the log in `options.dir`, makes its end durable, and begins a new segment.
     pub(crate) fn open(options: Options) -> Result<(Wal, Recovered), OpenError> {
         let dir = options.dir.clone();
-        let opened = Found::read(&dir).and_then(|mut found| {
-            found.take_snapshot(snapshot::load(&dir, &found.key)?);
+        let opened = Found::read(&options).and_then(|mut found| {
+            found.take_snapshot(snapshot::load(&dir, &found.keys)?);
             found.check(&dir)?;
             Wal::go_on(options, found)
         });
@@ -39,21 +39,22 @@ impl Wal {
 
     /// Goes on with a log that was found whole.
     pub(super) fn go_on(options: Options, found: Found) -> Result<(Wal, Recovered), OpenError> {
-        let dir = options.dir.clone();
+        let (dir, keys) = (options.dir.clone(), found.keys.clone());
         let (writer, lock, recovered) = begin(options, found)?;
         let (queue, jobs) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("skep-wal".to_owned())
             .spawn(move || writer.run(&jobs))
             .map_err(OpenError::io("start the thread that writes", &dir))?;
-        Ok((Wal { queue, held: Mutex::new(Some((thread, lock))) }, recovered))
+        Ok((Wal { queue, keys, held: Mutex::new(Some((thread, lock))) }, recovered))
     }
 }
 
 /// Makes the end of a log durable and begins a new segment; the lock frees the directory when it goes.
 pub(crate) fn begin(options: Options, found: Found) -> Result<(Writer, File, Recovered), OpenError> {
-    let Found { lock, key, numbers, scan } = found;
-    let Options { dir, segment_bytes, files, hooks } = options;
+    let Found { lock, keys, numbers, scan } = found;
+    let Options { dir, segment_bytes, files, hooks, keys: _ } = options;
+    let key = keys.current();
     let Scan { recovered, mut next_sequence, tail, mut held, .. } = scan;
     if let Some(tail) = &tail {
         if tail.is_torn {
@@ -83,12 +84,12 @@ pub(crate) fn begin(options: Options, found: Found) -> Result<(Writer, File, Rec
     let place = Place { number, first_sequence: next_sequence, ..place };
     let segment = Segment::begin(&*files, &place, file, &from, &recovered.said, [])?;
     held.begin(number);
-    let keeper = Keeper::start(files.clone(), &dir, segment_bytes, hooks.clone())?;
+    let keeper = Keeper::start(files.clone(), &dir, segment_bytes, hooks.clone(), keys.clone())?;
     let (said, saying) = (recovered.said.clone(), recovered.said.clone());
     let (next_sequence, body) = (next_sequence + 1, Vec::new());
     let writer = Writer {
         dir,
-        key,
+        keys,
         files,
         hooks,
         keeper,
@@ -106,19 +107,23 @@ pub(crate) fn begin(options: Options, found: Found) -> Result<(Writer, File, Rec
 /// What a directory holds, and the right to change it.
 pub(crate) struct Found {
     lock: File,
-    key: DataKey,
+    keys: Keys,
     numbers: Vec<u64>,
     scan: Scan,
 }
 
 impl Found {
     /// Changes nothing but for a directory or a key that is missing.
-    pub(crate) fn read(dir: &Path) -> Result<Found, OpenError> {
+    pub(crate) fn read(options: &Options) -> Result<Found, OpenError> {
+        let dir = &options.dir;
         let lock = lock_dir(dir)?;
+        let keys = match &options.keys {
+            Some(keys) => keys.clone(),
+            None => Keys::load(dir, options.files.clone())?,
+        };
         let numbers = segment::list(dir).map_err(OpenError::io("list", dir))?;
-        let key = DataKey::load(dir, !numbers.is_empty() || snapshot::exists(dir)?)?;
-        let scan = recover::scan(dir, &key, &numbers)?;
-        Ok(Found { lock, key, numbers, scan })
+        let scan = recover::scan(dir, &keys, &numbers)?;
+        Ok(Found { lock, keys, numbers, scan })
     }
 
     /// Whether the log ends in what is left of a write.

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use super::batch::{self, Found};
 use super::held::Held;
 use super::record::{self, EntryRecord, Kind, Record, Said};
-use super::seal::DataKey;
 use super::segment::{self, HEADER_BYTES, Loaded, Tail};
 use super::spare::is_zero;
 use crate::error::OpenError;
+use crate::keys::Keys;
 use crate::snapshot::Snapshot;
 
 /// What the log says.
@@ -46,11 +46,11 @@ pub(crate) struct Scan {
 
 /// Reads the segments `numbers`; changes nothing. What is wrong with a segment does not count once a later
 /// one begins anew: it was to be removed.
-pub(crate) fn scan(dir: &Path, key: &DataKey, numbers: &[u64]) -> Result<Scan, OpenError> {
+pub(crate) fn scan(dir: &Path, keys: &Keys, numbers: &[u64]) -> Result<Scan, OpenError> {
     let mut scan = Ok(Scan::before(1, 1));
     let mut previous = None;
     for &number in numbers {
-        let segment = Loaded::read(dir, key, number);
+        let segment = Loaded::read(dir, keys, number);
         let is_next = previous.is_some_and(|previous| previous + 1 == number);
         previous = Some(number);
         if let Ok(segment) = &segment
@@ -69,8 +69,8 @@ pub(crate) fn scan(dir: &Path, key: &DataKey, numbers: &[u64]) -> Result<Scan, O
 }
 
 /// Reads one segment by itself, whatever was before it. What is missing then does not show.
-pub(crate) fn scan_one(dir: &Path, key: &DataKey, number: u64) -> Result<Scan, OpenError> {
-    let segment = Loaded::read(dir, key, number)?;
+pub(crate) fn scan_one(dir: &Path, keys: &Keys, number: u64) -> Result<Scan, OpenError> {
+    let segment = Loaded::read(dir, keys, number)?;
     let mut scan = Scan::before(number, segment.first_sequence);
     scan.go_on(&segment, number)?;
     Ok(scan)

@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
@@ -15,9 +16,10 @@ use bytes::Bytes;
 use super::batch::{self, Found};
 use super::files::Files;
 use super::record::{self, Kind, Record, Said};
-use super::seal::{self, DataKey, SALT_BYTES, SegmentSeal, TAG_BYTES};
 use super::spare;
 use crate::error::OpenError;
+use crate::keys::Keys;
+use crate::seal::{self, DataKey, SALT_BYTES, SegmentSeal, TAG_BYTES};
 
 /// The size of a segment file.
 pub(crate) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
@@ -25,9 +27,10 @@ pub(crate) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 pub(crate) const HEADER_BYTES: u64 = 4096;
 /// What the first batch may take on disk: it is a few dozen bytes.
 pub(crate) const BASE_BYTES: usize = batch::ALIGN;
-const VERSION: u32 = 2;
-const MAGIC: [u8; 8] = *b"skep-wal";
-/// Header fields: magic, version, 4 zeros, number, first sequence, size, salt; then tag, then CRC.
+const VERSION: u32 = 3;
+pub(crate) const MAGIC: [u8; 8] = *b"skep-wal";
+/// Header fields: magic, version, number of the data key, number, first sequence, size, salt; then tag, then CRC.
+const KEY_AT: usize = 12;
 const SALT_AT: usize = 40;
 const TAG_AT: usize = SALT_AT + SALT_BYTES;
 const CRC_AT: usize = TAG_AT + TAG_BYTES;
@@ -63,7 +66,7 @@ pub(crate) fn remove(files: &dyn Files, dir: &Path, numbers: &[u64]) -> io::Resu
 /// What a segment is made of.
 pub(crate) struct Place<'a> {
     pub(crate) dir: &'a Path,
-    pub(crate) key: &'a DataKey,
+    pub(crate) key: &'a Arc<DataKey>,
     pub(crate) number: u64,
     /// Of its first batch, which says where the log stands.
     pub(crate) first_sequence: u64,
@@ -74,6 +77,8 @@ pub(crate) struct Place<'a> {
 pub(crate) struct Segment {
     file: File,
     seal: SegmentSeal,
+    /// Not forgotten while it is written.
+    _key: Arc<DataKey>,
     pub(crate) path: PathBuf,
     pub(crate) number: u64,
     bytes: u64,
@@ -102,8 +107,15 @@ impl Segment {
         let path = path(place.dir, place.number);
         let offset = u64::try_from(start.len()).expect("a length fits in 64 bits");
         files.write(&file, &start, 0).map_err(OpenError::io("write", from))?;
-        let mut segment =
-            Segment { file, seal, path: path.clone(), number: place.number, bytes: place.bytes, offset };
+        let mut segment = Segment {
+            file,
+            seal,
+            _key: Arc::clone(place.key),
+            path: path.clone(),
+            number: place.number,
+            bytes: place.bytes,
+            offset,
+        };
         for (sequence, plain) in (place.first_sequence + 1..).zip(more) {
             segment.write(files, sequence, &plain).map_err(OpenError::io("write", from))?;
         }
@@ -138,7 +150,7 @@ fn header(place: &Place<'_>, salt: &[u8; SALT_BYTES], seal: &SegmentSeal) -> Vec
     let mut header = Vec::with_capacity(FIELDS_END);
     header.extend_from_slice(&MAGIC);
     header.extend_from_slice(&VERSION.to_le_bytes());
-    header.extend_from_slice(&[0; 4]);
+    header.extend_from_slice(&place.key.number.to_le_bytes());
     header.extend_from_slice(&place.number.to_le_bytes());
     header.extend_from_slice(&place.first_sequence.to_le_bytes());
     header.extend_from_slice(&place.bytes.to_le_bytes());
@@ -164,7 +176,7 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// Reads segment `number` whole.
-    pub(crate) fn read(dir: &Path, key: &DataKey, number: u64) -> Result<Loaded, OpenError> {
+    pub(crate) fn read(dir: &Path, keys: &Keys, number: u64) -> Result<Loaded, OpenError> {
         let path = path(dir, number);
         let bytes = fs::read(&path).map_err(OpenError::io("read", &path))?;
         let damaged = |offset: usize, reason: &str| OpenError::Damaged {
@@ -189,10 +201,13 @@ impl Loaded {
             return Err(damaged(0, "its header does not match its checksum"));
         }
         let salt: [u8; SALT_BYTES] = header[SALT_AT..TAG_AT].try_into().expect("the slice has that length");
-        let seal = SegmentSeal::new(key, &salt, le_u64(header, 16));
-        if seal.header_tag(&header[..TAG_AT]) != header[TAG_AT..CRC_AT] {
-            return Err(OpenError::WrongKey { file: path, key: DataKey::path(dir) });
-        }
+        let number_of_key =
+            u32::from_le_bytes([header[KEY_AT], header[KEY_AT + 1], header[KEY_AT + 2], header[KEY_AT + 3]]);
+        let is_ours = |seal: &SegmentSeal| seal.header_tag(&header[..TAG_AT]) == header[TAG_AT..CRC_AT];
+        let seal = keys.get(number_of_key).map(|key| SegmentSeal::new(&key, &salt, le_u64(header, 16)));
+        let Some(seal) = seal.filter(is_ours) else {
+            return Err(OpenError::WrongKey { file: path, key: Keys::path(dir) });
+        };
         if le_u64(header, 16) != number {
             return Err(damaged(0, &format!("it is segment {} under another name", le_u64(header, 16))));
         }

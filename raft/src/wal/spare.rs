@@ -15,6 +15,7 @@ use super::Hooks;
 use super::files::Files;
 use super::segment;
 use crate::error::OpenError;
+use crate::keys::Keys;
 
 /// So much is zeroed between two syncs: more at once would hold up the syncs of the log itself.
 const FILL_BYTES: usize = 1024 * 1024;
@@ -109,12 +110,14 @@ impl Keeper {
         dir: &Path,
         segment_bytes: u64,
         hooks: Hooks,
+        keys: Keys,
     ) -> Result<Keeper, OpenError> {
         let (asks, asked) = mpsc::channel();
         let (tell, made) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (own, stopping) = (dir.to_owned(), Arc::clone(&stop));
-        let run = move || serve(&*files, &own, segment_bytes, &hooks, &stopping, &asked, &tell);
+        let made_in = Made { files, dir: own, segment_bytes, hooks, keys };
+        let run = move || made_in.serve(&stopping, &asked, &tell);
         let thread = std::thread::Builder::new()
             .name("skep-wal-spare".to_owned())
             .spawn(run)
@@ -159,33 +162,37 @@ impl Drop for Keeper {
     }
 }
 
-fn serve(
-    files: &dyn Files,
-    dir: &Path,
+/// What the thread works on.
+struct Made {
+    files: Arc<dyn Files>,
+    dir: PathBuf,
     segment_bytes: u64,
-    hooks: &Hooks,
-    stop: &AtomicBool,
-    asked: &Receiver<Ask>,
-    tell: &Sender<io::Result<File>>,
-) {
-    while let Ok(ask) = asked.recv() {
-        match ask {
-            Ask::Spare => {
-                let made = make(files, dir, segment_bytes, stop);
-                // Without its directory it is nobody's log any more; an append finds out.
-                if let Err(error) = &made
-                    && !stop.load(Ordering::Relaxed)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    hooks.report(&new_path(dir), error);
+    hooks: Hooks,
+    keys: Keys,
+}
+
+impl Made {
+    fn serve(&self, stop: &AtomicBool, asked: &Receiver<Ask>, tell: &Sender<io::Result<File>>) {
+        while let Ok(ask) = asked.recv() {
+            match ask {
+                Ask::Spare => {
+                    let made = make(&*self.files, &self.dir, self.segment_bytes, stop);
+                    // Without its directory it is nobody's log any more; an append finds out.
+                    if let Err(error) = &made
+                        && !stop.load(Ordering::Relaxed)
+                        && error.kind() != io::ErrorKind::NotFound
+                    {
+                        self.hooks.report(&new_path(&self.dir), error);
+                    }
+                    // The writer may be gone.
+                    tell.send(made).ok();
                 }
-                // The writer may be gone.
-                tell.send(made).ok();
-            }
-            Ask::Remove(numbers) => {
-                // The next opening removes what is left.
-                if let Err(error) = segment::remove(files, dir, &numbers) {
-                    tracing::warn!(err = %error, "old segments of the log cannot be removed");
+                Ask::Remove(numbers) => {
+                    // The next opening removes what is left.
+                    if let Err(error) = segment::remove(&*self.files, &self.dir, &numbers) {
+                        tracing::warn!(err = %error, "old segments of the log cannot be removed");
+                    }
+                    self.keys.tidy_some_time();
                 }
             }
         }

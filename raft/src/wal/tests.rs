@@ -22,7 +22,6 @@ use tempfile::TempDir;
 use super::open::Found;
 use super::record::{Content, EntryRecord, Kind, LogPosition, Record, TruncateRecord, VoteRecord};
 use super::recover::{Recovered, Scan, scan};
-use super::seal::DataKey;
 use super::*;
 use crate::error::OpenError;
 
@@ -60,7 +59,7 @@ fn options(dir: &Path) -> Options {
 fn with_files(dir: &Path, files: Arc<dyn Files>) -> Options {
     let panics: Hook = Arc::new(|file, e| panic!("{}: {e}", file.display()));
     let hooks = Hooks { full: Arc::clone(&panics), fatal: panics };
-    Options { dir: dir.to_owned(), segment_bytes: TEST_SEGMENT_BYTES, files, hooks }
+    Options { dir: dir.to_owned(), segment_bytes: TEST_SEGMENT_BYTES, files, hooks, keys: None }
 }
 
 fn open(dir: &Path) -> Result<(Wal, Recovered), OpenError> {
@@ -69,13 +68,13 @@ fn open(dir: &Path) -> Result<(Wal, Recovered), OpenError> {
 
 /// As a member does it, but that no snapshot has to stand for what is purged.
 fn open_with(options: Options) -> Result<(Wal, Recovered), OpenError> {
-    let found = Found::read(&options.dir)?;
+    let found = Found::read(&options)?;
     Wal::go_on(options, found)
 }
 
 fn rescan(dir: &Path) -> Result<Scan, OpenError> {
     let numbers = segment::list(dir).unwrap();
-    scan(dir, &DataKey::load(dir, true)?, &numbers)
+    scan(dir, &Keys::open(dir, None)?, &numbers)
 }
 
 fn entry(term: u64, index: u64, len: usize) -> Record {
@@ -109,8 +108,8 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Where each batch of a segment begins, but for the first.
 fn batches(dir: &Path, number: u64) -> Vec<usize> {
-    let key = DataKey::load(dir, true).unwrap();
-    let segment = segment::Loaded::read(dir, &key, number).unwrap();
+    let keys = Keys::open(dir, None).unwrap();
+    let segment = segment::Loaded::read(dir, &keys, number).unwrap();
     let mut at = segment.begins_at;
     let mut found = Vec::new();
     while let batch::Found::Batch { disk_len, .. } = batch::decode(&segment.seal, &segment.bytes[at..]) {

@@ -12,11 +12,11 @@ use std::sync::mpsc::Receiver;
 use super::files::Files;
 use super::held::Held;
 use super::record::{self, Record, Said};
-use super::seal::DataKey;
 use super::segment::{BASE_BYTES, HEADER_BYTES, Place, Segment};
 use super::spare::{self, Keeper};
 use super::{Done, Hook, Hooks, Job, Message, batch};
 use crate::error::OpenError;
+use crate::keys::Keys;
 
 /// Queued jobs are joined up to about this many bytes: beyond, a sync costs little against the write,
 /// and the first of them should not wait for the last.
@@ -27,7 +27,7 @@ const EXIT_WRITE_FAILED: i32 = 74;
 /// What the writer thread owns.
 pub(crate) struct Writer {
     pub(crate) dir: PathBuf,
-    pub(crate) key: DataKey,
+    pub(crate) keys: Keys,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) hooks: Hooks,
     pub(crate) keeper: Keeper,
@@ -54,9 +54,13 @@ impl Writer {
     /// Serves the queue until `Close`, or until all senders are gone.
     pub(crate) fn run(mut self, queue: &Receiver<Message>) {
         let mut closing = false;
-        while !closing && let Ok(Message::Job(first)) = queue.recv() {
+        while !closing && let Ok(first) = queue.recv() {
             let mut dones = Vec::new();
-            let result = self.serve(first, queue, &mut dones, &mut closing);
+            let result = match first {
+                Message::Job(first) => self.serve(first, queue, &mut dones, &mut closing),
+                Message::Cut(done) => self.cut(done, &mut dones),
+                Message::Close => break,
+            };
             let Err(failed) = result else {
                 dones.into_iter().for_each(|done| done(Ok(())));
                 continue;
@@ -91,10 +95,18 @@ impl Writer {
                     *closing = true;
                     break;
                 }
+                Ok(Message::Cut(done)) => return self.cut(done, dones),
                 Err(_) => break,
             }
         }
         if dones.is_empty() { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes what there is, and goes on in a new segment.
+    fn cut(&mut self, done: Done, dones: &mut Vec<Done>) -> Result<(), Failed> {
+        dones.push(done);
+        self.flush()?;
+        self.change_segment()
     }
 
     /// Puts a job's records into the next batch; writes batches as they fill up.
@@ -142,9 +154,10 @@ impl Writer {
     fn change_segment(&mut self) -> Result<(), Failed> {
         let from = spare::path(&self.dir);
         let file = self.keeper.take().map_err(|error| Failed { file: from.clone(), error })?;
+        let key = self.keys.current();
         let place = Place {
             dir: &self.dir,
-            key: &self.key,
+            key: &key,
             number: self.segment.number + 1,
             first_sequence: self.next_sequence,
             bytes: self.segment_bytes,
@@ -161,7 +174,7 @@ impl Writer {
 /// The most plain text that a fresh segment has room for.
 pub(crate) fn body_max(segment_bytes: u64) -> usize {
     let room = usize::try_from(segment_bytes - HEADER_BYTES).expect("a segment fits in memory");
-    room - BASE_BYTES - batch::HEADER_BYTES - super::seal::TAG_BYTES
+    room - BASE_BYTES - batch::HEADER_BYTES - crate::seal::TAG_BYTES
 }
 
 fn into_io(error: OpenError) -> io::Error {
@@ -175,8 +188,12 @@ fn again(error: &io::Error) -> io::Error {
 }
 
 fn refuse_all(queue: &Receiver<Message>, error: &io::Error, closing: bool) {
-    while !closing && let Ok(Message::Job(job)) = queue.recv() {
-        job.done.into_iter().for_each(|done| done(Err(again(error))));
+    while !closing && let Ok(message) = queue.recv() {
+        match message {
+            Message::Job(job) => job.done.into_iter().for_each(|done| done(Err(again(error)))),
+            Message::Cut(done) => done(Err(again(error))),
+            Message::Close => return,
+        }
     }
 }
 

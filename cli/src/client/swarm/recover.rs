@@ -1,11 +1,12 @@
 //! `skep swarm recover` and `check`: what is left on this machine, and a swarm made of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use skep_api::Timestamp;
+use skep_manager::{UnlockKey, parse_unlock_key};
 
 use crate::{
     client::{
@@ -26,6 +27,9 @@ pub(crate) struct Recover {
     /// Do it: this manager goes on alone
     #[arg(long)]
     yes: bool,
+    /// File with the swarm's unlock key, for a locked manager's --state-dir
+    #[arg(long, value_name = "FILE", requires = "state_dir")]
+    unlock_key_file: Option<PathBuf>,
     /// New address of this manager (format: "<ip|interface>[:port]")
     #[arg(long, default_value = "", hide_default_value = true)]
     advertise_addr: String,
@@ -36,6 +40,9 @@ pub(crate) struct Check {
     /// How it is printed
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// File with the swarm's unlock key: without it nothing of a locked manager's log is read
+    #[arg(long, value_name = "FILE")]
+    unlock_key_file: Option<PathBuf>,
     /// State directory of a daemon that does not run
     #[arg(value_name = "DIR", default_value = "/var/lib/skep")]
     dir: PathBuf,
@@ -53,13 +60,23 @@ const HOW: &str = "\nNothing was changed. With --yes this manager goes on alone 
 const DONE: &str = "\nThis manager goes on alone. Its workers are looked for, and keep their tasks. Join new managers soon: \
      \"skep swarm join-token manager\".\n";
 
+fn unlock_key(file: Option<&Path>) -> anyhow::Result<Option<UnlockKey>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("--unlock-key-file: cannot read {}", file.display()))?;
+    let key = parse_unlock_key(text.trim());
+    key.map(Some)
+        .map_err(|_| anyhow!("--unlock-key-file: {} holds no unlock key (SWMKEY-1-...)", file.display()))
+}
+
 /// Needs no daemon.
-pub(crate) fn closed(flags: &Recover, dir: &std::path::Path) -> anyhow::Result<()> {
+pub(crate) fn closed(flags: &Recover, dir: &Path) -> anyhow::Result<()> {
+    let unlock = unlock_key(flags.unlock_key_file.as_deref())?;
     if flags.dry_run || !flags.yes {
-        print(&words(&serde_json::to_value(offline::preview(dir)?)?))?;
+        print(&words(&serde_json::to_value(offline::preview(dir, unlock.as_ref())?)?))?;
         return print(HOW);
     }
-    let done = offline::recover(dir, &flags.advertise_addr)?;
+    let done = offline::recover(dir, unlock.as_ref(), &flags.advertise_addr)?;
     print(&words(&serde_json::to_value(done)?))?;
     print(DONE)?;
     print("Start its daemon now.\n")
@@ -119,7 +136,8 @@ fn words(preview: &Value) -> String {
 
 /// Explains a state directory. An error if anything is not as it should be, so that the exit status tells.
 pub(crate) fn check(flags: &Check) -> anyhow::Result<()> {
-    let reports = offline::check(&flags.dir)?;
+    let unlock = unlock_key(flags.unlock_key_file.as_deref())?;
+    let reports = offline::check(&flags.dir, unlock.as_ref())?;
     match flags.format {
         Format::Json => output::json(&serde_json::to_value(&reports)?)?,
         Format::Text => {

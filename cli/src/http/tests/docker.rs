@@ -105,7 +105,12 @@ async fn a_swarm_is_made_and_left() {
     )
     .await;
     bad(&server, "swarm update --cert-expiry 59m", "minimum certificate expiry time is: 1h0m0s").await;
-    bad(&server, "swarm update --autolock", "AutoLockManagers is not supported yet").await;
+    let key = "SWMKEY-1-BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
+    good(&server, "swarm update --autolock", &["Swarm updated.", key]).await;
+    good(&server, "swarm unlock-key --rotate", &["Successfully rotated manager unlock key.", key]).await;
+    bad(&server, "swarm unlock", "swarm is not locked").await;
+    good(&server, "swarm update --autolock=false", &["Swarm updated."]).await;
+    bad(&server, "swarm unlock-key", "no unlock key is set").await;
     good(&server, "swarm update --snapshot-interval 7 --max-snapshots 3", &["Swarm updated."]).await;
     good(&server, "info", &["Snapshot Interval: 7", "Number of Old Snapshots to Retain: 3"]).await;
     good(&server, "swarm ca", &["not a certificate"]).await;

@@ -19,7 +19,8 @@ use skep_api::{
     spec::{Availability, InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, View,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, UnlockKey,
+    View,
     recovery::{
         Preview,
         backup::{self, Sealed, Title},
@@ -269,7 +270,19 @@ impl ControlPlane for FakeControl {
                 *secret = self.id().to_string();
             }
         }
+        if !cluster.spec.autolock() {
+            cluster.unlock_key = Secret::default();
+        } else if cluster.unlock_key.is_empty() || rotation.unlock_key {
+            cluster.unlock_key = Secret::new(vec![7; 32]);
+        }
         self.apply(vec![Change::PutCluster(Arc::new(cluster))]).map(|_| ())
+    }
+
+    async fn unlock_key(&self) -> Result<String, ApiError> {
+        let view = self.stale_view();
+        let key = &view.cluster().unwrap().unlock_key;
+        let text = || skep_manager::unlock_key_text(&UnlockKey::new(key.reveal()));
+        Ok(if key.is_empty() { String::new() } else { text() })
     }
 
     async fn update_node(&self, id: NodeId, _version: u64, spec: NodeSpec) -> Result<(), ApiError> {
@@ -355,8 +368,12 @@ impl Backend for FakeBackend {
         self.swarm.lock().unwrap().clone()
     }
 
-    async fn init(&self, _request: InitRequest) -> Result<String, ApiError> {
+    async fn init(&self, request: InitRequest) -> Result<String, ApiError> {
         let control = FakeControl::new();
+        if request.auto_lock_managers {
+            let version = control.stale_view().cluster().unwrap().meta.version;
+            control.update_cluster(version, request.spec.with_autolock(), Rotation::default()).await?;
+        }
         let id = control.node_id().to_string();
         *self.swarm.lock().unwrap() = SwarmState::Manager(Arc::new(control));
         Ok(id)
@@ -386,6 +403,15 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
+    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError> {
+        if key.reveal() != [7; 32] {
+            let words = "swarm could not be unlocked: invalid key provided";
+            return Err(ApiError::new(ErrorKind::Unauthenticated, words));
+        }
+        *self.swarm.lock().unwrap() = SwarmState::Manager(Arc::new(FakeControl::new()));
+        Ok(())
+    }
+
     fn engine(&self) -> Arc<dyn LocalEngine> {
         Arc::new(FakeEngine)
     }
@@ -401,9 +427,11 @@ impl Backend for FakeBackend {
                 (Some(id), vec![(id, "10.9.0.1:2377".to_owned())])
             }
             SwarmState::Worker { node_id } => (Some(node_id), Vec::new()),
-            SwarmState::Inactive | SwarmState::Pending | SwarmState::Error(_) | SwarmState::Full(_) => {
-                (None, Vec::new())
-            }
+            SwarmState::Inactive
+            | SwarmState::Locked
+            | SwarmState::Pending
+            | SwarmState::Error(_)
+            | SwarmState::Full(_) => (None, Vec::new()),
         };
         Facts {
             node_name: "alpha".into(),

@@ -152,8 +152,14 @@ async fn wrong_requests_on_networks_and_the_swarm_are_named() {
             400,
             "invalid value for rotateWorkerToken: x",
         ),
-        ("POST /swarm/update?version=1&rotateManagerUnlockKey=1", "{}", 501, "rotating the unlock key"),
-        ("GET /swarm/unlockkey", "", 501, "unlock key"),
+        (
+            "POST /swarm/update?version=1&rotateManagerUnlockKey=x",
+            "{}",
+            400,
+            "invalid value for rotateManagerUnlockKey: x",
+        ),
+        ("GET /swarm/unlockkey", "", 200, r#"{"UnlockKey":""}"#),
+        ("POST /swarm/unlock", r#"{"UnlockKey":"x"}"#, 409, "swarm is not locked"),
     ] {
         check(&server, request, body, status, expect).await;
     }
@@ -312,6 +318,11 @@ async fn only_a_manager_tells_of_the_cluster() {
             "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.",
             "active/worker",
         ),
+        (
+            SwarmState::Locked,
+            r#"Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it."#,
+            "locked",
+        ),
         (SwarmState::Pending, "still joining", "pending"),
         (SwarmState::Error("no disk".into()), "no disk", "error"),
         (
@@ -330,6 +341,30 @@ async fn only_a_manager_tells_of_the_cluster() {
         assert_eq!(headers["swarm"], ping);
         check(&server, "GET /info", "", 200, r#""ControlAvailable":false"#).await;
     }
+}
+
+#[tokio::test]
+async fn only_a_locked_manager_is_unlocked() {
+    let locked = Running::start(SwarmState::Locked);
+    let key = |text: &str| format!(r#"{{"UnlockKey":"{text}"}}"#);
+    let other = key("SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8");
+    for (body, status, expect) in [
+        (key(""), 400, "invalid key string"),
+        (key("SWMKEY-1-%"), 400, "invalid key string"),
+        (other.clone(), 401, "swarm could not be unlocked: invalid key provided"),
+    ] {
+        check(&locked, "POST /swarm/unlock", &body, status, expect).await;
+    }
+    for path in ["POST /swarm/init", "POST /swarm/join"] {
+        check(&locked, path, "{}", 503, "This node is already part of a swarm").await;
+    }
+    check(&locked, "GET /swarm/unlockkey", "", 503, "Swarm is encrypted and needs to be unlocked").await;
+    check(&locked, "GET /info", "", 200, r#""LocalNodeState":"locked""#).await;
+    let right = key("SWMKEY-1-BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc");
+    check(&locked, "POST /swarm/unlock", &right, 200, "").await;
+    check(&locked, "POST /swarm/unlock", &right, 409, "swarm is not locked").await;
+    let outside = Running::start(SwarmState::Inactive);
+    check(&outside, "POST /swarm/unlock", &other, 503, "This node is not a swarm manager. Use").await;
 }
 
 #[tokio::test]

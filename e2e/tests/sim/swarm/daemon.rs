@@ -95,6 +95,7 @@ fn manager_config(id: u64, world: &World) -> ManagerConfig {
         clock,
         raft_heartbeat: Duration::from_millis(50),
         raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
+        keys: None,
     }
 }
 

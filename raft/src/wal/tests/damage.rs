@@ -53,7 +53,7 @@ fn a_bit_flipped_in_any_byte_of_the_last_write() {
     sample(dir.path(), 2, 1200);
     let (number, at) = (1, *batches(dir.path(), 1).last().unwrap());
     let bytes = fs::read(segment::path(dir.path(), number)).unwrap();
-    let last = batch::HEADER_BYTES + record::encoded_len(&entry(1, 1, 1200)) + seal::TAG_BYTES;
+    let last = batch::HEADER_BYTES + record::encoded_len(&entry(1, 1, 1200)) + crate::seal::TAG_BYTES;
     // The very last byte is left out: it may become a zero, as if the write had ended before it.
     for inner in (0..last - 1).filter(|inner| *inner < 600 || inner % 7 == 0 || inner + 40 > last) {
         let mut spoilt = bytes.clone();
@@ -169,7 +169,7 @@ fn segments_missing_swapped_or_cut_short() {
 fn a_header_damaged_or_newer() {
     for at in [0, 9, 17, 25, 33, 50, 80, 89] {
         let error = refused(4, |dir| flip(dir, 1, at));
-        let newer = matches!(error, OpenError::NewerFormat { version: 4098, .. });
+        let newer = matches!(error, OpenError::NewerFormat { version: 4099, .. });
         assert!(newer || matches!(error, OpenError::Damaged { offset: 0, .. }), "byte {at}: {error}");
         assert_eq!(newer, at == 9, "byte {at}");
     }
@@ -177,10 +177,11 @@ fn a_header_damaged_or_newer() {
 
 #[test]
 fn keys_wrong_missing_or_malformed() {
-    let error = refused(4, |dir| fs::write(DataKey::path(dir), [7; 32]).unwrap());
+    let other = crate::keys::plain_file([7; 32]);
+    let error = refused(4, |dir| fs::write(Keys::path(dir), &other).unwrap());
     assert!(matches!(error, OpenError::WrongKey { .. }), "{error}");
-    let error = refused(4, |dir| fs::remove_file(DataKey::path(dir)).unwrap());
+    let error = refused(4, |dir| fs::remove_file(Keys::path(dir)).unwrap());
     assert!(matches!(error, OpenError::MissingKey { .. }), "{error}");
-    let error = refused(4, |dir| fs::write(DataKey::path(dir), [7; 31]).unwrap());
-    assert!(matches!(error, OpenError::BadKey { bytes: 31, .. }), "{error}");
+    let error = refused(4, |dir| fs::write(Keys::path(dir), [7; 31]).unwrap());
+    assert!(matches!(error, OpenError::DamagedKeys { offset: 31, .. }), "{error}");
 }

@@ -258,7 +258,7 @@ impl Files for Recorder {
 }
 
 /// A disk that holds `image`, durably, in `dir`; and the key beside it.
-pub(super) fn put(dir: &Path, image: &Image, key: &[u8]) -> Arc<Recorder> {
+pub(super) fn put(dir: &Path, image: &Image, key: &[u8; 32]) -> Arc<Recorder> {
     let recorder = Recorder::default();
     for (name, bytes) in image {
         let file = recorder.create(&dir.join(name)).unwrap();
@@ -266,6 +266,6 @@ pub(super) fn put(dir: &Path, image: &Image, key: &[u8]) -> Arc<Recorder> {
         recorder.sync(&file).unwrap();
     }
     recorder.sync_dir(dir).unwrap();
-    fs::write(DataKey::path(dir), key).unwrap();
+    fs::write(Keys::path(dir), crate::keys::plain_file(*key)).unwrap();
     Arc::new(recorder)
 }

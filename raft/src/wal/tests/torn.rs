@@ -49,7 +49,7 @@ fn torn_at_every_byte() {
     let dir = TempDir::new().unwrap();
     let (bytes, last) = torn_sample(dir.path());
     let body = last.start + batch::HEADER_BYTES + record::encoded_len(&entry(2, LAST, 2000));
-    let whole_at = body + seal::TAG_BYTES;
+    let whole_at = body + crate::seal::TAG_BYTES;
     for end in last.clone() {
         let mut torn = bytes.clone();
         torn[end..].fill(0);

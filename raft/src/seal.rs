@@ -1,14 +1,13 @@
-//! How the log is sealed: a data key beside it, and an AES-256-GCM key for each segment file.
+//! How files are sealed: an AES-256-GCM key for each, derived from a data key of the key file (`keys`).
 //!
 //! A segment's key is HKDF-SHA256(data key, its salt). Its nonces are the sequence numbers of its
 //! batches: each is used once, because a salt belongs to one segment of one opening, which writes each
 //! sequence number once. What is authenticated beside the text binds it to its file and its place.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
 use ring::hkdf;
@@ -18,73 +17,27 @@ use crate::error::OpenError;
 
 pub(crate) const SALT_BYTES: usize = 32;
 pub(crate) const TAG_BYTES: usize = 16;
-const KEY_BYTES: usize = 32;
-const KEY_FILE: &str = "data.key";
+pub(crate) const KEY_BYTES: usize = 32;
 /// Separates these keys from any other that may be derived from the data key one day.
 const KEY_PURPOSE: &[u8] = b"skep raft wal segment v1";
 const SNAPSHOT_PURPOSE: &[u8] = b"skep raft snapshot v1";
+const SECRET_PURPOSE: &[u8] = b"skep secret beside the log v1";
+/// Of the key that wraps the key file, which comes from the unlock key.
+const UNLOCK_PURPOSE: &[u8] = b"skep key file v1";
 /// The nonce of a segment's header: no sequence number can be this, as their first four bytes are 0.
 const HEADER_NONCE: [u8; NONCE_LEN] = [0xff; NONCE_LEN];
 
-/// The key that all of a member's keys at rest come from.
-pub(crate) struct DataKey([u8; KEY_BYTES]);
+/// A key that the keys of files come from, and its number in the key file. A file that is sealed under it
+/// holds it while it is open: a key that anybody holds is not forgotten.
+#[derive(PartialEq, Eq)]
+pub(crate) struct DataKey {
+    pub(crate) number: u32,
+    pub(crate) bytes: [u8; KEY_BYTES],
+}
 
 impl fmt::Debug for DataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DataKey(redacted)")
-    }
-}
-
-impl DataKey {
-    /// Where the key of a log in `dir` is.
-    pub(crate) fn path(dir: &Path) -> PathBuf {
-        dir.join(KEY_FILE)
-    }
-
-    /// Reads the key, or makes one where there is no log that another one could have sealed.
-    pub(crate) fn load(dir: &Path, log_exists: bool) -> Result<DataKey, OpenError> {
-        let path = DataKey::path(dir);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let key = <[u8; KEY_BYTES]>::try_from(bytes.as_slice())
-                    .map_err(|_| OpenError::BadKey { key: path.clone(), bytes: bytes.len() })?;
-                warn_if_readable(&path);
-                Ok(DataKey(key))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound && log_exists => {
-                Err(OpenError::MissingKey { key: path })
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => DataKey::create(dir, &path),
-            Err(e) => Err(OpenError::io("read", &path)(e)),
-        }
-    }
-
-    fn create(dir: &Path, path: &Path) -> Result<DataKey, OpenError> {
-        let key = random()?;
-        let new = path.with_extension("key.new");
-        // What an interrupted start left; its mode is not to be trusted.
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenError::io("remove", &new)(e)),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .map_err(OpenError::io("create", &new))?;
-        file.write_all(&key).and_then(|()| file.sync_all()).map_err(OpenError::io("write", &new))?;
-        fs::rename(&new, path).map_err(OpenError::io("rename to", path))?;
-        sync_dir(dir).map_err(OpenError::io("sync", dir))?;
-        Ok(DataKey(key))
-    }
-}
-
-fn warn_if_readable(path: &Path) {
-    if let Ok(meta) = fs::metadata(path)
-        && meta.permissions().mode() & 0o077 != 0
-    {
-        tracing::warn!(file = %path.display(), "others may read the data key; set its mode to 0600");
+        write!(f, "DataKey({}, redacted)", self.number)
     }
 }
 
@@ -117,16 +70,26 @@ impl fmt::Debug for SegmentSeal {
 
 impl SegmentSeal {
     pub(crate) fn new(data_key: &DataKey, salt: &[u8; SALT_BYTES], number: u64) -> SegmentSeal {
-        SegmentSeal::derive(data_key, salt, number, KEY_PURPOSE)
+        SegmentSeal::derive(&data_key.bytes, salt, number, KEY_PURPOSE)
     }
 
     /// The seal of a snapshot file, whose pieces are sealed as batches are.
     pub(crate) fn for_snapshot(data_key: &DataKey, salt: &[u8; SALT_BYTES], index: u64) -> SegmentSeal {
-        SegmentSeal::derive(data_key, salt, index, SNAPSHOT_PURPOSE)
+        SegmentSeal::derive(&data_key.bytes, salt, index, SNAPSHOT_PURPOSE)
     }
 
-    fn derive(data_key: &DataKey, salt: &[u8; SALT_BYTES], number: u64, purpose: &[u8]) -> SegmentSeal {
-        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&data_key.0);
+    /// The seal of one text that stands alone, in some other file.
+    pub(crate) fn for_secret(data_key: &DataKey, salt: &[u8; SALT_BYTES]) -> SegmentSeal {
+        SegmentSeal::derive(&data_key.bytes, salt, 0, SECRET_PURPOSE)
+    }
+
+    /// The seal of the key file, under an unlock key.
+    pub(crate) fn for_keys(unlock: &[u8], salt: &[u8; SALT_BYTES]) -> SegmentSeal {
+        SegmentSeal::derive(unlock, salt, 0, UNLOCK_PURPOSE)
+    }
+
+    fn derive(key: &[u8], salt: &[u8; SALT_BYTES], number: u64, purpose: &[u8]) -> SegmentSeal {
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(key);
         let purpose = [purpose];
         let key = secret.expand(&purpose, &AES_256_GCM).expect("32 bytes are within what HKDF gives");
         let mut file_id = [0; SALT_BYTES + 8];
