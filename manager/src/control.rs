@@ -155,14 +155,19 @@ impl Control {
 
     /// Proposes and waits until it is applied here.
     async fn write(&self, guards: Vec<Guard>, changes: Vec<Change>) -> Result<(), ApiError> {
-        self.shared.write(guards, changes).await.map_err(|error| match error {
-            WriteError::Stale => out_of_sequence(),
-            WriteError::Refused(refusal) => refused(refusal),
-            WriteError::NoLeader => ApiError::new(ErrorKind::Unavailable, NO_LEADER),
-            WriteError::TooLarge(words) => ApiError::invalid(words),
-            WriteError::Unknown => ApiError::new(ErrorKind::Unavailable, error.to_string()),
-            WriteError::Answer(words) => ApiError::new(ErrorKind::Internal, words),
-        })
+        self.shared.write(guards, changes).await.map_err(not_written)
+    }
+}
+
+/// Why a user's write was not acknowledged.
+fn not_written(error: WriteError) -> ApiError {
+    match error {
+        WriteError::Stale => out_of_sequence(),
+        WriteError::Refused(refusal) => refused(refusal),
+        WriteError::NoLeader => ApiError::new(ErrorKind::Unavailable, NO_LEADER),
+        WriteError::TooLarge(words) => ApiError::invalid(words),
+        WriteError::Unknown => ApiError::new(ErrorKind::Unavailable, error.to_string()),
+        WriteError::Answer(words) => ApiError::new(ErrorKind::Internal, words),
     }
 }
 

@@ -11,11 +11,13 @@ use skep_api::{
 use skep_store::{Change, Guard, GuardKind, View};
 use tokio::time::timeout;
 
-use super::{Control, out_of_sequence};
-use crate::roles::LOSS_OF_QUORUM;
+use super::{Control, not_written, out_of_sequence};
+use crate::{roles::LOSS_OF_QUORUM, write::WriteError};
 
 /// How long a removal waits for a demotion to be brought about.
 const LET_GO_MAX: Duration = Duration::from_secs(5);
+/// How often a removal is written anew because the node changed meanwhile.
+const STALE_MAX: u32 = 8;
 
 impl Control {
     /// Updates what the user wants of a node, from the version that the caller has seen. A new role is
@@ -80,14 +82,21 @@ impl Control {
         if is_member && timeout(LET_GO_MAX, self.let_go(id)).await.is_err() {
             return Err(still());
         }
-        let view = self.stale_view();
-        let Some(node) = view.node(id) else { return Ok(()) };
-        // It may come in as a member meanwhile.
-        let guard = Guard { kind: GuardKind::Node, id: id.0, version: node.meta.version };
-        if node.raft_id != 0 {
-            return Err(still());
+        // The guard is against its coming in as a member meanwhile. Users name no version: what else the leader
+        // writes of the node is none of their business.
+        for _ in 0..STALE_MAX {
+            let view = self.stale_view();
+            let Some(node) = view.node(id) else { return Ok(()) };
+            let guard = Guard { kind: GuardKind::Node, id: id.0, version: node.meta.version };
+            if node.raft_id != 0 {
+                return Err(still());
+            }
+            match self.shared.write(vec![guard], vec![Change::DeleteNode(id)]).await {
+                Err(WriteError::Stale) => {}
+                outcome => return outcome.map_err(not_written),
+            }
         }
-        self.write(vec![guard], vec![Change::DeleteNode(id)]).await
+        Err(out_of_sequence())
     }
 
     /// Waits until a node is no raft member by the state here.

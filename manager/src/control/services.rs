@@ -9,6 +9,7 @@ use skep_api::{
     spec::{PortConfig, ServiceSpec},
     validate,
 };
+use skep_orchestrator::assign_ports;
 use skep_store::{Change, Guard, GuardKind, View};
 
 use super::{
@@ -45,7 +46,8 @@ impl Control {
             check_ports(view, &spec, id)?;
             let warnings = network_note(view, &spec).into_iter().collect();
             let registry_auth = registry_auth.clone();
-            Ok((Service { id, spec: Arc::new(spec), registry_auth, ..Service::default() }, warnings))
+            let ports = named_ports(view, &spec, id).unwrap_or_default();
+            Ok((Service { id, spec: Arc::new(spec), ports, registry_auth, ..Service::default() }, warnings))
         };
         let (service, warnings) = self.decide(decide).await?;
         let guard = Guard { kind: GuardKind::Service, id: id.0, version: 0 };
@@ -87,7 +89,8 @@ impl Control {
             };
             check_ports(view, &new.spec, id)?;
             let warnings = network_note(view, &new.spec).into_iter().collect();
-            Ok((new, warnings))
+            let ports = named_ports(view, &new.spec, id).unwrap_or_else(|| Arc::clone(&new.ports));
+            Ok((Service { ports, ..new }, warnings))
         };
         let (new, warnings) = self.decide(decide).await?;
         let guard = Guard { kind: GuardKind::Service, id: id.0, version };
@@ -182,7 +185,10 @@ fn rolled_back(old: &Service, now: Timestamp) -> Result<Service, ApiError> {
 /// nodes (`SK:manager/controlapi/service.go`). The swarm's own ports are nobody's: a service on them would
 /// cut nodes off.
 fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), ApiError> {
-    for port in spec.ports().iter().filter(|port| port.published_port != 0) {
+    let is_own = |port: &PortConfig| {
+        view.port_owner(port.protocol(), port.published_port) == Some(id) && port.is_ingress()
+    };
+    for port in spec.ports().iter().filter(|port| port.published_port != 0 && !is_own(port)) {
         if is_of_the_swarm(view, port) {
             let words = format!(
                 "port '{}' is the swarm's own ({}); publish another one",
@@ -203,6 +209,15 @@ fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), Api
     Ok(())
 }
 
+/// The ports of a service that names them all: given with the spec that asks for them, so that of two that ask
+/// for one at the same time the second is refused, and not left waiting. A number that is still to be chosen is the
+/// leader's to choose.
+fn named_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Option<Arc<[PortConfig]>> {
+    let is_named = |port: &PortConfig| !port.is_ingress() || port.published_port != 0;
+    let ports = spec.ports().iter().all(is_named).then(|| assign_ports(view, id, spec, &[]));
+    Some(ports?.ok()?.into())
+}
+
 fn is_of_the_swarm(view: &View, port: &PortConfig) -> bool {
     match port.protocol() {
         "tcp" => view.nodes().any(|node| {
@@ -217,4 +232,38 @@ fn clashes(theirs: &PortConfig, ours: &PortConfig) -> bool {
     (theirs.is_ingress() || ours.is_ingress())
         && theirs.protocol() == ours.protocol()
         && theirs.published_port == ours.published_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::first_manager;
+
+    fn on_port(name: &str) -> ServiceSpec {
+        let text = format!(
+            r#"{{"Name":"{name}","TaskTemplate":{{"ContainerSpec":{{"Image":"busybox"}}}},
+                "EndpointSpec":{{"Ports":[{{"TargetPort":80,"PublishedPort":8080}}]}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_that_ask_for_a_port_at_once_one_gets_it_and_can_be_updated() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let names: Vec<String> = (0..8).map(|n| format!("web-{n}")).collect();
+        let asked = names.iter().map(|name| control.create_service(on_port(name), Secret::default()));
+        let answers = futures::future::join_all(asked).await;
+        let made: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+        assert_eq!(made.len(), 1, "{answers:?}");
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            assert!(error.message.contains("port '8080' is already in use by service"), "{error:?}");
+        }
+        let id = made[0].id;
+        let view = control.view().await.unwrap();
+        let service = view.service(id).unwrap();
+        let spec = (*service.spec).clone();
+        let auth = RegistryAuth::OfSpec;
+        control.update_service(id, service.meta.version, Some(spec), auth).await.unwrap();
+    }
 }
