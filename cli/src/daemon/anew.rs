@@ -187,7 +187,9 @@ impl Inner {
             refuse("the swarm is made anew, and this manager does not lead it yet; see its log")
         })?;
         let Some(cluster) = view.cluster() else { return Ok(()) };
-        let spec = if request.auto_lock_managers { request.spec.with_autolock() } else { request.spec };
+        // Docker turns autolock off here unless it is asked for again. Nobody expects that of a recovery.
+        let is_locked = request.auto_lock_managers || cluster.spec.autolock();
+        let spec = if is_locked { request.spec.with_autolock() } else { request.spec };
         control.update_cluster(cluster.meta.version, spec, Rotation::default()).await
     }
 
@@ -243,27 +245,10 @@ impl Inner {
             asked_addr: request.advertise_addr,
             default_addr: self.settings.advertise_addr,
         };
-        member.save(&self.settings.state_dir).map_err(|e| internal(&e))?;
-        let node_id = identity.node_id();
         tracing::info!(made_at = title.made_at, revision = title.revision, "restored from a backup");
         let opening = Manager::open(self.manager_config(), identity.clone());
         let manager = opening.await.map_err(|e| internal(&e.into()))?;
-        let listener = Listener::serve(bound, identity.clone(), manager.routes());
-        let agent = match self.start_agent(&identity, &member, true).await {
-            Ok(agent) => agent,
-            Err(error) => {
-                manager.stop().await;
-                listener.stop().await;
-                return Err(internal(&error));
-            }
-        };
-        let membership = Membership { agent, identity, member, listener: Some(listener.clone()) };
-        listener.set(role::routes_of_manager(&manager, &membership));
-        let control = manager.control();
-        *slot = Some(manager);
-        self.set(Place::Manager(membership.clone(), control));
-        self.keep_role(Some(tokio::spawn(role::follow(self.clone(), membership, None))));
-        Ok(node_id)
+        self.begin_as_manager(slot, manager, identity, member, bound).await
     }
 
     /// Whether the swarm was made anew without this manager.

@@ -71,6 +71,19 @@ impl Inner {
             asked_addr: request.advertise_addr,
             default_addr: self.settings.advertise_addr,
         };
+        self.begin_as_manager(slot, manager, identity, member, bound).await
+    }
+
+    /// Takes up the work of a swarm's only manager, whose state is on disk: listens to other nodes, and runs its own
+    /// agent.
+    pub(super) async fn begin_as_manager(
+        self: &Arc<Self>,
+        slot: &mut Option<Manager>,
+        manager: Manager,
+        identity: Identity,
+        member: Member,
+        bound: TcpListener,
+    ) -> Result<String, ApiError> {
         let node_id = identity.node_id();
         let listener = Listener::serve(bound, identity.clone(), manager.routes());
         let agent = async {

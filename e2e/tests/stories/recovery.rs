@@ -226,6 +226,70 @@ fn going_on_alone_takes_over_from_managers_that_are_there() {
     });
 }
 
+/// A manager's machine is replaced by one that has nothing.
+fn lose_everything(cluster: &mut Cluster, name: &str) {
+    cluster.kill_node(name, true);
+    let state = state_of(cluster, name);
+    for dir in ["identity", "manager", "agent"] {
+        fs::remove_dir_all(state.join(dir)).expect("the state goes");
+    }
+    fs::remove_file(state.join("member.json")).expect("the membership goes");
+    let _ = cluster.restart_node(name).ok();
+}
+
+fn unlock(cluster: &Cluster, key: &str) {
+    let locked = cluster.docker(&["info", "--format", "{{.Swarm.LocalNodeState}}"]).ok();
+    assert_eq!(locked.trim(), "locked");
+    let answer = cluster.api("POST", "/swarm/unlock", &serde_json::json!({ "UnlockKey": key }));
+    assert_eq!(answer.status, 200, "{}", answer.message());
+}
+
+#[test]
+fn a_locked_swarm_is_recovered_and_restored() {
+    let mut cluster = with_tasks_on_workers(3);
+    let before = ids(&cluster);
+    let _ = cluster.docker(&["swarm", "update", "--autolock=true"]).ok();
+    let key = cluster.docker(&["swarm", "unlock-key", "-q"]).ok().trim().to_owned();
+    let dir = tempfile::tempdir().expect("a directory for the backup");
+    let path = |name: &str| dir.path().join(name).to_str().expect("a plain path").to_owned();
+    let (file, key_file) = (path("swarm.backup"), path("key"));
+    fs::write(&key_file, format!("{key}\n")).expect("the key is kept");
+    let said = cluster.skep(&["swarm", "backup", &file]).ok();
+    assert!(said.contains("sealed under the swarm's unlock key"), "{said}");
+    let state = state_of(&cluster, "manager-1").to_str().expect("a plain path").to_owned();
+    // The managers follow behind the call.
+    wait_for("the disk is locked", LIMIT, || {
+        let keys = fs::read(format!("{state}/manager/raft/keys")).expect("the key file");
+        (keys[12] == 1).then_some(())
+    });
+    ["manager-1", "manager-2", "manager-3"].iter().for_each(|name| cluster.kill_node(name, true));
+    let recover = ["swarm", "recover", "--state-dir", &state];
+    let refused = cluster.skep(&recover).refused();
+    assert!(refused.contains("--unlock-key-file"), "{refused}");
+    let done = cluster.skep(&[&recover[..], &["--unlock-key-file", &key_file, "--yes"]].concat()).ok();
+    assert!(done.contains("goes on alone"), "{done}");
+    let is_back = |cluster: &Cluster| {
+        wait_for("it leads", LIMIT, || cluster.docker(&["service", "ls"]).is_ok().then_some(()));
+        wait_workers(cluster);
+        assert_eq!(cluster.docker(&["swarm", "unlock-key", "-q"]).ok().trim(), key);
+    };
+    let _ = cluster.restart_node("manager-1").ok();
+    unlock(&cluster, &key);
+    is_back(&cluster);
+    // Also while it runs.
+    let _ = cluster.docker(&["swarm", "init", "--force-new-cluster"]).ok();
+    is_back(&cluster);
+
+    lose_everything(&mut cluster, "manager-1");
+    let said = cluster.skep(&["swarm", "restore", "--key-file", &key_file, &file]).ok();
+    assert!(said.contains("Swarm restored"), "{said}");
+    is_back(&cluster);
+    let _ = cluster.restart_node("manager-1").ok();
+    unlock(&cluster, &key);
+    is_back(&cluster);
+    assert!(ids(&cluster).is_superset(&before), "no task was replaced");
+}
+
 #[test]
 fn a_swarm_whose_managers_are_gone_is_restored_from_a_backup() {
     let mut cluster = with_tasks_on_workers(1);
@@ -249,14 +313,7 @@ fn a_swarm_whose_managers_are_gone_is_restored_from_a_backup() {
     let refused = cluster.skep(&["swarm", "restore", "--key-file", &key, &file]).refused();
     assert!(refused.contains("already part of a swarm"), "{refused}");
 
-    // All that the manager has is gone.
-    cluster.kill_node("manager-1", true);
-    let state = state_of(&cluster, "manager-1");
-    for name in ["identity", "manager", "agent"] {
-        fs::remove_dir_all(state.join(name)).expect("the state goes");
-    }
-    fs::remove_file(state.join("member.json")).expect("the membership goes");
-    let _ = cluster.restart_node("manager-1").ok();
+    lose_everything(&mut cluster, "manager-1");
     let wrong = path("wrong");
     fs::write(&wrong, "another").expect("a wrong key");
     let refused = cluster.skep(&["swarm", "restore", "--key-file", &wrong, &file]).refused();

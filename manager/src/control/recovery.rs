@@ -18,12 +18,16 @@ const WAITING_MAX: usize = 4;
 
 impl Control {
     /// A backup of all that was acknowledged before the call, as it is written: under `key`; if that is empty, under
-    /// the unlock key as users keep it, or open without autolock. Writes go on meanwhile. One that ends with an error, or without its checksum, is none.
+    /// the unlock key as users keep it, or open without autolock. Writes go on meanwhile. One that ends with an error,
+    /// or without its checksum, is none.
     ///
     /// # Errors
     /// No leader.
     pub async fn backup(&self, key: Secret) -> Result<mpsc::Receiver<io::Result<Bytes>>, ApiError> {
-        let unlock = self.unlock_key().await?;
+        let unlock = self.unlock_key().await.map_err(|error| {
+            let words = "\"skep swarm recover\" shows what this manager has by itself.";
+            ApiError::new(error.kind, format!("{} {words}", error.message))
+        })?;
         let index = self.shared.raft.status().borrow().applied;
         let store = self.shared.machine.store();
         let (key, sealed) = match (key.is_empty(), unlock.is_empty()) {
