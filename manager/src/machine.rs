@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use arc_swap::ArcSwap;
 use skep_raft::{Compaction, StateMachine, WriteState};
-use skep_store::{Dirty, ObjectRef, Record, Requests, Restoring, SnapshotError, Store, View};
+use skep_store::{Dirty, Job, ObjectRef, Record, Requests, Restoring, SnapshotError, Store, View};
 use tokio::sync::{Notify, watch};
 
 use crate::level;
@@ -164,9 +164,23 @@ impl StateMachine for Machine {
         let view = published.view.clone();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
         let old = self.published.swap(published);
-        self.tell(&view, &old.view.diff(&view));
+        if old.view.revision() == 0 && self.listener.load().is_none() {
+            // At a start: all is news, and nobody asks what in particular.
+            self.nodes.send_replace(view.revision());
+            self.mark(Dirty::everything());
+        } else {
+            self.tell(&view, &old.view.diff(&view));
+        }
         Ok(())
     }
+}
+
+/// Runs both, each on a thread of its own.
+fn side_by_side(one: Job<'_>, other: Job<'_>) {
+    std::thread::scope(|scope| {
+        scope.spawn(one);
+        other();
+    });
 }
 
 /// Restores a store; a thread beside reads and decodes ahead of what is indexed here.
@@ -189,7 +203,7 @@ fn read_store(state: &mut (dyn Read + Send)) -> Result<Store, SnapshotError> {
         for record in received.into_iter().flatten() {
             restoring.take(record?)?;
         }
-        restoring.end()
+        restoring.end(side_by_side)
     })
 }
 

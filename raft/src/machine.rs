@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::compact::{Compaction, Extent};
 use crate::error::OpenError;
-use crate::snapshot::stream::StateReader;
+use crate::snapshot::stream::read_state;
 use crate::snapshot::{self, Pieces, Snapshot, Snapshots};
 use crate::types::{LogId, Payload, SnapshotMeta, StoredMembership, Types};
 
@@ -111,12 +111,7 @@ impl Machine {
 
 /// Gives a snapshot's state to the machine; what is wrong with the file is said by file and place.
 pub(crate) fn restore(inner: &dyn StateMachine, pieces: &dyn Pieces) -> Result<(), OpenError> {
-    let mut reader = StateReader::new(pieces).map_err(|e| OpenError::Consensus { reason: e.to_string() })?;
-    let outcome = inner.restore(&mut reader);
-    match reader.failure() {
-        Some(error) => Err(error),
-        None => outcome.map_err(|reason| OpenError::Consensus { reason }),
-    }
+    read_state(pieces, |state| inner.restore(state))
 }
 
 /// Runs what may block elsewhere than on the thread of consensus.

@@ -55,7 +55,12 @@ impl StateMachine for Machine {
             for record in received.into_iter().flatten() {
                 restoring.take(record?)?;
             }
-            restoring.end()
+            restoring.end(|one, other| {
+                std::thread::scope(|scope| {
+                    scope.spawn(one);
+                    other();
+                });
+            })
         });
         *self.store.lock().unwrap() = restored.map_err(|e| e.to_string())?;
         Ok(())

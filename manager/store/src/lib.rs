@@ -27,6 +27,6 @@ pub use proposal::{
 };
 pub use record::Record;
 pub use requests::Requests;
-pub use restore::Restoring;
+pub use restore::{Job, Restoring};
 pub use snapshot::SnapshotError;
 pub use view::{NodeLoad, View};

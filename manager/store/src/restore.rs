@@ -1,10 +1,11 @@
 //! A store from its records: objects first, then the indexes of all tasks at once, which is several times
-//! quicker than one task after the other.
+//! quicker than one task after the other, and can be done by two.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use imbl::OrdSet;
 use skep_api::{
-    Id, NodeId, RequestId, ServiceId, Timestamp,
+    Id, NodeId, RequestId, ServiceId, TaskId, Timestamp,
     object::{Cluster, Network, Node, Service, Task},
     spec::ServiceSpec,
     wire,
@@ -18,6 +19,9 @@ use crate::{
     view::NodeLoad,
 };
 
+/// So many tasks are put into the map at once.
+const WINDOW: usize = 4096;
+
 /// A store as far as its records have come. [`Store::restore`] does it all; this is for who reads elsewhere.
 #[derive(Debug, Default)]
 pub struct Restoring {
@@ -25,7 +29,12 @@ pub struct Restoring {
     revision: u64,
     store: Store,
     tasks: Vec<Arc<Task>>,
+    /// How many of the tasks are in the map.
+    n_put: usize,
 }
+
+/// What of the end of a restoration may run on a thread of its own.
+pub type Job<'a> = &'a mut (dyn FnMut() + Send);
 
 impl Restoring {
     /// Takes the next record over.
@@ -80,19 +89,43 @@ impl Restoring {
             new.ports = Arc::clone(&service.ports);
         }
         self.tasks.push(task);
+        if self.tasks.len() - self.n_put == WINDOW {
+            self.put_read();
+        }
         Ok(())
     }
 
-    /// The store, after the last record.
+    /// Puts the tasks that came into the map.
+    fn put_read(&mut self) {
+        let read = &self.tasks[self.n_put..];
+        for at in in_two_passes(read.len()) {
+            self.store.view.tasks.insert(read[at].id, Arc::clone(&read[at]));
+        }
+        self.n_put = self.tasks.len();
+    }
+
+    /// The store, after the last record. Two halves of what is left to do are given to `both`, which runs them,
+    /// side by side if it can, and returns when both are done.
     ///
     /// # Errors
-    /// There was none that says the format.
-    pub fn end(mut self) -> Result<Store, SnapshotError> {
+    /// There was no record that says the format, or two tasks have what only one may have.
+    pub fn end(mut self, both: impl FnOnce(Job<'_>, Job<'_>)) -> Result<Store, SnapshotError> {
         if !self.has_format {
             return Err(SnapshotError("it names no format".to_owned()));
         }
-        self.store.view.put_all(&self.tasks)?;
-        self.store.view.revision = self.revision;
+        self.put_read();
+        let tasks = &self.tasks;
+        let view = &mut self.store.view;
+        let mut by_service = OrdSet::new();
+        let mut addresses = Ok(());
+        both(&mut || by_service = index_by_service(tasks), &mut || {
+            view.put_placed(tasks);
+            addresses = view.put_addresses(tasks);
+        });
+        addresses?;
+        view.tasks_by_service = by_service;
+        view.put_wants(tasks)?;
+        view.revision = self.revision;
         Ok(self.store)
     }
 }
@@ -107,20 +140,19 @@ fn in_two_passes(n: usize) -> impl Iterator<Item = usize> {
     (0..n).filter(|at| at % 8 < 5).chain((0..n).filter(|at| at % 8 >= 5))
 }
 
+fn index_by_service(tasks: &[Arc<Task>]) -> OrdSet<(ServiceId, u64, TaskId)> {
+    let mut sorted: Vec<_> = tasks.iter().map(|task| (task.service_id, task.slot, task.id)).collect();
+    sorted.sort_unstable();
+    let mut index = OrdSet::new();
+    for at in in_two_passes(sorted.len()) {
+        index.insert(sorted[at]);
+    }
+    index
+}
+
 impl View {
-    /// Puts all tasks, which are in the order of their ids, into a view that has none.
-    fn put_all(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
-        for at in in_two_passes(tasks.len()) {
-            self.tasks.insert(tasks[at].id, Arc::clone(&tasks[at]));
-        }
-        let mut by_service: Vec<_> = tasks.iter().map(|task| (task.service_id, task.slot, task.id)).collect();
-        by_service.sort_unstable();
-        for at in in_two_passes(by_service.len()) {
-            self.tasks_by_service.insert(by_service[at]);
-        }
-        drop(by_service);
-        self.put_placed(tasks);
-        self.put_addresses(tasks)?;
+    /// What live tasks want or hold.
+    fn put_wants(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
         for task in tasks.iter().filter(|task| task.is_runnable()) {
             if task.node_id.is_none() {
                 self.unplaced.insert(task.id);

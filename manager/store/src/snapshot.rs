@@ -81,7 +81,10 @@ impl Store {
         while let Some(record) = Record::read(&mut input)? {
             restoring.take(record)?;
         }
-        restoring.end()
+        restoring.end(|one, other| {
+            one();
+            other();
+        })
     }
 }
 

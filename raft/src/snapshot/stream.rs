@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::mpsc;
+use std::thread;
 
 use super::{PIECE_BYTES, Pieces, Sink};
 use crate::error::OpenError;
@@ -57,52 +59,74 @@ impl Write for PieceWriter<'_> {
     }
 }
 
-/// Gives a snapshot's state back, a piece at a time.
-pub(crate) struct StateReader<'a> {
-    pieces: &'a dyn Pieces,
-    unpacker: zstd::bulk::Decompressor<'static>,
-    next: u64,
+/// So many pieces are unpacked ahead of what is read.
+const PIECES_AHEAD: usize = 4;
+
+/// Gives a snapshot's state back, a piece at a time, to what `read` does with it. A thread beside unseals and
+/// unpacks ahead.
+///
+/// # Errors
+/// A piece cannot be read; else what `read` says.
+pub(crate) fn read_state<T>(
+    pieces: &dyn Pieces,
+    read: impl FnOnce(&mut StateReader) -> Result<T, String>,
+) -> Result<T, OpenError> {
+    let mut unpacker =
+        zstd::bulk::Decompressor::new().map_err(|e| OpenError::Consensus { reason: e.to_string() })?;
+    let (send, received) = mpsc::sync_channel(PIECES_AHEAD);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for number in 0..pieces.count() {
+                let piece = plain(pieces, number, &mut unpacker);
+                let is_last = piece.is_err();
+                // Nobody reads on after an error.
+                if send.send(piece).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        let mut reader = StateReader { received, plain: Vec::new(), given: 0, failed: None };
+        let outcome = read(&mut reader);
+        match reader.failed {
+            Some(error) => Err(error),
+            None => outcome.map_err(|reason| OpenError::Consensus { reason }),
+        }
+    })
+}
+
+fn plain(
+    pieces: &dyn Pieces,
+    number: u64,
+    unpacker: &mut zstd::bulk::Decompressor<'_>,
+) -> Result<Vec<u8>, OpenError> {
+    let packed = pieces.piece(number)?;
+    unpacker.decompress(&packed, PIECE_BYTES).map_err(|error| OpenError::Consensus {
+        reason: format!("piece {number} of a snapshot is sealed and does not unpack: {error}"),
+    })
+}
+
+/// A state as it is read.
+#[derive(Debug)]
+pub(crate) struct StateReader {
+    received: mpsc::Receiver<Result<Vec<u8>, OpenError>>,
     plain: Vec<u8>,
     /// How much of `plain` was given.
     given: usize,
     failed: Option<OpenError>,
 }
 
-impl fmt::Debug for StateReader<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StateReader").field("pieces", &self.pieces).field("next", &self.next).finish()
-    }
-}
-
-impl<'a> StateReader<'a> {
-    pub(crate) fn new(pieces: &'a dyn Pieces) -> io::Result<StateReader<'a>> {
-        let unpacker = zstd::bulk::Decompressor::new()?;
-        Ok(StateReader { pieces, unpacker, next: 0, plain: Vec::new(), given: 0, failed: None })
-    }
-
-    /// Why a piece could not be read, if one could not.
-    pub(crate) fn failure(self) -> Option<OpenError> {
-        self.failed
-    }
-
-    fn next_piece(&mut self) -> Result<(), OpenError> {
-        let packed = self.pieces.piece(self.next)?;
-        let plain = self.unpacker.decompress(&packed, PIECE_BYTES).map_err(|error| OpenError::Consensus {
-            reason: format!("piece {} of a snapshot is sealed and does not unpack: {error}", self.next),
-        })?;
-        (self.plain, self.given) = (plain, 0);
-        self.next += 1;
-        Ok(())
-    }
-}
-
-impl Read for StateReader<'_> {
+impl Read for StateReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.given == self.plain.len() && self.next < self.pieces.count() {
-            if let Err(error) = self.next_piece() {
-                let said = io::Error::other(error.to_string());
-                self.failed = Some(error);
-                return Err(said);
+        while self.given == self.plain.len() {
+            match self.received.recv() {
+                Ok(Ok(plain)) => (self.plain, self.given) = (plain, 0),
+                Ok(Err(error)) => {
+                    let said = io::Error::other(error.to_string());
+                    self.failed = Some(error);
+                    return Err(said);
+                }
+                // The last was read.
+                Err(mpsc::RecvError) => return Ok(0),
             }
         }
         let n = out.len().min(self.plain.len() - self.given);
