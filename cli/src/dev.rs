@@ -90,7 +90,7 @@ enum DevCommand {
     /// Start a node's daemon again on the state that it had
     RestartNode(NodeArgs),
     /// Cut a node off from the others: what they send each other is lost
-    Cut(CutArgs),
+    Cut(CutOffArgs),
     /// Undo cuts of a node
     Heal(CutArgs),
     /// Stop a node's daemon as it stands (SIGSTOP), as a machine that hangs
@@ -141,6 +141,15 @@ struct CutArgs {
     /// Only from these nodes (default: from all)
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     from: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct CutOffArgs {
+    #[command(flatten)]
+    cut: CutArgs,
+    /// Lose only what NODE sends; what the others send it arrives
+    #[arg(long)]
+    one_way: bool,
 }
 
 #[derive(Args, Debug)]
@@ -197,9 +206,13 @@ async fn dispatch(args: DevArgs) -> anyhow::Result<ExitCode> {
             node::restart(&mut known(&args.swarm.name)?, &args.node, RESTART_WAIT_MAX).await?;
             start::say(&format!("The daemon of {} runs again.", args.node));
         }
-        Some(DevCommand::Cut(args)) => {
-            let n = fault::cut(&mut known(&args.node.swarm.name)?, &args.node.node, &args.from)?;
-            start::say(&format!("{} is cut off from {n} nodes.", args.node.node));
+        Some(DevCommand::Cut(CutOffArgs { cut: CutArgs { node, from }, one_way })) => {
+            let ways = if one_way { fault::Ways::From } else { fault::Ways::Both };
+            let n = fault::cut(&mut known(&node.swarm.name)?, &node.node, &from, ways)?;
+            start::say(&match ways {
+                fault::Ways::Both => format!("{} is cut off from {n} nodes.", node.node),
+                fault::Ways::From => format!("What {} sends to {n} nodes is lost.", node.node),
+            });
         }
         Some(DevCommand::Heal(args)) => {
             let n = fault::heal(&mut known(&args.node.swarm.name)?, &args.node.node, &args.from)?;

@@ -57,25 +57,64 @@ impl Shared {
             now: Timestamp((self.clock)()),
         };
         let entry = proposal.encode();
-        for _ in 0..WRITE_TRIES_MAX {
-            match self.raft.propose(entry.clone()).await {
-                Ok(answer) => {
-                    return match decode_result(&answer) {
-                        Ok(_) => Ok(()),
-                        Err(ProposalError::Refused(refusal)) if refusal.kind == RefusalKind::Stale => {
-                            Err(WriteError::Stale)
-                        }
-                        Err(ProposalError::Refused(refusal)) => Err(WriteError::Refused(refusal)),
-                        Err(ProposalError::Answer(words)) => Err(WriteError::Answer(words)),
-                    };
-                }
-                Err(ProposeError::Lost) => {}
-                Err(error @ ProposeError::TooLarge { .. }) => {
-                    return Err(WriteError::TooLarge(error.to_string()));
-                }
-                Err(ProposeError::NoLeader | ProposeError::Stopped) => return Err(WriteError::NoLeader),
+        let answer = ask(|| self.raft.propose(entry.clone())).await?;
+        match decode_result(&answer) {
+            Ok(_) => Ok(()),
+            Err(ProposalError::Refused(refusal)) if refusal.kind == RefusalKind::Stale => {
+                Err(WriteError::Stale)
             }
+            Err(ProposalError::Refused(refusal)) => Err(WriteError::Refused(refusal)),
+            Err(ProposalError::Answer(words)) => Err(WriteError::Answer(words)),
         }
-        Err(WriteError::Unknown)
+    }
+}
+
+/// Proposes until the outcome is known. Once an answer was lost, that nobody leads says nothing of what was
+/// written before: a later leader may commit it.
+async fn ask<F>(mut propose: impl FnMut() -> F) -> Result<Vec<u8>, WriteError>
+where
+    F: Future<Output = Result<Vec<u8>, ProposeError>>,
+{
+    let mut may_be_written = false;
+    for _ in 0..WRITE_TRIES_MAX {
+        match propose().await {
+            Ok(answer) => return Ok(answer),
+            Err(ProposeError::Lost) => may_be_written = true,
+            Err(error @ ProposeError::TooLarge { .. }) => {
+                return Err(WriteError::TooLarge(error.to_string()));
+            }
+            Err(ProposeError::NoLeader | ProposeError::Stopped) if may_be_written => {}
+            Err(ProposeError::NoLeader | ProposeError::Stopped) => return Err(WriteError::NoLeader),
+        }
+    }
+    Err(WriteError::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_raft::ProposeError::{self, Lost, NoLeader, Stopped};
+
+    use super::{WriteError, ask};
+
+    #[tokio::test]
+    async fn after_a_lost_answer_no_leader_does_not_mean_not_written() {
+        type Script = &'static [Result<u8, ProposeError>];
+        let cases: [(Script, Result<u8, WriteError>); 6] = [
+            (&[Ok(7)], Ok(7)),
+            (&[Err(NoLeader)], Err(WriteError::NoLeader)),
+            (&[Err(Stopped)], Err(WriteError::NoLeader)),
+            (&[Err(Lost), Err(NoLeader), Err(NoLeader)], Err(WriteError::Unknown)),
+            (&[Err(Lost), Err(Stopped), Err(Lost)], Err(WriteError::Unknown)),
+            (&[Err(Lost), Err(NoLeader), Ok(7)], Ok(7)),
+        ];
+        for (script, expect) in cases {
+            let mut answers = script.iter().cloned();
+            let asked = ask(|| {
+                let answer = answers.next().expect("it is asked no more often than this");
+                std::future::ready(answer.map(|n| vec![n]))
+            });
+            assert_eq!(asked.await, expect.map(|n| vec![n]), "{script:?}");
+            assert_eq!(answers.next(), None, "{script:?}");
+        }
     }
 }

@@ -120,7 +120,7 @@ pub enum BootstrapError {
 }
 
 /// Why a proposal was not acknowledged.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ProposeError {
     /// Nobody leads, or not this member; the entry was not written.
     #[error("this node is not the leader of the swarm; it is possible that too few managers are online")]

@@ -1,7 +1,7 @@
 //! Faults made on purpose: nodes cut off from each other and healed, daemons frozen and thawed.
 //!
-//! A cut loses packets silently on both ways, as a broken switch does; the caller's own link to the nodes
-//! stays. Invariant: a cut is on record before it is made, so that healing finds it.
+//! A cut loses packets silently, on both ways as a broken switch does or on one; the caller's own link to the
+//! nodes stays. Invariant: a cut is on record before it is made, so that healing finds it.
 
 use std::collections::BTreeSet;
 
@@ -12,14 +12,26 @@ use super::network;
 use super::process::{self, Marks, ProcessId};
 use super::record::{Node, Record};
 
+/// Which packets a cut loses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ways {
+    /// What the nodes send each other.
+    Both,
+    /// What the node that is named sends.
+    From,
+}
+
 /// Cuts `name` off from the nodes `others`, or from all when there are none; returns how many.
-pub(crate) fn cut(record: &mut Record, name: &str, others: &[String]) -> anyhow::Result<usize> {
+pub(crate) fn cut(record: &mut Record, name: &str, others: &[String], ways: Ways) -> anyhow::Result<usize> {
     let others = others_of(record, name, others)?;
     note(record, name, &others, true)?;
     for other in &others {
         let (a, b) = (record.node(name)?, record.node(other)?);
         network::cut(a, b)?;
-        network::cut(b, a)?;
+        match ways {
+            Ways::Both => network::cut(b, a)?,
+            Ways::From => {}
+        }
     }
     Ok(others.len())
 }

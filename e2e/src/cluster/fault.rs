@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::Cluster;
 use crate::command::Output;
 
@@ -18,6 +20,16 @@ impl Cluster {
     /// When `skep dev kill-node` fails.
     pub fn kill_node(&mut self, name: &str, with_tasks: bool) {
         self.fault("kill-node", name, if with_tasks { &["--tasks"] } else { &[] });
+    }
+
+    /// Kills the daemons of `names` with SIGKILL, all at once; those that do not run are left as they are.
+    pub fn kill_at_once(&mut self, names: &[&str]) {
+        let pids = self.nodes.iter().filter(|n| names.contains(&n.name.as_str())).filter_map(|n| n.pid);
+        for pid in pids.filter_map(Pid::from_raw).collect::<Vec<_>>() {
+            // The only failure left is that it has ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        self.refresh();
     }
 
     /// Starts the daemon of `name` again (after SIGTERM if it runs).
@@ -60,20 +72,28 @@ impl Cluster {
     /// # Panics
     /// When `skep dev cut` fails.
     pub fn cut(&mut self, name: &str, others: &[&str]) {
-        self.change_cut("cut", name, others);
+        self.change_cut("cut", name, others, &[]);
     }
 
-    /// Undoes [`Cluster::cut`].
+    /// Loses all that `name` sends to the nodes `others`; what they send it arrives.
+    ///
+    /// # Panics
+    /// When `skep dev cut` fails.
+    pub fn cut_one_way(&mut self, name: &str, others: &[&str]) {
+        self.change_cut("cut", name, others, &["--one-way"]);
+    }
+
+    /// Undoes [`Cluster::cut`] and [`Cluster::cut_one_way`].
     ///
     /// # Panics
     /// When `skep dev heal` fails.
     pub fn heal(&mut self, name: &str, others: &[&str]) {
-        self.change_cut("heal", name, others);
+        self.change_cut("heal", name, others, &[]);
     }
 
-    fn change_cut(&mut self, verb: &str, name: &str, others: &[&str]) {
+    fn change_cut(&mut self, verb: &str, name: &str, others: &[&str], flags: &[&str]) {
         let from = others.join(",");
-        let flags = ["--from", &from];
-        self.fault(verb, name, if others.is_empty() { &[] } else { &flags });
+        let of = ["--from", &from];
+        self.fault(verb, name, &[if others.is_empty() { &[] } else { &of[..] }, flags].concat());
     }
 }

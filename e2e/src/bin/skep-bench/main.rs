@@ -22,7 +22,7 @@ const USAGE: &str = "usage: skep-bench [one] [--rounds N]
        skep-bench five [--engine embedded|docker]... [--peer dockerd] [--rounds N] [--failovers N]
        skep-bench creates [--peer dockerd] [--rounds N]
        skep-bench quiet [--minutes N] [--spin N]
-       skep-bench soak [--minutes N] [--seed N] [--engine embedded|docker]";
+       skep-bench soak [--minutes N] [--seed N] [--workers N] [--engine embedded|docker]";
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -41,7 +41,12 @@ fn main() -> anyhow::Result<()> {
         }
         "soak" => {
             let engine = flags.values("--engine").last().map_or("embedded", String::as_str);
-            soak::run(flags.number("--minutes", 10)?, flags.number("--seed", 1)?, engine)
+            soak::run(&soak::Options {
+                minutes: flags.number("--minutes", 10)?,
+                seed: flags.number("--seed", 1)?,
+                workers: flags.number("--workers", 2)?,
+                engine: engine.to_owned(),
+            })
         }
         other => bail!("{other} is no command\n{USAGE}"),
     }
@@ -55,7 +60,16 @@ impl Flags {
         let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in args.chunks(2) {
             let [flag, value] = pair else { bail!("{} has no value\n{USAGE}", pair.concat()) };
-            let known = ["--rounds", "--failovers", "--minutes", "--spin", "--seed", "--engine", "--peer"];
+            let known = [
+                "--rounds",
+                "--failovers",
+                "--minutes",
+                "--spin",
+                "--seed",
+                "--workers",
+                "--engine",
+                "--peer",
+            ];
             if !known.contains(&flag.as_str()) {
                 bail!("{flag} is no flag\n{USAGE}");
             }

@@ -1,159 +1,163 @@
-//! Writers that remember every write that was acknowledged, and a check that each was made exactly once.
+//! Writers with books of what they were told, and checks of what all managers show against them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use serde_json::{Value, json};
-use skep_e2e::{WHOAMI, request_within, try_wait_for};
+use serde_json::Value;
 
+use super::books::{Books, Outcome, Seen};
+use super::writer::{PREFIX, Writer, ask, seen};
 use crate::swarm::Node;
 
-const N_WRITERS: usize = 2;
-/// How long a write may take before it counts as not answered.
-const ANSWER_MAX: Duration = Duration::from_secs(8);
-/// How often a writer writes, and tries again after a refusal.
-const WRITE_EVERY: Duration = Duration::from_millis(50);
-const RETRY_AFTER: Duration = Duration::from_millis(400);
-/// From here on services are removed again, so that the swarm does not grow for hours.
-const SERVICES_MAX: usize = 500;
+/// What writers and checks share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    books: Mutex<Books>,
+    /// Acknowledged, refused and unknown writes of each kind.
+    tally: Mutex<BTreeMap<&'static str, [u64; 3]>>,
+    /// The first thing that cannot be.
+    wrong: Mutex<Option<String>>,
+    /// Held by each writer for the time of a call and its note, and by a check to be alone.
+    gate: RwLock<()>,
+    pub(super) is_over: AtomicBool,
+    /// A disk is being filled: logs are to grow fast.
+    pub(super) is_filling: AtomicBool,
+}
 
-#[derive(Default)]
-struct Books {
-    /// Acknowledged creations that were not taken back: name to id.
-    acknowledged: BTreeMap<String, String>,
-    /// Writes without an answer, or with an error: they may be made.
-    open: BTreeSet<String>,
-    n_acknowledged: usize,
-    n_open: usize,
+impl Shared {
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        lock(&self.books)
+    }
+
+    /// Waits until no check is under way.
+    pub(super) fn pass(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, noted: Result<(), String>) {
+        if let Err(why) = noted {
+            lock(&self.wrong).get_or_insert(why);
+        }
+    }
+
+    pub(super) fn count(&self, kind: &'static str, outcome: &Outcome) {
+        let at = match outcome {
+            Outcome::Acknowledged(_) => 0,
+            Outcome::Refused(_) => 1,
+            Outcome::Unknown => 2,
+        };
+        lock(&self.tally).entry(kind).or_default()[at] += 1;
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Running writers; they end when it is dropped.
-pub(super) struct Ledger {
-    books: Arc<Mutex<Books>>,
-    is_over: Arc<AtomicBool>,
-}
+pub(super) struct Ledger(Arc<Shared>);
 
 impl Ledger {
-    pub(super) fn start(managers: &[Node]) -> Self {
-        let ledger = Self { books: Arc::default(), is_over: Arc::default() };
-        for writer in 0..N_WRITERS {
-            let (books, is_over) = (Arc::clone(&ledger.books), Arc::clone(&ledger.is_over));
-            let managers = managers.to_vec();
-            std::thread::spawn(move || {
-                let turns = managers.iter().cycle().skip(writer);
-                for (n, node) in turns.enumerate().take_while(|_| !is_over.load(Ordering::Relaxed)) {
-                    let pause = write(&books, node, &format!("write-{writer}-{n}"));
-                    // A pause that nothing ends.
-                    let _ = try_wait_for(pause, || None::<()>);
-                }
-            });
+    pub(super) fn start(managers: &[Node], seed: u64, n_writers: u64) -> Self {
+        let shared = Arc::<Shared>::default();
+        for n in 0..n_writers {
+            let writer = Writer::new(n, seed, managers, &shared);
+            std::thread::spawn(move || writer.run());
         }
-        ledger
+        Self(shared)
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
     }
 
+    /// What cannot be, once something was seen or told that cannot.
+    pub(super) fn wrong(&self) -> Option<String> {
+        lock(&self.0.wrong).clone()
+    }
+
+    /// How many writes came to which end, of each kind.
     pub(super) fn brief(&self) -> String {
-        let books = self.books();
-        format!("{} writes acknowledged, {} not", books.n_acknowledged, books.n_open)
+        let tally = lock(&self.0.tally);
+        let sum = |at: usize| tally.values().map(|n| n[at]).sum::<u64>();
+        let kinds: Vec<String> = tally.iter().map(|(kind, n)| format!("{kind} {}", n[0])).collect();
+        format!(
+            "{} writes acknowledged ({}), {} refused, {} unknown",
+            sum(0),
+            kinds.join(", "),
+            sum(1),
+            sum(2)
+        )
     }
 
-    /// Whether every acknowledged write is there, once, as `node` shows it.
+    /// Compares what each of `managers` shows with the books, while nobody writes; what contradicts them is
+    /// noted as wrong for good.
     ///
     /// # Errors
-    /// What is missing, double, or unknown.
-    pub(super) fn look(&self, node: &Node) -> Result<(), String> {
-        let before = self.books().acknowledged.clone();
-        let ids = listed(node)?;
-        for (name, id) in &before {
-            match ids.get(name).map(Vec::as_slice) {
-                Some([one]) if one == id => {}
-                other => return Err(format!("acknowledged service {name} ({id}) is there as {other:?}")),
-            }
+    /// What is not there yet, or a manager that does not answer.
+    pub(super) fn look(&self, managers: &[Node]) -> Result<(), String> {
+        let _alone = self.0.gate.write().unwrap_or_else(PoisonError::into_inner);
+        for node in managers {
+            let noted = listed(node)?.and_then(|listed| self.0.books().saw_all(listed));
+            self.0.note(noted.map_err(|why| format!("listed through {}: {why}", node.name)));
         }
-        match ids.iter().find(|(_, ids)| ids.len() > 1) {
-            Some((name, double)) => Err(format!("service {name} is there more than once: {double:?}")),
-            None => Ok(()),
-        }
-    }
-
-    /// Removes the services of the writers once there are many.
-    pub(super) fn tidy(&self, node: &Node) {
-        let Ok(ids) = listed(node) else { return };
-        if ids.len() <= SERVICES_MAX {
-            return;
-        }
-        for (name, id) in ids.iter().filter_map(|(name, ids)| Some((name, ids.first()?))) {
-            // First out of the books: from here on it may be gone. What is in neither book has its answer
-            // on the way.
-            let mut books = self.books();
-            let is_known = books.acknowledged.remove(name).is_some() || books.open.remove(name);
-            drop(books);
-            if !is_known {
-                continue;
-            }
-            let path = format!("/services/{id}");
-            drop(request_within(&node.socket, "DELETE", &path, &[], "application/json", ANSWER_MAX));
+        match managers.first() {
+            Some(node) => slots(node, &self.0.books()),
+            None => Err("no manager answers".to_owned()),
         }
     }
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.0.is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
-/// The ids of the writers' services by name, as `node` shows them.
-fn listed(node: &Node) -> Result<BTreeMap<String, Vec<String>>, String> {
-    let answer = request_within(&node.socket, "GET", "/services", &[], "application/json", ANSWER_MAX);
-    let answer = answer.map_err(|e| e.to_string())?;
-    if answer.status != 200 {
-        return Err(format!("list services: {}", answer.message()));
-    }
-    let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for service in answer.json().as_array().into_iter().flatten() {
+/// The writers' services by name, as `node` shows them; inside, what cannot be.
+///
+/// # Errors
+/// It does not answer.
+fn listed(node: &Node) -> Result<Result<BTreeMap<String, Vec<Seen>>, String>, String> {
+    let services = list(node, "/services")?;
+    let mut listed: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
+    for service in &services {
         let name = service["Spec"]["Name"].as_str().unwrap_or_default();
-        if name.starts_with("write-") {
-            let id = service["ID"].as_str().unwrap_or_default().to_owned();
-            ids.entry(name.to_owned()).or_default().push(id);
+        if name.starts_with(PREFIX) {
+            match seen(service) {
+                Ok(seen) => listed.entry(name.to_owned()).or_default().push(seen),
+                Err(why) => return Ok(Err(why)),
+            }
         }
     }
-    Ok(ids)
+    Ok(Ok(listed))
 }
 
-/// Creates the service `name`; how long to wait until the next.
-fn write(books: &Mutex<Books>, node: &Node, name: &str) -> Duration {
-    let spec: Value = json!({
-        "Name": name,
-        "TaskTemplate": {"ContainerSpec": {"Image": WHOAMI}},
-        "Mode": {"Replicated": {"Replicas": 0}},
-    });
-    let body = spec.to_string();
-    let answer = request_within(
-        &node.socket,
-        "POST",
-        "/services/create",
-        body.as_bytes(),
-        "application/json",
-        ANSWER_MAX,
-    );
-    let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-    match answer {
-        Ok(answer) if answer.status == 201 => {
-            let id = answer.json()["ID"].as_str().unwrap_or_default().to_owned();
-            books.acknowledged.insert(name.to_owned(), id);
-            books.n_acknowledged += 1;
-            WRITE_EVERY
-        }
-        Ok(_) | Err(_) => {
-            books.open.insert(name.to_owned());
-            books.n_open += 1;
-            RETRY_AFTER
+fn list(node: &Node, path: &str) -> Result<Vec<Value>, String> {
+    let answer = ask(&node.socket, "GET", path, &Value::Null).map_err(|e| format!("{}: {e}", node.name))?;
+    if answer.status != 200 {
+        return Err(format!("{}: GET {path}: {} {}", node.name, answer.status, answer.message()));
+    }
+    Ok(answer.json().as_array().cloned().unwrap_or_default())
+}
+
+/// Whether each settled service has one task that is meant to run in each slot, and no other.
+fn slots(node: &Node, books: &Books) -> Result<(), String> {
+    let mut meant: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for task in list(node, "/tasks")? {
+        if ["running", "ready"].contains(&task["DesiredState"].as_str().unwrap_or_default()) {
+            let service = task["ServiceID"].as_str().unwrap_or_default().to_owned();
+            meant.entry(service).or_default().push(task["Slot"].as_u64().unwrap_or_default());
         }
     }
+    for (name, service) in books.settled() {
+        let slots = meant.remove(&service.id).unwrap_or_default();
+        let distinct: BTreeSet<u64> = slots.iter().copied().collect();
+        let n = u64::try_from(distinct.len()).unwrap_or_default();
+        if distinct.len() != slots.len() || n != service.mark.replicas {
+            return Err(format!("{name} has tasks in the slots {slots:?} for {service:?}"));
+        }
+    }
+    Ok(())
 }

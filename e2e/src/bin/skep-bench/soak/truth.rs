@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use skep_e2e::{Answer, Cluster, WHOAMI, get, request_within};
 
 use super::PORT;
-use crate::swarm::{Node, call};
+use crate::swarm::{Node, call, wait};
 
 pub(super) const WEB: &str = "web";
 pub(super) const SIDE: &str = "side";
@@ -18,7 +18,9 @@ const SIDE_REPLICAS: u64 = 3;
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// How many requests each node must answer on the port.
 const N_REQUESTS: usize = 15;
-const N_NODES: usize = 5;
+/// A snapshot each so many entries, and so many kept behind it: managers that were away need one.
+const SNAPSHOT_INTERVAL: u64 = 200;
+const ENTRIES_KEPT: u64 = 50;
 
 fn ask(node: &skep_e2e::Node, method: &str, path: &str, body: &Value) -> Option<Answer> {
     let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
@@ -97,18 +99,61 @@ pub(super) fn change_node(
     Ok(())
 }
 
-/// Whether all is as it is to be.
-///
-/// # Errors
-/// The first thing that is not.
-pub(super) fn look(cluster: &Cluster, nodes: &[Node]) -> Result<(), String> {
-    let listed = self::nodes(cluster).ok_or("no manager lists the nodes")?;
+/// Has managers make snapshots and let go of their logs all the time.
+pub(super) fn compact_often(cluster: &Cluster) -> anyhow::Result<()> {
+    let first = super::node(cluster.manager());
+    let set = || -> anyhow::Result<Value> {
+        let swarm = call(&first, "GET", "/swarm", &Value::Null)?;
+        let mut spec = swarm["Spec"].clone();
+        spec["Raft"]["SnapshotInterval"] = json!(SNAPSHOT_INTERVAL);
+        spec["Raft"]["LogEntriesForSlowFollowers"] = json!(ENTRIES_KEPT);
+        call(&first, "POST", &format!("/swarm/update?version={}", swarm["Version"]["Index"]), &spec)
+    };
+    // A machine that is busy with other things may be between two leaders.
+    wait("the swarm takes its settings", || set().is_ok())
+}
+
+/// The name of the node that leads, as any manager shows it.
+pub(super) fn leader(cluster: &Cluster) -> Option<String> {
+    let listed = nodes(cluster)?;
+    let leading = listed.iter().find(|n| n["ManagerStatus"]["Leader"] == true)?;
+    leading["Description"]["Hostname"].as_str().map(str::to_owned)
+}
+
+/// The nodes that are managers now.
+pub(super) fn managers(cluster: &Cluster) -> Vec<Node> {
+    let listed = nodes(cluster).unwrap_or_default();
     let is_manager = |name: &str| {
         listed.iter().any(|n| n["Description"]["Hostname"] == name && n["Spec"]["Role"] == "manager")
     };
-    for node in cluster.nodes().iter().filter(|n| is_manager(&n.name)) {
-        whole(node)?;
+    cluster.nodes().iter().filter(|n| is_manager(&n.name)).map(super::node).collect()
+}
+
+/// The first line of a log that tells of a panic.
+pub(super) fn panics(cluster: &Cluster) -> Option<String> {
+    cluster.nodes().iter().find_map(|node| {
+        let log = std::fs::read_to_string(cluster.state_dir().join(format!("{}.log", node.name))).ok()?;
+        log.lines().find(|line| line.contains("panicked at")).map(|line| format!("{}: {line}", node.name))
+    })
+}
+
+/// Whether every manager shows the swarm as whole.
+///
+/// # Errors
+/// The first thing that is not.
+pub(super) fn whole(cluster: &Cluster) -> Result<(), String> {
+    let managers = managers(cluster);
+    if managers.is_empty() {
+        return Err("no manager lists the nodes".to_owned());
     }
+    managers.iter().try_for_each(|by| whole_by(cluster.node(&by.name), cluster.nodes().len()))
+}
+
+/// Whether the services run as they were asked to, and every node answers for them.
+///
+/// # Errors
+/// The first thing that is not.
+pub(super) fn workloads(cluster: &Cluster, nodes: &[Node]) -> Result<(), String> {
     for name in [WEB, SIDE] {
         service(cluster, name)?;
     }
@@ -122,12 +167,12 @@ pub(super) fn look(cluster: &Cluster, nodes: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-/// Five ready nodes, as many managers as are meant, all reachable, one leading, as `by` shows it.
-fn whole(by: &skep_e2e::Node) -> Result<(), String> {
+/// All nodes ready, as many managers as are meant, all reachable, one leading, as `by` shows it.
+fn whole_by(by: &skep_e2e::Node, n_nodes: usize) -> Result<(), String> {
     let listed = ask(by, "GET", "/nodes", &Value::Null).ok_or(format!("{} does not answer", by.name))?.json();
     let listed = listed.as_array().cloned().unwrap_or_default();
     let name = |n: &Value| n["Description"]["Hostname"].to_string();
-    if listed.len() != N_NODES {
+    if listed.len() != n_nodes {
         return Err(format!("{} lists {} nodes", by.name, listed.len()));
     }
     for node in &listed {
