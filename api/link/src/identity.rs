@@ -10,7 +10,10 @@ mod tests;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,6 +59,8 @@ struct Shared {
 struct Inner {
     cert_pem: String,
     key_pem: String,
+    /// Whether the key was ever kept unsealed.
+    was_open: AtomicBool,
     root_pem: String,
     subject: Subject,
     tls: NodeTls,
@@ -177,8 +182,10 @@ impl Identity {
         (cert, key, root): (String, String, String),
         key_box: Option<&dyn KeyBox>,
     ) -> Result<Self, IdentityError> {
+        let was_open = sealed::was_open(&key);
         let (key, held) = sealed::open(key, &dir.join(KEY_FILE), key_box)?;
         let identity = Self::new(cert, key, root).map_err(|error| error.in_dir(dir))?;
+        identity.inner().was_open.store(was_open, Ordering::Relaxed);
         identity.hold(held);
         Ok(identity)
     }
@@ -229,8 +236,11 @@ impl Identity {
             None => None,
         };
         let (key, held) = match sealed {
-            Some((bytes, held)) => (sealed::text(&bytes), Some(held)),
-            None => (inner.key_pem.clone(), None),
+            Some((bytes, held)) => (sealed::text(&bytes, self.key_was_open()), Some(held)),
+            None => {
+                inner.was_open.store(true, Ordering::Relaxed);
+                (inner.key_pem.clone(), None)
+            }
         };
         let files = [
             (ROOT_FILE, 0o644, inner.root_pem.as_str()),
@@ -292,13 +302,21 @@ impl Identity {
         self.shared.current.load().fingerprint
     }
 
+    /// Whether the key was ever kept unsealed, in this life or an earlier one: who read the disk then has it.
+    #[must_use]
+    pub fn key_was_open(&self) -> bool {
+        self.inner().was_open.load(Ordering::Relaxed)
+    }
+
     /// The same certificate under another root, apart from this identity.
     ///
     /// # Errors
     /// [`IdentityError::NotSigned`]: the certificate says nothing under that root, a new one is needed first.
     pub fn under(&self, root_pem: &str) -> Result<Self, IdentityError> {
         let inner = self.inner();
-        Self::new(inner.cert_pem.as_str(), inner.key_pem.as_str(), root_pem)
+        let same = Self::new(inner.cert_pem.as_str(), inner.key_pem.as_str(), root_pem)?;
+        same.inner().was_open.store(self.key_was_open(), Ordering::Relaxed);
+        Ok(same)
     }
 
     /// Takes over another identity, in all clones of this one, for all new connections.
@@ -389,6 +407,7 @@ impl Inner {
         Ok(Self {
             cert_pem,
             key_pem,
+            was_open: AtomicBool::new(false),
             root_pem,
             subject,
             tls,

@@ -194,6 +194,9 @@ pub(super) async fn mind(node: &Inner, membership: &Membership) {
             sleep(RENEW_AGAIN).await;
             continue;
         }
+        if keys.lock().0 && membership.identity.key_was_open() {
+            replace_key(node, membership).await;
+        }
         tokio::select! {
             done = known.changed() => if done.is_err() { return },
             // The sender is in these keys.
@@ -213,18 +216,18 @@ async fn is_as(node: &Inner, keys: &Keys) -> bool {
 
 /// Writes the key as it is to be now; true once it is.
 async fn reseal(node: &Inner, membership: &Membership) -> bool {
-    let was_sealed = is_sealed(node).await.unwrap_or_default();
-    {
-        let _renewing = node.renewing.lock().await;
-        if let Err(error) = renewal::keep_on_disk(node, &membership.identity) {
-            let error = format!("{error:#}");
-            tracing::error!(err = error, "the node's key on disk does not follow the lock; trying again");
-            return false;
-        }
+    let _renewing = node.renewing.lock().await;
+    let kept = renewal::keep_on_disk(node, &membership.identity);
+    if let Err(error) = &kept {
+        let error = format!("{error:#}");
+        tracing::error!(err = error, "the node's key on disk does not follow the lock; trying again");
     }
-    if was_sealed || !is_sealed(node).await.unwrap_or_default() {
-        return true;
-    }
+    kept.is_ok()
+}
+
+/// Gets a certificate of another key. A crash before that is made up for by the next start: what is sealed says
+/// that it was open.
+async fn replace_key(node: &Inner, membership: &Membership) {
     for _ in 0..RENEWALS_MAX {
         match renewal::renew(node, membership).await {
             Ok(()) => {
@@ -235,5 +238,4 @@ async fn reseal(node: &Inner, membership: &Membership) -> bool {
         }
         sleep(RENEW_AGAIN).await;
     }
-    true
 }

@@ -1,6 +1,7 @@
 //! Autolock: managers that start want the unlock key, the swarm goes on meanwhile, and a stolen disk tells nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,10 +14,14 @@ use crate::say_version;
 const LIMIT: Duration = Duration::from_secs(30);
 const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.";
 
-/// Three managers and a worker with three replicas of `web`.
-fn four_with_web() -> Cluster {
+/// Who has nothing there is asked.
+const NO_FILE: &str = "/nonexistent/skep-unlock-key";
+
+/// Three managers and a worker with four replicas of `web`; managers look for an unlock key in `key_file`.
+fn four_with_web(key_file: &str) -> Cluster {
     say_version();
-    let cluster = Cluster::builder(3, 1).example(0).start();
+    let builder = Cluster::builder(3, 1).example(0);
+    let cluster = builder.daemon_flag("--unlock-key-file").daemon_flag(key_file).start();
     let create = ["service", "create", "--quiet", "--detach", "--name", "web", "--replicas", "4", WHOAMI];
     let _ = cluster.docker(&create).ok();
     let _ = cluster.wait_running("web", 4, LIMIT);
@@ -41,6 +46,33 @@ fn unlock(cluster: &Cluster, name: &str, key: &str) -> Output {
         };
     }
     skep_e2e::run(&mut command, LIMIT).unwrap_or_else(|err| panic!("{err:#}"))
+}
+
+/// `skep swarm unlock` with this key on stdin, or typed at the prompt of a terminal; what it said.
+fn unlock_by_ours(cluster: &Cluster, name: &str, key: &str, at_terminal: bool) -> String {
+    let ours = cluster.skep_command(cluster.node(name), &["swarm", "unlock"]);
+    let words = std::iter::once(ours.get_program()).chain(ours.get_args());
+    let line: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut command = Command::new(if at_terminal { "script" } else { "sh" });
+    if at_terminal {
+        command.args(["--quiet", "--return", "--command"]).arg(line.join(" ")).arg("/dev/null");
+    } else {
+        command.arg("-c").arg(line.join(" "));
+    }
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = piped.spawn().expect("script and sh are there");
+    let mut out = child.stdout.take().expect("it is piped");
+    let mut said = Vec::new();
+    while at_terminal && !said.ends_with(b"Enter unlock key: ") {
+        let mut byte = [0];
+        assert_eq!(out.read(&mut byte).expect("it says something"), 1, "{}", String::from_utf8_lossy(&said));
+        said.extend(byte);
+    }
+    writeln!(child.stdin.take().expect("it is piped"), "{key}").expect("it listens");
+    out.read_to_end(&mut said).expect("it ends");
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(child.wait().expect("it is our child").success(), "{said}");
+    said
 }
 
 fn info(cluster: &Cluster, name: &str) -> Value {
@@ -94,7 +126,9 @@ const MANAGERS: [&str; 3] = ["manager-1", "manager-2", "manager-3"];
 
 #[test]
 fn managers_are_locked_unlocked_rotated_and_let_go() {
-    let mut cluster = four_with_web();
+    let dir = tempfile::tempdir().expect("a directory");
+    let key_file = dir.path().join("key");
+    let mut cluster = four_with_web(&key_file.display().to_string());
     assert_eq!(cluster.docker(&["swarm", "unlock-key"]).refused().trim(), "no unlock key is set");
     let said = cluster.docker(&["swarm", "update", "--autolock=true"]).ok();
     assert!(said.starts_with("Swarm updated.\nTo unlock a swarm manager after it restarts"), "{said}");
@@ -139,10 +173,24 @@ fn managers_are_locked_unlocked_rotated_and_let_go() {
     for name in MANAGERS {
         let _ = cluster.restart_node(name).ok();
         wait_state(&cluster, name, "locked");
-        let _ = unlock(&cluster, name, &second).ok();
+        // By docker's CLI, by ours, and by ours at a terminal, which does not show the key.
+        match name {
+            "manager-1" => drop(unlock(&cluster, name, &second).ok()),
+            "manager-2" => assert_eq!(unlock_by_ours(&cluster, name, &second, false), ""),
+            _ => assert_eq!(unlock_by_ours(&cluster, name, &second, true).trim(), "Enter unlock key:"),
+        }
     }
     wait_managers(&cluster, 3);
     create(&cluster, "after-all");
+
+    // With a key file one starts by itself; with a wrong one it waits for somebody.
+    std::fs::write(&key_file, &first).expect("the key file is written");
+    let _ = cluster.restart_node("manager-1").ok();
+    wait_state(&cluster, "manager-1", "locked");
+    std::fs::write(&key_file, format!("{second}\n")).expect("the key file is written");
+    let _ = cluster.restart_node("manager-1").ok();
+    wait_state(&cluster, "manager-1", "active");
+    wait_managers(&cluster, 3);
 
     // Without autolock they start by themselves.
     let _ = cluster.docker(&["swarm", "update", "--autolock=false"]).ok();
@@ -319,7 +367,7 @@ fn needs_the_first_key(dir: &Path) -> bool {
 
 #[test]
 fn a_stolen_disk_tells_nothing() {
-    let mut cluster = four_with_web();
+    let mut cluster = four_with_web(NO_FILE);
     let secret_env = "PASSWORD=correct-horse-battery";
     let args = ["service", "create", "--quiet", "--detach", "--name", "vault", "--replicas", "0", "--env"];
     let _ = cluster.docker(&[&args[..], &[secret_env, WHOAMI]].concat()).ok();

@@ -100,6 +100,30 @@ fn a_key_is_sealed_and_opened_and_never_on_disk_meanwhile() {
 }
 
 #[test]
+fn a_key_that_was_on_an_open_disk_is_known_as_such_until_it_is_replaced() {
+    let authority = Authority::generate(NOW).unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let (open, locked) = (Turning(false), Turning(true));
+    let was_open = || Identity::load_with(dir, Some(&locked)).unwrap().unwrap().key_was_open();
+
+    let node = identity(&authority, "node1");
+    node.save_with(dir, Some(&open)).unwrap();
+    assert!(was_open());
+    // Sealed later, and read again after a crash: it is no more secret than it was.
+    node.save_with(dir, Some(&locked)).unwrap();
+    assert!(was_open());
+    let again = Identity::load_with(dir, Some(&locked)).unwrap().unwrap();
+    again.under(authority.cert_pem()).unwrap().save_with(dir, Some(&locked)).unwrap();
+    assert!(was_open(), "the same key under another root");
+
+    again.replace(&identity(&authority, "node1"));
+    assert!(!again.key_was_open());
+    again.save_with(dir, Some(&locked)).unwrap();
+    assert!(!was_open());
+}
+
+#[test]
 fn damage_names_the_file() {
     let authority = Authority::generate(NOW).unwrap();
     let temp = tempfile::tempdir().unwrap();

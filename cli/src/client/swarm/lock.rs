@@ -44,9 +44,10 @@ fn read_key() -> anyhow::Result<String> {
     let stdin = std::io::stdin();
     let is_terminal = stdin.is_terminal();
     if is_terminal {
+        // First: what is typed or pasted at the prompt is not to be seen.
+        echo(false);
         eprint!("Enter unlock key: ");
         std::io::stderr().flush().context("ask for the key")?;
-        echo(false);
     }
     let mut key = String::new();
     let read = stdin.lock().read_line(&mut key);
