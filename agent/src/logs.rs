@@ -1,19 +1,26 @@
 //! Streams of tasks' output towards the manager that asked for them.
 //!
 //! A stream holds little: what the manager does not take in, the engine does not read. It ends with its
-//! last task's log, when nobody wants it any more, or when the manager breaks it off.
+//! last task's log, when nobody wants it any more, or when the manager breaks it off; a connection that ends
+//! does not end it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
+use prost::Message as _;
 use skep_api::{TaskId, TaskState, wire};
 use skep_link::{Identity, stubs::dispatcher_client::DispatcherClient};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::{Instant, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     board::Board,
@@ -30,6 +37,13 @@ const BATCH_BYTES: usize = 256 << 10;
 const READ_AHEAD: usize = 256;
 /// Batches on their way.
 const BATCHES_AHEAD: usize = 4;
+/// What is kept for a manager that may not have got it: what a connection holds (HTTP/2's window of 1 MiB) and
+/// the batches around it.
+const KEPT_BYTES: usize = (1 << 20) + 4 * BATCH_BYTES;
+/// Between a break and the next attempt,
+const RESUME_PAUSE: Duration = Duration::from_millis(250);
+/// of which there are so many: the manager waits as long (`manager/src/logs.rs`).
+const RESUMES_MAX: u32 = 40;
 
 /// The streams of this node.
 #[derive(Debug)]
@@ -84,14 +98,13 @@ impl LogStreams {
 }
 
 async fn publish(
-    mut client: DispatcherClient<Channel>,
+    client: DispatcherClient<Channel>,
     engine: Arc<dyn Engine>,
     board: Arc<Board>,
     wanted: wire::LogsWanted,
     is_full: bool,
 ) {
-    let (batches, outgoing) = mpsc::channel(BATCHES_AHEAD);
-    let id = wanted.id.clone();
+    let (batches, made) = mpsc::channel(BATCHES_AHEAD);
     let pump = async move {
         // At once, though there may be nothing to say yet: who does not begin is given up. A manager that is
         // gone needs no beginning.
@@ -106,13 +119,75 @@ async fn publish(
         // A manager that is gone needs no end.
         let _gone = batches.send(last).await;
     };
-    let call = async {
-        if let Err(status) = client.publish_logs(ReceiverStream::new(outgoing)).await {
-            tracing::debug!(id, err = chain(&status), "a stream of logs was broken off");
+    // The second ends first only when the manager breaks it off; then the pump's channel is closed.
+    tokio::join!(pump, carry(client, made));
+}
+
+/// Brings batches to the manager. A connection may end with the certificates that it was made under: then they
+/// go on by the next one, from those that may not have arrived.
+async fn carry(mut client: DispatcherClient<Channel>, mut made: mpsc::Receiver<wire::LogBatch>) {
+    let mut kept = Kept::default();
+    let mut n_breaks = 0;
+    loop {
+        let began = Instant::now();
+        let (out, outgoing) = mpsc::channel(1);
+        let mut call = std::pin::pin!(client.publish_logs(ReceiverStream::new(outgoing)));
+        let ended = tokio::select! {
+            ended = &mut call => ended,
+            () = send_all(&mut kept, &mut made, out) => call.await,
+        };
+        let Err(status) = ended else { return };
+        n_breaks = if began.elapsed() > RESUME_PAUSE * RESUMES_MAX { 1 } else { n_breaks + 1 };
+        let is_broken =
+            matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
+        tracing::debug!(err = chain(&status), n_breaks, "a stream of logs was broken off");
+        if !is_broken || n_breaks > RESUMES_MAX {
+            return;
         }
-    };
-    // The call ends first only when the manager breaks it off; then the pump's channel is closed.
-    tokio::join!(pump, call);
+        sleep(RESUME_PAUSE).await;
+    }
+}
+
+/// What may not have arrived, and then what is made, until all is sent or the call takes no more.
+async fn send_all(
+    kept: &mut Kept,
+    made: &mut mpsc::Receiver<wire::LogBatch>,
+    out: mpsc::Sender<wire::LogBatch>,
+) {
+    for batch in kept.batches.clone() {
+        if out.send(batch).await.is_err() {
+            return;
+        }
+    }
+    while let Some(batch) = made.recv().await {
+        if out.send(kept.keep(batch)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The last batches that were sent.
+#[derive(Default)]
+struct Kept {
+    batches: VecDeque<wire::LogBatch>,
+    bytes: usize,
+    n_lines: u64,
+}
+
+impl Kept {
+    /// The batch as it is to be sent, with its place in the stream.
+    fn keep(&mut self, mut batch: wire::LogBatch) -> wire::LogBatch {
+        batch.first = self.n_lines;
+        self.n_lines += u64::try_from(batch.lines.len()).unwrap_or_default();
+        self.bytes += batch.encoded_len();
+        self.batches.push_back(batch.clone());
+        while self.bytes > KEPT_BYTES
+            && let Some(oldest) = self.batches.pop_front()
+        {
+            self.bytes -= oldest.encoded_len();
+        }
+        batch
+    }
 }
 
 /// All wanted tasks' lines into batches, until they end or nobody takes them.

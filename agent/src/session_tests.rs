@@ -1,6 +1,11 @@
 //! Whole agents on fake engines, against a manager of the test's own over real mTLS.
 
-use std::{path::Path, pin::Pin, time::SystemTime};
+use std::{
+    path::Path,
+    pin::Pin,
+    sync::atomic::{AtomicU32, Ordering},
+    time::SystemTime,
+};
 
 use skep_api::{
     ClusterId, Id, NodeId, TaskId, TaskState as T,
@@ -23,6 +28,8 @@ use crate::{
 
 #[path = "session_certificate_tests.rs"]
 mod certificates;
+#[path = "session_log_tests.rs"]
+mod logs;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const WORKER: NodeId = NodeId(Id(7));
@@ -121,6 +128,8 @@ impl Talk {
 struct Service {
     talks: mpsc::Sender<Talk>,
     logs: mpsc::Sender<Option<wire::LogBatch>>,
+    /// How often a stream of logs is broken off after its first lines.
+    breaks: Arc<AtomicU32>,
     stopping: mpsc::Sender<Reason>,
 }
 
@@ -143,7 +152,12 @@ impl Dispatcher for Service {
     ) -> Result<Response<wire::LogsDone>, Status> {
         let mut batches = request.into_inner();
         while let Some(Ok(batch)) = batches.next().await {
+            let has_lines = !batch.lines.is_empty();
             self.logs.send(Some(batch)).await.unwrap();
+            let fewer = |n: u32| n.checked_sub(u32::from(has_lines));
+            if has_lines && self.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+                return Err(Status::unavailable("the connection ended"));
+            }
         }
         self.logs.send(None).await.unwrap();
         Ok(Response::new(wire::LogsDone {}))
@@ -169,6 +183,7 @@ struct Stage {
     worker: Identity,
     talks: mpsc::Receiver<Talk>,
     logs: mpsc::Receiver<Option<wire::LogBatch>>,
+    breaks: Arc<AtomicU32>,
     stopping: mpsc::Receiver<Reason>,
     engine: Arc<FakeEngine>,
     network: Arc<FakeNetwork>,
@@ -185,7 +200,9 @@ impl Stage {
         let (talks_in, talks) = mpsc::channel(4);
         let (logs_in, logs) = mpsc::channel(64);
         let (stopping_in, stopping) = mpsc::channel(4);
-        let service = Service { talks: talks_in, logs: logs_in, stopping: stopping_in };
+        let breaks = Arc::<AtomicU32>::default();
+        let own = Arc::clone(&breaks);
+        let service = Service { talks: talks_in, logs: logs_in, breaks: own, stopping: stopping_in };
         let routes = Routes::new(DispatcherServer::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
@@ -195,7 +212,19 @@ impl Stage {
         });
         let (engine, network) = fakes();
         let dir = tempfile::tempdir().unwrap();
-        Self { addr, authority, worker, talks, logs, stopping, engine, network, dir, _serving: serving }
+        Self {
+            addr,
+            authority,
+            worker,
+            talks,
+            logs,
+            breaks,
+            stopping,
+            engine,
+            network,
+            dir,
+            _serving: serving,
+        }
     }
 
     async fn agent(&self) -> Agent {
@@ -435,49 +464,6 @@ async fn an_agent_that_lost_its_managers_goes_where_a_probe_says() {
     }
     let (talk, _) = stage.talk().await;
     talk.welcome(1000).await;
-}
-
-#[tokio::test]
-async fn logs_are_streamed_to_whom_wants_them() {
-    let mut stage = Stage::new().await;
-    let _agent = stage.agent().await;
-    let (mut talk, _) = stage.talk().await;
-    talk.welcome(1000).await;
-    let a = task(1);
-    talk.assign(true, 0, 4, vec![assignment(a, T::Running)]).await;
-    talk.stores_until(a, T::Running).await;
-    let wanted = |id: &str, follow| wire::LogsWanted {
-        id: id.to_owned(),
-        task_ids: vec![a.to_bytes(), task(99).to_bytes()],
-        follow,
-        tail: 600,
-        stdout: true,
-        stderr: true,
-        ..Default::default()
-    };
-    talk.say(Message::LogsWanted(wanted("x", false))).await;
-    let mut lines = Vec::new();
-    loop {
-        let batch = stage.log().await.unwrap();
-        assert_eq!((batch.id.as_str(), batch.error.as_str()), ("x", ""));
-        lines.extend(batch.lines);
-        if batch.end {
-            break;
-        }
-    }
-    assert_eq!(lines.len(), 600);
-    assert_eq!((lines[599].data.as_slice(), lines[599].stderr), (b"line 599\n".as_slice(), true));
-    assert_eq!(stage.log().await, None, "and it is over");
-
-    // Another manager's address is dialled; what is followed goes on until nobody wants it.
-    let follow = wire::LogsWanted { manager: stage.addr.clone(), ..wanted("y", true) };
-    talk.say(Message::LogsWanted(follow)).await;
-    let mut n_lines = 0;
-    while n_lines < 600 {
-        n_lines += stage.log().await.unwrap().lines.len();
-    }
-    talk.say(Message::LogsUnwanted(wire::LogsUnwanted { id: "y".into() })).await;
-    assert_eq!(stage.log().await, None);
 }
 
 #[test]

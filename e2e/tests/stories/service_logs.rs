@@ -48,35 +48,73 @@ fn lines_of_all_nodes_are_shown_and_cut_by_tail() {
     assert!(refused.contains("no such task or service: nosuch"), "{refused}");
 }
 
+/// `docker service logs --follow web`, read as it comes; ended when dropped.
+struct Follower {
+    child: std::process::Child,
+    lines: mpsc::Receiver<String>,
+    text: String,
+}
+
+impl Follower {
+    fn start(cluster: &Cluster) -> Self {
+        let args = ["service", "logs", "--follow", "--tail", "1", "web"];
+        let mut docker = cluster.docker_command(cluster.manager(), &args);
+        let mut child = docker.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let (send, lines) = mpsc::channel();
+        let pipe = child.stdout.take().unwrap();
+        // Ends with the pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        Self { child, lines, text: String::new() }
+    }
+
+    /// Waits until each of the three tasks has said `n` more lines than now.
+    #[track_caller]
+    fn wait_for_each(&mut self, n: usize) {
+        let spoken = |text: &str, name: &str| text.matches(name).count();
+        let before = self.text.clone();
+        let done = skep_e2e::try_wait_for(SOON, || {
+            for line in self.lines.try_iter() {
+                self.text.push_str(&line);
+                self.text.push('\n');
+            }
+            let names = speakers(&self.text);
+            let has_more = |name: &&String| spoken(&self.text, name) >= spoken(&before, name) + n;
+            (names.iter().filter(has_more).count() == 3).then_some(())
+        });
+        assert!(done.is_some(), "{n} more lines of each of three tasks: {}", self.text);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 #[test]
 fn followed_logs_go_on_with_new_lines() {
     let cluster = with_talkers();
-    let args = ["service", "logs", "--follow", "--tail", "1", "web"];
-    let mut follower = cluster
-        .docker_command(cluster.manager(), &args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (send, lines) = mpsc::channel();
-    let pipe = follower.stdout.take().unwrap();
-    let reader = std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let _ = send.send(line);
-        }
-    });
-    let mut text = String::new();
-    let done = skep_e2e::try_wait_for(SOON, || {
-        for line in lines.try_iter() {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        let all_twice =
-            speakers(&text).iter().filter(|name| text.matches(name.as_str()).count() >= 2).count();
-        (all_twice == 3).then_some(())
-    });
-    follower.kill().unwrap();
-    follower.wait().unwrap();
-    reader.join().unwrap();
-    assert!(done.is_some(), "two lines of each of three tasks: {text}");
+    Follower::start(&cluster).wait_for_each(2);
+}
+
+#[test]
+fn followed_logs_go_on_under_new_certificates() {
+    let cluster = with_talkers();
+    let mut follower = Follower::start(&cluster);
+    follower.wait_for_each(1);
+    // Connections under the old root end with the rotation, that of the logs among them.
+    let _ = cluster.docker(&["swarm", "ca", "--rotate", "--quiet"]).ok();
+    follower.wait_for_each(3);
+    for name in speakers(&follower.text) {
+        let of_task = follower.text.lines().filter(|line| line.starts_with(&format!("{name}.")));
+        let said = |line: &str| line.rsplit_once("line ")?.1.parse::<u64>().ok();
+        let numbers: Vec<u64> = of_task.filter_map(said).collect();
+        let expect: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
+        assert_eq!(numbers, expect, "each line of {name} once");
+    }
 }
