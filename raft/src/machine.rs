@@ -181,9 +181,10 @@ impl RaftStateMachine<Types> for Machine {
         let old = inner.compaction().old_snapshots;
         let taken = Arc::clone(&pieces);
         elsewhere(&self.snapshots, move |_| {
-            // On disk first: the log before it is purged next.
-            Arc::clone(&taken).keep(old)?;
-            restore(&*inner, &*taken).map_err(io::Error::other)
+            // One that cannot be read must not take the place of what can: no start would come beyond it.
+            restore(&*inner, &*taken).map_err(io::Error::other)?;
+            // Before this returns: the log before it is purged next.
+            taken.keep(old)
         })
         .await?;
         self.extent.kept(&*pieces, self.extent.bytes());

@@ -14,6 +14,7 @@ use openraft::raft::SnapshotResponse;
 use openraft::rt::WatchReceiver;
 use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::machine::elsewhere;
 use crate::network::{Peer, not_understood};
@@ -33,6 +34,9 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(60);
 const FRUITLESS_MAX: u32 = 5;
 /// Between a message that was lost and the next.
 const PAUSE: Duration = Duration::from_millis(100);
+/// After a piece that could not be written no other one is taken for so long: the disk is full, as a rule, and
+/// the sender begins anew each time.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Sends `snapshot` to the end, unless openraft calls it off.
 pub(crate) async fn send(
@@ -126,7 +130,14 @@ async fn read(pieces: &Arc<dyn Pieces>, number: u64) -> Result<Bytes, RPCError<T
 #[derive(Debug)]
 pub(crate) struct Incoming {
     snapshots: Arc<dyn Snapshots>,
-    partial: Mutex<Option<Partial>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    partial: Option<Partial>,
+    /// When a piece could not be written.
+    failed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -144,18 +155,21 @@ enum Taken {
 
 impl Incoming {
     pub(crate) fn new(snapshots: Arc<dyn Snapshots>) -> Incoming {
-        Incoming { snapshots, partial: Mutex::new(None) }
+        Incoming { snapshots, slot: Mutex::default() }
     }
 
-    /// Takes one piece. What cannot be written is forgotten: the sender begins anew.
+    /// Takes one piece. What cannot be written is forgotten: the sender begins anew, after a while.
     async fn take(&self, piece: SnapshotPiece) -> Result<Taken, WireError> {
         let meta = piece.meta.as_ref().ok_or(WireError::Missing("what a snapshot is of"))?.read();
         let id = SnapshotId::try_from(&*piece.id).map_err(|_| WireError::Missing("a snapshot's id"))?;
         if piece.bytes.len() > PACKED_BYTES_MAX || piece.number > PIECES_MAX {
             return Err(WireError::Missing("a limit on the snapshot's size"));
         }
-        let mut slot = self.partial.lock().await;
-        let partial = match slot.take() {
+        let mut slot = self.slot.lock().await;
+        if slot.failed.is_some_and(|at| at.elapsed() < WRITE_AGAIN) {
+            return Err(WireError::Unwritten);
+        }
+        let partial = match slot.partial.take() {
             Some(partial) if partial.id == id => Some(partial),
             // Another one that is on its way is of no use any more: its sender leads no more, or has a newer.
             Some(_) | None => None,
@@ -176,11 +190,14 @@ impl Incoming {
             Ok((Some(partial), Taken::Next(wanted + 1)))
         })
         .await;
-        let (partial, taken) = written.unwrap_or_else(|error| {
-            tracing::error!(err = %error, "a snapshot from another manager cannot be written");
-            (None, Taken::Next(0))
-        });
-        *slot = partial;
+        let (partial, taken) = written.map_err(|error| {
+            tracing::error!(
+                err = %error, "a snapshot from another manager cannot be written; trying again in {WRITE_AGAIN:?}"
+            );
+            slot.failed = Some(Instant::now());
+            WireError::Unwritten
+        })?;
+        slot.partial = partial;
         Ok(taken)
     }
 }
@@ -220,5 +237,80 @@ impl Raft {
             Ok(installed) => answer(taken, Some(installed.vote)),
             Err(_) => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::types::SnapshotMeta;
+
+    /// A disk on which there is room for some pieces; how many were written in all.
+    #[derive(Clone, Debug)]
+    struct Small(u64, Arc<Mutex<u64>>);
+
+    #[derive(Debug)]
+    struct SmallFile(Small, u64);
+
+    impl Snapshots for Small {
+        fn begin(&self, _: &SnapshotMeta) -> io::Result<Box<dyn Sink>> {
+            Ok(Box::new(SmallFile(self.clone(), 0)))
+        }
+
+        fn current(&self) -> Option<Snapshot> {
+            None
+        }
+
+        fn simulated(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+    }
+
+    impl Sink for SmallFile {
+        fn push(&mut self, _: &[u8]) -> io::Result<()> {
+            if self.1 == self.0.0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.1 += 1;
+            *self.0.1.lock().unwrap() += 1;
+            Ok(())
+        }
+
+        fn count(&self) -> u64 {
+            self.1
+        }
+
+        fn finish(self: Box<Self>) -> io::Result<Snapshot> {
+            unreachable!("there is no room for all of it")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_is_not_sent_over_and_over() {
+        let disk = Small(20, Arc::default());
+        let incoming = Incoming::new(Arc::new(disk.clone()));
+        let piece = |number| SnapshotPiece {
+            vote: None,
+            meta: Some(MetaRecord::new(&SnapshotMeta::default())),
+            id: Bytes::from_static(&[7; 16]),
+            number,
+            bytes: Bytes::from_static(b"a piece"),
+            is_end: false,
+        };
+        // As the sender does it, however often it was told no.
+        let (began, mut next) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            next = match incoming.take(piece(next)).await {
+                Ok(Taken::Next(wanted)) => wanted,
+                Ok(Taken::All(_)) => unreachable!("there is no room for all of it"),
+                Err(_) => 0,
+            };
+        }
+        let written = *disk.1.lock().unwrap();
+        assert!((100..=140).contains(&written), "{written} pieces in a minute");
     }
 }

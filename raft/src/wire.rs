@@ -27,6 +27,8 @@ pub(crate) enum WireError {
     Malformed(#[from] prost::DecodeError),
     #[error("{0} is missing")]
     Missing(&'static str),
+    #[error("a piece of a snapshot could not be written just now")]
+    Unwritten,
 }
 
 /// One member asks another.

@@ -294,8 +294,10 @@ impl crate::StateMachine for State {
         Box::new(|out| out.write_all(b"state"))
     }
 
-    fn restore(&self, _: &mut (dyn Read + Send)) -> Result<(), String> {
-        Ok(())
+    fn restore(&self, state: &mut (dyn Read + Send)) -> Result<(), String> {
+        let mut read = Vec::new();
+        state.read_to_end(&mut read).map_err(|error| error.to_string())?;
+        if read == b"state" { Ok(()) } else { Err("it is no state".to_owned()) }
     }
 }
 
@@ -309,4 +311,23 @@ async fn a_full_disk_is_waited_out() {
     let kept = machine.get_current_snapshot().await.unwrap().unwrap();
     assert_eq!(kept.snapshot.id(), built.snapshot.id());
     assert_eq!(read(&Snapshot { meta: kept.meta, pieces: kept.snapshot }).unwrap(), b"state");
+}
+
+#[tokio::test]
+async fn one_that_is_no_state_takes_the_place_of_none() {
+    use openraft::storage::RaftStateMachine as _;
+    let dir = TempDir::new().unwrap();
+    let snapshots = Arc::new(sample(dir.path()));
+    let of = |index, text: &'static [u8]| {
+        let write: WriteState = Box::new(|out| out.write_all(text));
+        build(&*snapshots, &meta(index), &write).unwrap()
+    };
+    let mut machine =
+        crate::machine::Machine::new(Arc::new(State), Arc::clone(&snapshots) as _, None).unwrap();
+    let (good, bad) = (of(3, b"state"), of(8, b"from a build that knows more"));
+    machine.install_snapshot(&good.meta, Arc::clone(&good.pieces)).await.unwrap();
+    machine.install_snapshot(&bad.meta, Arc::clone(&bad.pieces)).await.unwrap_err();
+    assert_eq!(snapshots.current(), Some(good));
+    drop(bad);
+    only_file(dir.path());
 }
