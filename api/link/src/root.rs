@@ -257,7 +257,15 @@ pub(crate) fn cross_sign(root: &str, key: &KeyPair, other: &str) -> Result<Strin
     let issuer = other.issuer().as_raw();
     let rest = after(tbs, issuer).ok_or_else(|| CaError::Root("it has no issuer".to_owned()))?;
     let tbs = sequence(&[&version, &serial, algorithm, root.subject().as_raw(), rest]);
-    signed(key, &tbs, algorithm).map(|der| pem("CERTIFICATE", &der))
+    let crossed = signed(key, &tbs, algorithm)?;
+    // What is oddly encoded may read otherwise in its new place.
+    let same = X509Certificate::from_der(&crossed).is_ok_and(|(_, crossed)| {
+        crossed.subject() == other.subject() && crossed.public_key().raw == other.public_key().raw
+    });
+    if !same {
+        return Err(CaError::Root("its issuer is not encoded as one should be".to_owned()));
+    }
+    Ok(pem("CERTIFICATE", &crossed))
 }
 
 /// A request for a certificate of this root's name and key, for another CA to sign.

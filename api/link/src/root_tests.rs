@@ -123,3 +123,19 @@ fn who_missed_the_end_of_a_rotation_follows_through_two() {
     node(&during, &first_root).unwrap();
     node(&during, second.cert_pem()).unwrap();
 }
+
+#[test]
+fn an_issuer_that_is_oddly_encoded_is_not_signed_over() {
+    let authority = Authority::generate(NOW).unwrap();
+    let der = tls::certificates(authority.cert_pem()).unwrap().remove(0).to_vec();
+    // The first of the two names is the issuer's: one part of it, whose kind and length are changed.
+    let at = der.windows(5).position(|bytes| bytes == [0x30, 0x13, 0x31, 0x11, 0x30]).unwrap();
+    for (kind, len) in [(0x31, 0x0f), (0xb1, 0x0f), (0x31, 0), (0xb1, 0)] {
+        let mut odd = der.clone();
+        (odd[at + 2], odd[at + 5]) = (kind, len);
+        let odd = pem("CERTIFICATE", &odd);
+        if let Ok(crossed) = authority.cross_sign(&odd) {
+            assert_eq!(issuer_of(&crossed), issuer_of(&odd), "{kind:x} {len}");
+        }
+    }
+}
