@@ -41,10 +41,15 @@ pub(crate) fn check_new(view: &View, level: u32) -> Result<(), Status> {
     Err(Status::failed_precondition(words))
 }
 
+/// Where that is, of the manager in `dir`.
+pub(crate) fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
 /// Whether this build may open the manager in `dir`, as far as its file says.
 pub(crate) fn check_kept(dir: &Path) -> Result<(), TooOld> {
     // One that is missing or damaged stops nobody: the log and the snapshots say it, too.
-    let kept = fs::read_to_string(dir.join(FILE)).ok().and_then(|text| text.trim().parse().ok());
+    let kept = fs::read_to_string(path(dir)).ok().and_then(|text| text.trim().parse().ok());
     match kept {
         Some(level) if level > FEATURE_LEVEL => Err(TooOld { level }),
         Some(_) | None => Ok(()),
@@ -58,7 +63,7 @@ pub(crate) fn halt(error: TooOld) -> ! {
 }
 
 fn keep(dir: &Path, level: u32) -> io::Result<()> {
-    let (path, new) = (dir.join(FILE), dir.join(FILE).with_extension("new"));
+    let (path, new) = (path(dir), path(dir).with_extension("new"));
     fs::write(&new, level.to_string())?;
     fs::File::open(&new)?.sync_all()?;
     fs::rename(&new, &path)?;

@@ -8,6 +8,8 @@ mod ca;
 mod clocks;
 mod control;
 mod dispatcher;
+#[doc(hidden)]
+pub mod fuzz;
 mod ids;
 mod join;
 mod leader;

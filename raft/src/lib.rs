@@ -11,6 +11,8 @@ mod client;
 mod compact;
 mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod keys;
 mod machine;

@@ -31,6 +31,7 @@ const VERSION: u32 = 1;
 /// As OWASP asks of PBKDF2-HMAC-SHA256; a third of a second, once a file.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).expect("it is not 0");
 const SALT_BYTES: usize = 32;
+const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 const SUM_BYTES: usize = 32;
 /// How much of the state a piece holds.
@@ -156,11 +157,16 @@ struct Seal {
     title: Vec<u8>,
 }
 
+/// What a file with this salt is sealed under.
+fn derive(key: &Secret, salt: &[u8; SALT_BYTES]) -> [u8; KEY_BYTES] {
+    let mut bytes = [0; KEY_BYTES];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, salt, key.reveal(), &mut bytes);
+    bytes
+}
+
 impl Seal {
-    fn new(key: &Secret, salt: &[u8; SALT_BYTES], title: Vec<u8>) -> Self {
-        let mut bytes = [0; 32];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, salt, key.reveal(), &mut bytes);
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).expect("a key of 32 bytes");
+    fn new(key: [u8; KEY_BYTES], title: Vec<u8>) -> Self {
+        let key = UnboundKey::new(&AES_256_GCM, &key).expect("a key of 32 bytes");
         Self { key: LessSafeKey::new(key), title }
     }
 
@@ -246,6 +252,16 @@ impl Write for Writer<'_> {
 /// # Errors
 /// What `out` says.
 pub fn write(out: &mut dyn Write, store: &Store, title: &Title, key: &Secret) -> io::Result<()> {
+    write_under(out, store, title, |salt| derive(key, salt))
+}
+
+/// The same under a key that is found in another way.
+pub(crate) fn write_under(
+    out: &mut dyn Write,
+    store: &Store,
+    title: &Title,
+    key: impl FnOnce(&[u8; SALT_BYTES]) -> [u8; KEY_BYTES],
+) -> io::Result<()> {
     let title = serde_json::to_vec(title).map_err(io::Error::other)?;
     let mut salt = [0; SALT_BYTES];
     SystemRandom::new().fill(&mut salt).map_err(|_| io::Error::other("no random numbers"))?;
@@ -254,7 +270,7 @@ pub fn write(out: &mut dyn Write, store: &Store, title: &Title, key: &Secret) ->
     head.extend_from_slice(&u32::try_from(title.len()).map_err(io::Error::other)?.to_le_bytes());
     head.extend_from_slice(&title);
     head.extend_from_slice(&salt);
-    let seal = Seal::new(key, &salt, head.clone());
+    let seal = Seal::new(key(&salt), head.clone());
     let tag = seal.seal(KEY_NONCE, 0, Vec::new());
     let packer = zstd::bulk::Compressor::new(LEVEL)?;
     let sum = digest::Context::new(&digest::SHA256);
@@ -372,8 +388,16 @@ pub fn verify_sum(path: &Path) -> Result<Title, BackupError> {
 /// # Errors
 /// [`BackupError`]; damage is named by its place.
 pub fn read(path: &Path, key: &Secret) -> Result<(Title, Store), BackupError> {
+    read_under(path, |salt| derive(key, salt))
+}
+
+/// The same under a key that is found in another way.
+pub(crate) fn read_under(
+    path: &Path,
+    key: impl FnOnce(&[u8; SALT_BYTES]) -> [u8; KEY_BYTES],
+) -> Result<(Title, Store), BackupError> {
     let Opened { reading, title, head, salt, tag } = open(path)?;
-    let seal = Seal::new(key, &salt, head);
+    let seal = Seal::new(key(&salt), head);
     if seal.open(KEY_NONCE, 0, tag).is_none() {
         return Err(BackupError::WrongKey { path: path.to_owned(), sealed: title.sealed });
     }
@@ -387,6 +411,13 @@ pub fn read(path: &Path, key: &Secret) -> Result<(Title, Store), BackupError> {
         return Err(error);
     }
     restored.map_err(|reason| BackupError::State { path: path.to_owned(), reason })?;
+    let reading = pieces.reading;
+    let len = reading.file.get_ref().metadata().map(|file| file.len());
+    if len.map_err(|source| BackupError::Io { path: path.to_owned(), source })?
+        != reading.at + wide(SUM_BYTES)
+    {
+        return Err(reading.damaged("something follows its end"));
+    }
     verify_sum(path)?;
     Ok((title, machine.store()))
 }

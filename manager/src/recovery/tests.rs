@@ -154,6 +154,13 @@ async fn a_backup_is_read_back_and_no_damage_passes() {
         assert!(backup::verify_sum(&path).is_err(), "cut at {len}");
         assert!(backup::read(&path, &key).is_err(), "cut at {len}");
     }
+    // Whoever adds something to it can also make the sum right.
+    let mut longer = bytes[..bytes.len() - 32].to_vec();
+    longer.extend_from_slice(b"more");
+    let sum = ring::digest::digest(&ring::digest::SHA256, &longer);
+    longer.extend_from_slice(sum.as_ref());
+    fs::write(&path, &longer).unwrap();
+    assert!(matches!(backup::read(&path, &key), Err(BackupError::Damaged { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

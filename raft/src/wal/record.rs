@@ -175,6 +175,19 @@ impl From<Kind> for Record {
     }
 }
 
+impl Record {
+    /// Of the entry that it is about.
+    fn index(&self) -> Option<u64> {
+        match self.kind.as_ref()? {
+            Kind::Entry(entry) => Some(entry.index),
+            Kind::Truncate(truncate) => truncate.keep_to,
+            Kind::Committed(position) | Kind::Purged(position) => Some(position.index),
+            Kind::Base(base) => Some(base.next),
+            Kind::Vote(_) => None,
+        }
+    }
+}
+
 /// The bytes that `record` takes in a batch.
 pub(crate) fn encoded_len(record: &Record) -> usize {
     let len = record.encoded_len();
@@ -186,13 +199,18 @@ pub(crate) fn encode(record: &Record, body: &mut Vec<u8>) {
     record.encode_length_delimited(body).expect("a Vec grows as needed");
 }
 
-/// All records of a batch's plain text.
-pub(crate) fn decode_all(plain: Bytes) -> Result<Vec<Record>, prost::DecodeError> {
+/// All records of a batch's plain text; else what is wrong with them.
+pub(crate) fn decode_all(plain: Bytes) -> Result<Vec<Record>, String> {
     // From `Bytes`, entries are slices of the text, not copies.
     let mut rest = plain;
     let mut records = Vec::new();
     while !rest.is_empty() {
-        records.push(Record::decode_length_delimited(&mut rest)?);
+        let record = Record::decode_length_delimited(&mut rest).map_err(|error| error.to_string())?;
+        // After each entry there may be another one.
+        if record.index() == Some(u64::MAX) {
+            return Err("an index is beyond all that there can be".to_owned());
+        }
+        records.push(record);
     }
     Ok(records)
 }

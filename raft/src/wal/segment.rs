@@ -97,13 +97,7 @@ impl Segment {
         said: &Said,
         more: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Segment, OpenError> {
-        let salt = seal::random()?;
-        let seal = SegmentSeal::new(place.key, &salt, place.number);
-        let mut start = header(place, &salt, &seal);
-        start.resize(usize::try_from(HEADER_BYTES).expect("a header is small"), 0);
-        let base = batch::encode(&seal, place.first_sequence, &said.encode());
-        assert!(base.len() <= BASE_BYTES, "what a log says but for its entries is small");
-        start.extend_from_slice(&base);
+        let (start, seal) = start(place, said)?;
         let path = path(place.dir, place.number);
         let offset = u64::try_from(start.len()).expect("a length fits in 64 bits");
         files.write(&file, &start, 0).map_err(OpenError::io("write", from))?;
@@ -144,6 +138,18 @@ impl Segment {
         self.offset += u64::try_from(batch.len()).expect("a length fits in 64 bits");
         Ok(())
     }
+}
+
+/// How a segment under a fresh salt begins: its header and its first batch.
+pub(crate) fn start(place: &Place<'_>, said: &Said) -> Result<(Vec<u8>, SegmentSeal), OpenError> {
+    let salt = seal::random()?;
+    let seal = SegmentSeal::new(place.key, &salt, place.number);
+    let mut start = header(place, &salt, &seal);
+    start.resize(usize::try_from(HEADER_BYTES).expect("a header is small"), 0);
+    let base = batch::encode(&seal, place.first_sequence, &said.encode());
+    assert!(base.len() <= BASE_BYTES, "what a log says but for its entries is small");
+    start.extend_from_slice(&base);
+    Ok((start, seal))
 }
 
 fn header(place: &Place<'_>, salt: &[u8; SALT_BYTES], seal: &SegmentSeal) -> Vec<u8> {
