@@ -364,27 +364,34 @@ async fn keep_book(shared: Arc<Shared>) {
         shared.book.follow(&shared.machine.view(), caught_up);
         shared.peers.prune();
     };
-    follow(false);
-    let whole = async {
-        while shared.raft.read_barrier().await.is_err() {
-            if shared.raft.status().has_changed().is_err() {
-                return std::future::pending().await;
-            }
-            tokio::time::sleep(WHOLE_RETRY).await;
-        }
-    };
-    tokio::pin!(whole);
     loop {
-        tokio::select! {
-            () = &mut whole => break,
-            done = changed.changed() => if done.is_err() { return },
-        }
-        changed.borrow_and_update();
         follow(false);
-    }
-    follow(true);
-    while changed.changed().await.is_ok() {
+        let whole = async {
+            while shared.raft.read_barrier().await.is_err() {
+                if shared.raft.status().has_changed().is_err() {
+                    return std::future::pending().await;
+                }
+                tokio::time::sleep(WHOLE_RETRY).await;
+            }
+        };
+        tokio::pin!(whole);
+        loop {
+            tokio::select! {
+                () = &mut whole => break,
+                done = changed.changed() => if done.is_err() { return },
+            }
+            changed.borrow_and_update();
+            follow(false);
+        }
         follow(true);
+        loop {
+            tokio::select! {
+                // It was cut off, and asked: what it was told counts until the state here is whole again.
+                () = shared.book.learned() => break,
+                done = changed.changed() => if done.is_err() { return },
+            }
+            follow(true);
+        }
     }
 }
 

@@ -133,10 +133,13 @@ async fn follow_role(node: &Inner, membership: &Membership, first: Option<NodeRo
                 Some(CHANGE_RETRY)
             }
         };
+        let entrance = node.manager.lock().await.as_ref().map(Manager::entrance);
         let waiting = async {
-            match again {
-                Some(pause) => sleep(pause).await,
-                None => std::future::pending().await,
+            match (again, entrance) {
+                (Some(pause), _) => sleep(pause).await,
+                // It comes in once more, as the managers that it knows may be others by now.
+                (None, Some(entrance)) => entrance.lost().await,
+                (None, None) => std::future::pending().await,
             }
         };
         tokio::select! {

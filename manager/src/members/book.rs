@@ -11,7 +11,10 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use skep_api::{NodeId, wire};
 use skep_store::View;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 const FILE: &str = "peers.json";
 const FORMAT: u32 = 1;
@@ -49,6 +52,8 @@ pub(crate) struct Book {
     stored: ArcSwap<Entries>,
     /// What the file or a manager said; of no weight any more once the state has caught up.
     told: ArcSwap<Entries>,
+    /// Something was told.
+    learned: Notify,
     /// What the file holds.
     filed: Mutex<Entries>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
@@ -66,6 +71,7 @@ impl Book {
             stored: ArcSwap::default(),
             filed: Mutex::new(told.clone()),
             told: ArcSwap::from_pointee(told),
+            learned: Notify::new(),
             heard: Mutex::default(),
             dropped: watch::Sender::new(None),
         })
@@ -109,6 +115,12 @@ impl Book {
         write(&self.path, &entries);
         self.filed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&entries);
         self.told.store(Arc::new(entries));
+        self.learned.notify_one();
+    }
+
+    /// Waits until a manager says who the members are.
+    pub(crate) async fn learned(&self) {
+        self.learned.notified().await;
     }
 
     /// Takes over the applied state. From when it has caught up it alone counts, and is what the file holds.

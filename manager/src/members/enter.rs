@@ -62,9 +62,17 @@ impl Entrance {
         if self.has_state() {
             self.heard_within(VOTER_MAX).await;
         }
-        while !self.is_heard() {
+        loop {
             if self.is_stopped() {
                 return Err(EnterError::Stopped);
+            }
+            // A leader that was heard may be gone again, and the next one nobody whom this state knows.
+            if self.is_heard() {
+                if self.0.raft.read_barrier().await.is_ok() {
+                    return Ok(());
+                }
+                sleep(RETRY_MIN).await;
+                continue;
             }
             let mut addrs: Vec<String> = managers();
             addrs.extend(shared.book.addrs());
@@ -88,13 +96,20 @@ impl Entrance {
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
-        while shared.raft.read_barrier().await.is_err() {
-            if self.is_stopped() {
-                return Err(EnterError::Stopped);
+    }
+
+    /// Returns once this member has heard no leader for so long that its state may be too old to know who leads:
+    /// those that it knew may have come in anew while it was cut off. It is to enter again, as at a start.
+    pub async fn lost(&self) {
+        let mut status = self.0.raft.status();
+        while status.wait_for(|status| !status.has_quorum).await.is_ok() {
+            if !self.heard_within(VOTER_MAX).await {
+                break;
             }
-            sleep(RETRY_MIN).await;
         }
-        Ok(())
+        if self.is_stopped() {
+            std::future::pending().await
+        }
     }
 
     /// Its raft id.
@@ -109,10 +124,10 @@ impl Entrance {
         self.0.machine.view().cluster().is_some()
     }
 
-    /// Whether it is a member in good standing: it votes, and hears a leader.
+    /// Whether it is a member in good standing: it votes, and hears a leader, or leads.
     #[must_use]
     pub fn is_heard(&self) -> bool {
-        self.is_voter() && self.0.raft.status().borrow().leader.is_some()
+        is_heard(&self.0.raft.status().borrow())
     }
 
     /// Whether nobody else votes, by its own log: then nobody can have let it go.
@@ -128,15 +143,9 @@ impl Entrance {
         self.0.raft.status().has_changed().is_err()
     }
 
-    fn is_voter(&self) -> bool {
-        self.0.raft.status().borrow().voters.contains(&self.0.raft.raft_id())
-    }
-
     async fn heard_within(&self, limit: Duration) -> bool {
-        let own = self.0.raft.raft_id();
         let mut status = self.0.raft.status();
-        let heard = status.wait_for(|status| status.voters.contains(&own) && status.leader.is_some());
-        matches!(timeout(limit, heard).await, Ok(Ok(_)))
+        matches!(timeout(limit, status.wait_for(is_heard)).await, Ok(Ok(_)))
     }
 
     pub(super) async fn ask(&self, addr: &str, advertise_addr: &str) -> Result<Vec<wire::RaftPeer>, Failure> {
@@ -157,6 +166,11 @@ impl Entrance {
         let answer = answer.map_err(|_| Failure::Again("no answer".to_owned()))?;
         Ok(answer.map_err(Failure::from)?.into_inner().peers)
     }
+}
+
+/// Whether it votes, and heard a leader just now: the last one that it knew may be long gone.
+fn is_heard(status: &skep_raft::Status) -> bool {
+    status.voters.contains(&status.raft_id) && status.leader.is_some() && status.has_quorum
 }
 
 /// Takes this node out of the managers before it leaves: the first of `managers` that does it is enough.
