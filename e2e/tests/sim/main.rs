@@ -9,5 +9,6 @@
 
 mod consensus;
 mod invariants;
+mod shared;
 mod swarm;
 mod trace;

@@ -1,5 +1,6 @@
 //! A whole swarm on simulated machines: real managers and real agents over real gRPC, fake engines and networks.
 
+mod away;
 mod calm;
 mod daemon;
 mod faults;
@@ -8,45 +9,25 @@ mod observe;
 pub(crate) mod users;
 pub(crate) mod world;
 
-use crate::trace::{check, one, same_twice, seeds};
+use crate::trace::{check, check_half, one, same_twice};
 use world::Figures;
 
 /// What CI runs.
 const SEEDS: u64 = 40;
 
-fn run(seed: u64) -> Figures {
-    check("swarm", seed)
-}
-
-fn half(which: u64) {
-    let runs: Vec<Figures> = seeds(SEEDS, which).into_iter().map(run).collect();
-    let sum = |of: fn(&Figures) -> u64| runs.iter().map(of).sum::<u64>();
-    println!(
-        "{} seeds: {} writes acknowledged, {} unknown, {} revisions, {} tasks, {} crashes, {} of them of \
-         machines, {} cuts, {} restarts, {} changes of role, {} drains, healed after {} ms at most",
-        runs.len(),
-        sum(|f| f.acknowledged),
-        sum(|f| f.unknown),
-        sum(|f| f.revisions),
-        sum(|f| f.tasks),
-        sum(|f| f.crashes),
-        sum(|f| f.power_cuts),
-        sum(|f| f.cuts),
-        sum(|f| f.restarts),
-        sum(|f| f.roles),
-        sum(|f| f.drains),
-        runs.iter().map(|f| f.healed_after_ms).max().unwrap_or_default(),
-    );
-}
-
 #[test]
 fn even_seeds() {
-    half(0);
+    check_half::<Figures>("swarm", SEEDS, 0);
 }
 
 #[test]
 fn odd_seeds() {
-    half(1);
+    check_half::<Figures>("swarm", SEEDS, 1);
+}
+
+#[test]
+fn a_manager_that_does_not_know_who_leads_comes_back() {
+    check::<Figures>("swarm::away", away::SEED);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! What one seed did, line by line: it names a failure, and tells whether two runs were the same.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use turmoil::Sim;
 
 thread_local! {
@@ -55,20 +59,34 @@ pub(crate) fn memory_dir() -> TempDir {
 }
 
 /// A number that is set from outside.
-pub(crate) fn number(variable: &str) -> Option<u64> {
+fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
 /// Set for the process that runs one seed: which one. `SKEP_SIM_TRACE`: it also prints what happened.
 const ONE: &str = "SKEP_SIM_ONE";
 const TRACE: &str = "SKEP_SIM_TRACE";
+/// What the daemons log beside it, as `RUST_LOG` names it.
+const LOG: &str = "SKEP_SIM_LOG";
 /// Begins the last line of a run that found nothing wrong.
 const FIGURES: &str = "FIGURES ";
+
+/// Log lines bear the time that the trace has.
+struct SimulatedTime;
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        write!(out, "{}", now().as_micros())
+    }
+}
 
 /// One seed, in a process that was made for it: what else runs in a process moves tokio's task numbers, and by
 /// them the order in which the tasks of a crashed host end.
 pub(crate) fn one<F: Serialize>(run: impl FnOnce(u64) -> (Trace, F)) {
     let Some(seed) = number(ONE) else { return };
+    if let Ok(filter) = std::env::var(LOG) {
+        tracing_subscriber::fmt().with_env_filter(filter).with_timer(SimulatedTime).with_ansi(false).init();
+    }
     let (trace, figures) = run(seed);
     if number(TRACE).is_some() {
         trace.lines.iter().for_each(|line| println!("{line}"));
@@ -93,19 +111,59 @@ fn run<F: DeserializeOwned>(simulation: &str, seed: u64, with_trace: bool) -> (S
     (text, figures)
 }
 
-/// Runs a seed and says which one it was that failed; with `SKEP_SIM_SEED` it also prints what happened.
-pub(crate) fn check<F: DeserializeOwned>(simulation: &str, seed: u64) -> F {
+/// Runs a seed; one that failed says what happened in it, as does the one that `SKEP_SIM_SEED` chose.
+fn figures<F: DeserializeOwned>(simulation: &str, seed: u64) -> Option<F> {
     let is_chosen = number("SKEP_SIM_SEED").is_some();
     let (text, figures) = run(simulation, seed, is_chosen);
     if is_chosen || figures.is_none() {
         println!("{text}");
     }
-    figures.unwrap_or_else(|| {
-        panic!(
-            "{simulation}: seed {seed} failed\n\
-             replay: SKEP_SIM_SEED={seed} cargo test --release -p skep-e2e --test sim {simulation}::even -- --nocapture"
-        )
-    })
+    figures
+}
+
+fn replay(simulation: &str, seed: u64) -> String {
+    format!(
+        "SKEP_SIM_SEED={seed} cargo test --release --workspace --test sim {simulation}::even -- --nocapture"
+    )
+}
+
+/// Runs a seed that must pass.
+pub(crate) fn check<F: DeserializeOwned>(simulation: &str, seed: u64) {
+    let figures: Option<F> = figures(simulation, seed);
+    assert!(figures.is_some(), "{simulation}: seed {seed} failed\nreplay: {}", replay(simulation, seed));
+}
+
+/// Runs all seeds that this call is to run, of which this is the `half`, also after one that failed; prints how
+/// much happened in them.
+pub(crate) fn check_half<F: Serialize + DeserializeOwned>(simulation: &str, usual: u64, half: u64) -> Vec<F> {
+    let (mut passed, mut failed) = (Vec::new(), Vec::new());
+    for seed in seeds(usual, half) {
+        match figures(simulation, seed) {
+            Some(figures) => passed.push(figures),
+            None => failed.push(seed),
+        }
+    }
+    println!("{simulation}: {} seeds passed: {}", passed.len(), totals(&passed));
+    if let Some(first) = failed.first() {
+        panic!("{simulation}: seeds {failed:?} failed\nreplay: {}", replay(simulation, *first));
+    }
+    passed
+}
+
+/// The sum of each figure; of those in milliseconds the largest.
+fn totals<F: Serialize>(figures: &[F]) -> String {
+    let mut totals: BTreeMap<String, u64> = BTreeMap::new();
+    for figures in figures {
+        let serde_json::Value::Object(figures) = serde_json::to_value(figures).unwrap() else { continue };
+        for (name, figure) in figures {
+            let figure = figure.as_u64().unwrap();
+            let is_largest = name.ends_with("_ms");
+            let total = totals.entry(name).or_default();
+            *total = if is_largest { figure.max(*total) } else { figure + *total };
+        }
+    }
+    let words: Vec<String> = totals.into_iter().map(|(name, total)| format!("{name} {total}")).collect();
+    words.join(", ")
 }
 
 /// Runs a seed twice; both runs must be the same to the last line of their traces, and another seed's not.
@@ -131,7 +189,7 @@ fn is_traced(line: &str) -> bool {
 
 /// The seeds that this call is to run: one that is named, or those below `SKEP_SIM_SEEDS` (`usual` of them
 /// without) of which this is the `half`.
-pub(crate) fn seeds(usual: u64, half: u64) -> Vec<u64> {
+fn seeds(usual: u64, half: u64) -> Vec<u64> {
     if let Some(seed) = number("SKEP_SIM_SEED") {
         return if half == 0 { vec![seed] } else { Vec::new() };
     }

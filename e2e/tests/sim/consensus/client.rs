@@ -157,8 +157,7 @@ async fn ask(what: u8, body: Bytes, world: &World) -> Result<Bytes, Unanswered> 
     let mut unanswered = Unanswered::Refused;
     while Instant::now() < deadline {
         let target: Vec<u64> = world.lock().target.iter().copied().collect();
-        let n = u64::try_from(target.len()).unwrap();
-        let member = target[usize::try_from(world.below(n)).unwrap()];
+        let member = world.pick(&target);
         match wire::call(member, what, body.clone(), ANSWER_LIMIT).await {
             Ok((DONE, answer)) => return Ok(answer),
             Ok((REFUSED, _)) | Err(TransportError::Unreachable(_)) => {}

@@ -10,7 +10,8 @@ use super::{client, member, wire};
 use crate::invariants::{
     i01_acknowledged_writes_survive as survive, i02_conflicts_and_names as conflicts, i06_it_heals as heals,
 };
-use crate::trace::{Trace, step};
+use crate::shared::{Base as _, others, pairs};
+use crate::trace::Trace;
 
 const N_CLIENTS: u64 = 4;
 /// How long there is trouble, how long clients go on after it, and how long healing may take.
@@ -29,7 +30,7 @@ const SLOWER: [u32; 3] = [4, 20, 100];
 /// Runs one seed to its end.
 pub(crate) fn run(seed: u64) -> (Trace, Figures) {
     skep_raft::sim::seed_this_thread(seed);
-    let world = World::new(seed);
+    let world = World::of(seed);
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .simulation_duration(SETUP_MAX + TROUBLE + CALM + HEAL_MAX)
@@ -69,14 +70,14 @@ impl Trouble<'_> {
             first.is_some_and(|(raft, _)| raft.status().borrow().voters == state.target)
         };
         if !self.until(SETUP_MAX, ready) {
-            return self.world.lock().trace.fail("the swarm was not set up".into());
+            return self.world.fail("the swarm was not set up".into());
         }
         self.world.lock().n_clients = N_CLIENTS;
         for number in 1..=N_CLIENTS {
             self.sim.client(format!("c{number}"), client::run(number, self.world.clone()));
         }
         let end = self.sim.elapsed() + TROUBLE;
-        while self.sim.elapsed() < end && !self.world.lock().trace.has_failed() {
+        while self.sim.elapsed() < end && !self.world.has_failed() {
             let pause = Duration::from_millis(50 + self.world.below(500));
             self.run_for(pause);
             self.strike();
@@ -126,8 +127,7 @@ impl Trouble<'_> {
     }
 
     fn pick(&self) -> u64 {
-        let n = u64::try_from(self.ids.len()).unwrap();
-        self.ids[usize::try_from(self.world.below(n)).unwrap()]
+        self.world.pick(&self.ids)
     }
 
     /// All at one instant; they come back one by one.
@@ -209,13 +209,13 @@ impl Trouble<'_> {
     }
 
     fn slow_disk(&self, id: u64) {
-        let slower = SLOWER[usize::try_from(self.world.below(3)).unwrap()];
+        let slower = self.world.pick(&SLOWER);
         self.world.note(format!("the disk of m{id} is {slower} times slower"));
         self.world.lock().slots[&id].disk.slow_down(slower);
     }
 
     fn slow_link(&self, one: u64, other: u64) {
-        let max = SLOW_LINKS_MAX[usize::try_from(self.world.below(2)).unwrap()];
+        let max = self.world.pick(&SLOW_LINKS_MAX);
         self.world.note(format!("up to {max:?} between m{one} and m{other}"));
         self.sim.set_link_max_message_latency(wire::host(one), wire::host(other), max);
     }
@@ -223,12 +223,10 @@ impl Trouble<'_> {
     /// Cuts are mended, links and disks as fast as at first.
     fn join_all(&mut self) {
         self.world.note("join all".into());
-        for (one, other) in self.ids.iter().flat_map(|one| self.ids.iter().map(move |other| (*one, *other))) {
-            if one < other {
-                let (one, other) = (wire::host(one), wire::host(other));
-                self.sim.repair(one.clone(), other.clone());
-                self.sim.set_link_max_message_latency(one, other, LINK_MAX);
-            }
+        for (one, other) in pairs(&self.ids) {
+            let (one, other) = (wire::host(one), wire::host(other));
+            self.sim.repair(one.clone(), other.clone());
+            self.sim.set_link_max_message_latency(one, other, LINK_MAX);
         }
         self.world.lock().slots.values().for_each(|slot| slot.disk.slow_down(1));
     }
@@ -279,26 +277,8 @@ impl Trouble<'_> {
 
     /// Runs until `wanted`, at most for `limit`.
     fn until(&mut self, limit: Duration, wanted: impl Fn(&World) -> bool) -> bool {
-        let end = self.sim.elapsed() + limit;
-        while self.sim.elapsed() < end {
-            if let Err(error) = step(&mut self.sim) {
-                self.world.lock().trace.fail(format!("a member failed: {error}"));
-                return false;
-            }
-            observe(&self.world);
-            if self.world.lock().trace.has_failed() {
-                return false;
-            }
-            if wanted(&self.world) {
-                return true;
-            }
-        }
-        false
+        self.world.run_until(&mut self.sim, limit, observe, wanted)
     }
-}
-
-fn others(ids: &[u64], one: u64) -> impl Iterator<Item = u64> {
-    ids.iter().copied().filter(move |id| *id != one)
 }
 
 /// What must hold at any time; and the trace.

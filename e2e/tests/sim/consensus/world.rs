@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skep_raft::sim::SimDisk;
@@ -11,11 +11,10 @@ use tempfile::TempDir;
 
 use super::history::Operation;
 use super::member::Machine;
+use crate::shared::{Base, Shared};
 use crate::trace::{self, Trace};
 
-/// A simulation's shared state.
-#[derive(Clone)]
-pub(crate) struct World(Arc<Mutex<State>>);
+pub(crate) type World = Shared<State>;
 
 /// What is known of a member.
 pub(crate) struct Slot {
@@ -98,14 +97,14 @@ pub(crate) struct Figures {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> World {
+    pub(crate) fn of(seed: u64) -> World {
         let dir = trace::memory_dir();
         let shape = Shape::of(seed);
         let slot = |id: u64| {
             let disk = SimDisk::new(seed ^ (id << 32), dir.path().join(id.to_string()));
             Slot { disk, up: None, seen: String::new() }
         };
-        World(Arc::new(Mutex::new(State {
+        Shared::new(State {
             shape,
             random: seed,
             clock: 0,
@@ -120,16 +119,7 @@ impl World {
             trace: Trace::default(),
             figures: Figures::default(),
             _dir: dir,
-        })))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("a simulation has one thread")
-    }
-
-    /// A random number below `n`.
-    pub(crate) fn below(&self, n: u64) -> u64 {
-        self.lock().below(n)
+        })
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -137,14 +127,14 @@ impl World {
         state.clock += 1;
         state.clock
     }
-
-    pub(crate) fn note(&self, line: String) {
-        self.lock().trace.note(line);
-    }
 }
 
-impl State {
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        skep_raft::sim::random(&mut self.random) % n
+impl Base for State {
+    fn random(&mut self) -> &mut u64 {
+        &mut self.random
+    }
+
+    fn trace(&mut self) -> &mut Trace {
+        &mut self.trace
     }
 }

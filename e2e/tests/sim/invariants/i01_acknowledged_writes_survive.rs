@@ -87,6 +87,16 @@ pub(crate) fn agree(state: &mut swarm::world::State, manager: u64, view: &View) 
     }
 }
 
+/// Its only user reads a name, through any manager: what was acknowledged is there, or what came of a write of which
+/// nobody told.
+pub(crate) fn is_read(state: &mut swarm::world::State, name: &str, read: u64) {
+    let promise = state.promises.entry(name.to_owned()).or_default();
+    if !promise.may_be.contains(&read) {
+        let line = format!("{name} was read as {read}, and was said to be {:?}", promise.may_be);
+        state.trace.fail(line);
+    }
+}
+
 /// Under each name is what its user was told, or one of the things of which nobody told.
 pub(crate) fn promises_are_kept(state: &mut swarm::world::State) {
     let mut broken = Vec::new();

@@ -46,7 +46,9 @@ pub(crate) fn what_ails_the_swarm(world: &swarm::world::World) -> Option<String>
     }
     let view = &state.newest;
     for (id, slot) in state.slots.iter().filter(|(_, slot)| !slot.is_removed) {
-        let node = slot.node.and_then(|node| view.node(node))?;
+        let Some(node) = slot.node.and_then(|node| view.node(node)) else {
+            return Some(format!("n{id} is not in the swarm"));
+        };
         let is_manager = node.spec.role == Role::Manager;
         let behind = slot.control.as_ref().map(|c| c.stale_view().revision() < view.revision());
         if node.status.state != NodeState::Ready || node.spec.availability != Availability::Active {

@@ -17,7 +17,7 @@ use turmoil::net::TcpListener;
 
 use super::net::{self, PORT};
 use super::users;
-use super::world::{World, clock, host};
+use super::world::{World, clock_of, host};
 
 /// As the daemon's: the least and the most time between attempts, and after a failed change of role.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -92,7 +92,7 @@ pub(crate) async fn run(id: u64, joins_as: Role, world: World) -> turmoil::Resul
 fn manager_config(id: u64, world: &World) -> ManagerConfig {
     ManagerConfig {
         dir: world.with(id, |slot| slot.dir.join("manager")),
-        clock,
+        clock: clock_of(id),
         raft_heartbeat: Duration::from_millis(50),
         raft_election: (Duration::from_millis(250), Duration::from_millis(500)),
         keys: None,
@@ -149,14 +149,14 @@ fn agent_config(id: u64, identity: &Identity, world: &World) -> Config {
         data_path_addr: ip(id),
         probe_addr: net::addr(id),
         node_name: host(id),
-        clock,
+        clock: clock_of(id),
     }
 }
 
 async fn join(id: u64, joins_as: Role, world: &World) -> Result<Identity, Box<dyn std::error::Error>> {
     loop {
         let tokens = world.lock().tokens.clone();
-        let Some((worker, manager)) = tokens else {
+        let (Some((worker, manager)), Some(with)) = (tokens, world.some_manager()) else {
             sleep(RETRY_MIN).await;
             continue;
         };
@@ -167,7 +167,7 @@ async fn join(id: u64, joins_as: Role, world: &World) -> Result<Identity, Box<dy
             availability: String::new(),
             feature_level: FEATURE_LEVEL,
         };
-        match skep_link::join(&net::addr(1), &token, params, JOIN_MAX).await {
+        match skep_link::join(&net::addr(with), &token, params, JOIN_MAX).await {
             Ok(joined) => {
                 joined.identity.save(&world.with(id, |slot| slot.dir.join("identity")))?;
                 world.with(id, |slot| slot.managers = joined.managers);
@@ -236,10 +236,18 @@ impl Daemon {
                     continue;
                 }
             };
+            let entrance = self.manager.lock().await.as_ref().map(Manager::entrance);
+            let waiting = async {
+                match entrance {
+                    _ if !done => sleep(RETRY_MAX).await,
+                    Some(entrance) => entrance.lost().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = told.changed() => if changed.is_err() { return std::future::pending().await },
                 Ok(_) = removed.wait_for(Option::is_some) => {}
-                () = sleep(RETRY_MAX), if !done => {}
+                () = waiting => {}
             }
         }
     }

@@ -9,10 +9,11 @@ use turmoil::Sim;
 
 use super::observe::observe;
 use super::users::Ask;
-use super::world::{Figures, World, host};
+use super::world::{Figures, MACHINES_MAX, World, host, set_clock};
 use super::{calm, daemon, net, users};
 use crate::invariants::{i01_acknowledged_writes_survive as survive, i06_it_heals as heals};
-use crate::trace::{Trace, step};
+use crate::shared::{others, pairs};
+use crate::trace::Trace;
 
 const N_USERS: u64 = 4;
 const SETUP_MAX: Duration = Duration::from_secs(20);
@@ -25,61 +26,89 @@ const CALM_MAX: Duration = Duration::from_secs(60);
 const SHAPES: [(u64, u64); 4] = [(3, 5), (3, 5), (3, 6), (5, 6)];
 const TICK: Duration = Duration::from_millis(2);
 const SLOWER: [u32; 3] = [4, 20, 60];
+/// How many seconds a clock is wrong at most.
+const SKEW_MAX: i64 = 300;
 
 /// Runs one seed to its end.
 pub(crate) fn run(seed: u64) -> (Trace, Figures) {
-    skep_manager::sim::seed_this_thread(seed);
-    skep_agent::sim::simulate_this_thread();
-    net::simulate_this_thread();
-    let (managers, machines) = SHAPES[usize::try_from(seed % 4).unwrap()];
-    let world = World::new(seed, machines);
-    let mut sim = turmoil::Builder::new()
-        .rng_seed(seed)
-        .simulation_duration(SETUP_MAX + TROUBLE + HEAL_MAX + CALM_MAX)
-        .tick_duration(TICK)
-        .min_message_latency(Duration::from_micros(200))
-        .max_message_latency(Duration::from_millis(3))
-        .tcp_capacity(1024)
-        .build();
-    let ids: Vec<u64> = (1..=machines).collect();
-    for id in ids.clone() {
-        let (world, joins) = (world.clone(), if id <= managers { Joins::Manager } else { Joins::Worker });
-        sim.host(host(id), move || daemon::run(id, joins, world.clone()));
-    }
-    let mut trouble = Trouble { world: world.clone(), sim, ids, down: BTreeSet::new(), n_admins: 0 };
-    trouble.all(managers);
-    drop(trouble);
-    let mut state = world.lock();
-    // Daemons hold the world, and the world holds them.
-    state.slots.values_mut().for_each(|slot| (slot.control, slot.api) = (None, None));
-    (std::mem::take(&mut state.trace), state.figures)
+    Trouble::new(seed).end(Trouble::all)
 }
 
 pub(crate) struct Trouble<'a> {
     pub(crate) world: World,
     pub(crate) sim: Sim<'a>,
     ids: Vec<u64>,
+    /// How many of them are managers at first.
+    managers: u64,
     down: BTreeSet<u64>,
     n_admins: u64,
 }
 
 impl Trouble<'_> {
-    fn all(&mut self, managers: u64) {
-        if !self.until(SETUP_MAX, |world| is_set_up(world, managers)) {
-            return self.world.lock().trace.fail("the swarm was not set up".into());
+    /// The machines of a seed, before anything runs.
+    pub(crate) fn new(seed: u64) -> Self {
+        skep_manager::sim::seed_this_thread(seed);
+        skep_agent::sim::simulate_this_thread();
+        net::simulate_this_thread();
+        let (managers, machines) = SHAPES[usize::try_from(seed % 4).unwrap()];
+        let world = World::of(seed, machines);
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(seed)
+            .simulation_duration(SETUP_MAX + TROUBLE + HEAL_MAX + CALM_MAX)
+            .tick_duration(TICK)
+            .min_message_latency(Duration::from_micros(200))
+            .max_message_latency(Duration::from_millis(3))
+            .tcp_capacity(1024)
+            .build();
+        let ids: Vec<u64> = (1..=machines).collect();
+        for id in ids.clone() {
+            let (world, joins) = (world.clone(), if id <= managers { Joins::Manager } else { Joins::Worker });
+            sim.host(host(id), move || daemon::run(id, joins, world.clone()));
+        }
+        Self { world, sim, ids, managers, down: BTreeSet::new(), n_admins: 0 }
+    }
+
+    /// Has `what` happen, and takes all down.
+    pub(crate) fn end(mut self, what: impl FnOnce(&mut Self)) -> (Trace, Figures) {
+        what(&mut self);
+        let world = self.world.clone();
+        drop(self);
+        let mut state = world.lock();
+        // Daemons hold the world, and the world holds them.
+        state.slots.values_mut().for_each(|slot| (slot.control, slot.api) = (None, None));
+        (std::mem::take(&mut state.trace), state.figures)
+    }
+
+    /// Whether all machines are ready nodes, and the first of them managers, in time.
+    pub(crate) fn set_up(&mut self) -> bool {
+        let managers = self.managers;
+        let is_set_up = self.until(SETUP_MAX, |world| is_set_up(world, managers));
+        if !is_set_up {
+            self.world.fail("the swarm was not set up".into());
+        }
+        is_set_up
+    }
+
+    fn all(&mut self) {
+        // In half of the swarms clocks agree until one is set.
+        if self.world.below(2) == 0 {
+            self.ids.clone().into_iter().for_each(|id| self.set_clock(id));
+        }
+        if !self.set_up() {
+            return;
         }
         self.world.lock().n_users = N_USERS;
         for number in 1..=N_USERS {
             self.sim.client(format!("u{number}"), users::run(number, self.world.clone()));
         }
         let end = self.sim.elapsed() + TROUBLE;
-        while self.sim.elapsed() < end && !self.world.lock().trace.has_failed() {
+        while self.sim.elapsed() < end && !self.world.has_failed() {
             let pause = Duration::from_millis(50 + self.world.below(900));
             self.run_for(pause);
             self.strike();
         }
         self.heal();
-        if !self.world.lock().trace.has_failed() {
+        if !self.world.has_failed() {
             calm::update(self, CALM_MAX);
         }
     }
@@ -87,7 +116,7 @@ impl Trouble<'_> {
     /// One more thing goes wrong, or is put right, or is asked for.
     fn strike(&mut self) {
         let (one, other) = (self.pick(), self.pick());
-        match self.world.below(24) {
+        match self.world.below(28) {
             0..=2 => self.kill(one, false),
             3 => self.kill(one, true),
             4..=6 => {
@@ -110,7 +139,7 @@ impl Trouble<'_> {
             11..=13 => self.join_all(),
             14 => self.hold(one),
             15 => {
-                let slower = SLOWER[usize::try_from(self.world.below(3)).unwrap()];
+                let slower = self.world.pick(&SLOWER);
                 self.world.note(format!("the disk of n{one} is {slower} times slower"));
                 self.world.with(one, |slot| slot.disk.slow_down(slower));
             }
@@ -118,13 +147,15 @@ impl Trouble<'_> {
             18 => self.power_cut(),
             19 | 20 => self.available(one),
             21 | 22 => self.change_role(one),
+            23 => self.set_clock(one),
+            24 => self.add(),
+            25 => self.replace(one),
             _ => {}
         }
     }
 
     fn pick(&self) -> u64 {
-        let n = u64::try_from(self.ids.len()).unwrap();
-        self.ids[usize::try_from(self.world.below(n)).unwrap()]
+        self.world.pick(&self.ids)
     }
 
     /// The daemon is killed, or with `power` the machine and its tasks as well.
@@ -189,7 +220,7 @@ impl Trouble<'_> {
         }
     }
 
-    fn cut(&mut self, what: String, cut: impl FnOnce(&Sim<'_>, &[u64])) {
+    pub(crate) fn cut(&mut self, what: String, cut: impl FnOnce(&Sim<'_>, &[u64])) {
         self.world.note(format!("cut {what}"));
         self.world.lock().figures.cuts += 1;
         cut(&self.sim, &self.ids);
@@ -208,12 +239,56 @@ impl Trouble<'_> {
 
     fn join_all(&mut self) {
         self.world.note("join all".into());
-        for (one, other) in self.ids.iter().flat_map(|one| self.ids.iter().map(move |other| (*one, *other))) {
-            if one < other {
-                self.sim.repair(host(one), host(other));
-            }
+        for (one, other) in pairs(&self.ids) {
+            self.sim.repair(host(one), host(other));
         }
         self.world.lock().slots.values().for_each(|slot| slot.disk.slow_down(1));
+    }
+
+    /// Forwards or back, by minutes.
+    fn set_clock(&mut self, id: u64) {
+        let ahead = i64::try_from(self.world.below(2 * SKEW_MAX.unsigned_abs())).unwrap() - SKEW_MAX;
+        self.world.note(format!("the clock of n{id} is {ahead} s ahead"));
+        self.world.lock().figures.jumps += 1;
+        set_clock(id, ahead * 1_000_000_000);
+    }
+
+    /// One more machine joins.
+    fn add(&mut self) {
+        let n = self.world.lock().slots.len();
+        if n == MACHINES_MAX {
+            return;
+        }
+        let id = u64::try_from(n).unwrap() + 1;
+        let joins = if self.world.below(2) == 0 { Joins::Manager } else { Joins::Worker };
+        self.world.note(format!("n{id} joins as a {joins:?}"));
+        self.world.add(id);
+        let world = self.world.clone();
+        self.sim.host(host(id), move || daemon::run(id, joins, world.clone()));
+        self.ids.push(id);
+    }
+
+    /// A worker's machine breaks for good: it is removed, and another one joins in its place.
+    fn replace(&mut self, id: u64) {
+        let (node, has_room) = {
+            let state = self.world.lock();
+            let node = state.slots[&id].node.and_then(|node| state.newest.node(node));
+            let node = node.filter(|node| node.spec.role == Role::Worker && node.raft_id == 0);
+            (node.map(|node| node.id), state.slots.len() < MACHINES_MAX)
+        };
+        let Some(node) = node.filter(|_| has_room) else { return };
+        self.kill_one(id, true);
+        self.down.remove(&id);
+        self.ids.retain(|other| *other != id);
+        self.world.note(format!("n{id} is broken"));
+        self.world.with(id, |slot| {
+            slot.machine.power_off();
+            slot.is_removed = true;
+        });
+        self.world.lock().figures.replaced += 1;
+        self.world.lock().n_users += 1;
+        self.sim.client(format!("rm{id}"), users::remove_node(node, self.world.clone()));
+        self.add();
     }
 
     fn available(&mut self, id: u64) {
@@ -235,7 +310,7 @@ impl Trouble<'_> {
     }
 
     /// Asks once, and waits for no answer.
-    fn admin(&mut self, what: Option<Ask>) {
+    pub(crate) fn admin(&mut self, what: Option<Ask>) {
         let Some(what) = what else { return };
         self.n_admins += 1;
         let world = self.world.clone();
@@ -247,7 +322,7 @@ impl Trouble<'_> {
     }
 
     /// All is put right; then all must come right, within its time.
-    fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.join_all();
         while let Some(id) = self.down.first().copied() {
             self.start(id);
@@ -274,26 +349,8 @@ impl Trouble<'_> {
 
     /// Runs until `wanted`, at most for `limit`.
     pub(crate) fn until(&mut self, limit: Duration, wanted: impl Fn(&World) -> bool) -> bool {
-        let end = self.sim.elapsed() + limit;
-        while self.sim.elapsed() < end {
-            if let Err(error) = step(&mut self.sim) {
-                self.world.lock().trace.fail(format!("a daemon failed: {error}"));
-                return false;
-            }
-            observe(&self.world);
-            if self.world.lock().trace.has_failed() {
-                return false;
-            }
-            if wanted(&self.world) {
-                return true;
-            }
-        }
-        false
+        self.world.run_until(&mut self.sim, limit, observe, wanted)
     }
-}
-
-fn others(ids: &[u64], one: u64) -> impl Iterator<Item = u64> {
-    ids.iter().copied().filter(move |id| *id != one)
 }
 
 /// All machines are ready nodes, and the first of them managers.

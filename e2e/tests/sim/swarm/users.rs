@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::world::World;
+use crate::invariants::i01_acknowledged_writes_survive as survive;
 
 /// How long a user waits for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ pub(crate) enum Ask {
     Remove(ServiceId),
     Role(NodeId, Role),
     Availability(NodeId, Availability),
+    RemoveNode(NodeId),
 }
 
 /// What is answered.
@@ -50,11 +52,13 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug)]
 pub(crate) struct Promise {
     pub(crate) may_be: BTreeSet<u64>,
+    /// Creations of which nobody knows: each may come when the name is free, however late.
+    creations: BTreeSet<u64>,
 }
 
 impl Default for Promise {
     fn default() -> Promise {
-        Promise { may_be: [0].into() }
+        Promise { may_be: [0].into(), creations: BTreeSet::new() }
     }
 }
 
@@ -94,6 +98,7 @@ async fn carry_out(control: &Control, ask: Ask) -> Result<Answer, ApiError> {
         }
         Ask::Remove(id) => control.remove_service(id).await?,
         Ask::Role(id, role) => change_node(control, id, |spec| spec.role = role).await?,
+        Ask::RemoveNode(id) => control.remove_node(id, true).await?,
         Ask::Availability(id, wanted) => change_node(control, id, |spec| spec.availability = wanted).await?,
     }
     Ok(Answer::Done)
@@ -114,15 +119,11 @@ async fn change_node(
 /// Asks some manager; `None` if nobody knows whether it was done.
 pub(crate) async fn ask(world: &World, ask: Ask) -> Option<Result<Answer, ApiError>> {
     let (answer, answered) = oneshot::channel();
-    let api = {
-        let mut state = world.lock();
-        let apis: Vec<_> = state.slots.values().filter(|slot| slot.control.is_some()).collect();
-        let apis: Vec<_> = apis.into_iter().filter_map(|slot| slot.api.clone()).collect();
-        let n = u64::try_from(apis.len()).unwrap();
-        if n == 0 {
-            return Some(Err(ApiError::new(ErrorKind::Unavailable, "no manager runs")));
-        }
-        apis[usize::try_from(state.below(n)).unwrap()].clone()
+    let Some(manager) = world.some_manager() else {
+        return Some(Err(ApiError::new(ErrorKind::Unavailable, "no manager runs")));
+    };
+    let Some(api) = world.with(manager, |slot| slot.api.clone()) else {
+        return Some(Err(ApiError::new(ErrorKind::Unavailable, "the daemon starts")));
     };
     if api.send(Request { ask, answer }).is_err() {
         return Some(Err(ApiError::new(ErrorKind::Unavailable, "the daemon is gone")));
@@ -154,13 +155,14 @@ pub(crate) async fn run(number: u64, world: World) -> turmoil::Result {
     while !world.lock().is_over {
         sleep(Duration::from_millis(50 + world.below(1200))).await;
         let Some(Ok(Answer::Found(found))) = ask(&world, Ask::Find(name.clone())).await else { continue };
+        let read = found.as_ref().map_or(0, |(_, _, spec)| number_of(spec));
+        survive::is_read(&mut world.lock(), &name, read);
         n_writes += 1;
         let write = number * 10_000 + n_writes;
-        let image = IMAGES[usize::try_from(world.below(8)).unwrap()];
+        let image = world.pick(&IMAGES);
         let replicas = 1 + world.below(REPLICAS_MAX);
         // Half of them publish a port, and now and then one that is another's.
-        let port = [0, FIRST_PORT - 1 + number, FIRST_PORT - 1 + number, FIRST_PORT]
-            [usize::try_from(world.below(4)).unwrap()];
+        let port = world.pick(&[0, FIRST_PORT - 1 + number, FIRST_PORT - 1 + number, FIRST_PORT]);
         let mut wanted = spec(&name, write, image, replicas, port);
         let (what, becomes) = match found {
             None => (Ask::Create(Box::new(wanted)), write),
@@ -210,26 +212,47 @@ fn remember(world: &World, name: &str, user: u64, becomes: u64, answered: Option
         None => "no answer".to_owned(),
     };
     state.trace.note(format!("u{user} {name} is to be {becomes}: {outcome}"));
-    let may_be = &mut state.promises.entry(name.to_owned()).or_default().may_be;
-    match answered {
-        Some(Ok(_)) => {
-            // A removal of which nobody knows may come yet.
-            let is_removal_open = becomes != 0 && may_be.len() > 1 && may_be.contains(&0);
-            *may_be = [becomes].into();
-            if is_removal_open {
-                may_be.insert(0);
-            }
-            state.figures.acknowledged += 1;
+    let (acknowledged, unknown) = match &answered {
+        Some(Ok(_)) => (1, 0),
+        Some(Err(error)) if is_certain(error) => (0, 0),
+        Some(Err(_)) | None => (0, 1),
+    };
+    state.figures.acknowledged += acknowledged;
+    state.figures.unknown += unknown;
+    let Promise { may_be, creations } = state.promises.entry(name.to_owned()).or_default();
+    if acknowledged > 0 {
+        // A removal of which nobody knows may come yet.
+        let is_removal_open = becomes != 0 && may_be.len() > 1 && may_be.contains(&0);
+        *may_be = [becomes].into();
+        if is_removal_open {
+            may_be.insert(0);
         }
-        Some(Err(error)) if is_certain(&error) => {}
-        Some(Err(_)) | None => {
-            may_be.insert(becomes);
-            state.figures.unknown += 1;
+    } else if unknown > 0 {
+        if may_be.contains(&0) && becomes != 0 {
+            creations.insert(becomes);
         }
+        may_be.insert(becomes);
+    }
+    if may_be.contains(&0) {
+        may_be.extend(creations.iter());
     }
 }
 
 /// Whether an error says that nothing was done.
 fn is_certain(error: &ApiError) -> bool {
     !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Internal)
+        || error.message.contains("The swarm does not have a leader")
+}
+
+/// A machine is gone for good: its node is taken out of the swarm.
+pub(crate) async fn remove_node(node: NodeId, world: World) -> turmoil::Result {
+    while world.lock().newest.node(node).is_some() {
+        if !matches!(ask(&world, Ask::RemoveNode(node)).await, Some(Ok(_))) {
+            // It may have come to be a manager just before.
+            ask(&world, Ask::Role(node, Role::Worker)).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    world.lock().n_users -= 1;
+    Ok(())
 }

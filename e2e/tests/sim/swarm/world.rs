@@ -1,8 +1,9 @@
 //! What all parts of a simulated swarm share: its machines, what users were promised, what is known of tasks.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skep_agent::sim::SimMachine;
@@ -13,11 +14,10 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 
 use super::users::{Promise, Request};
+use crate::shared::{Base, Shared};
 use crate::trace::{self, Trace, now};
 
-/// A simulation's shared state.
-#[derive(Clone)]
-pub(crate) struct World(Arc<Mutex<State>>);
+pub(crate) type World = Shared<State>;
 
 /// A machine with its daemon.
 pub(crate) struct Slot {
@@ -37,7 +37,7 @@ pub(crate) struct Slot {
     pub(crate) is_stopped: bool,
     /// The managers that it would dial at its next start.
     pub(crate) managers: Vec<String>,
-    /// It was told that it is not in the swarm any more.
+    /// It was told that it is not in the swarm any more, or broke for good.
     pub(crate) is_removed: bool,
     /// The revision of the last view that was looked at.
     pub(crate) looked_at: u64,
@@ -54,6 +54,28 @@ pub(crate) struct Known {
     pub(crate) desired: TaskState,
     /// It is not in the state any more.
     pub(crate) is_gone: bool,
+}
+
+impl Slot {
+    fn new(seed: u64, dir: &Path, id: u64) -> Slot {
+        let dir = dir.join(id.to_string());
+        let disk = SimDisk::new(seed ^ (id << 32), dir.join("manager/raft"));
+        use_disk(&dir.join("manager"), disk.clone());
+        Slot {
+            machine: SimMachine::new(seed ^ (id << 40), now),
+            dir,
+            disk,
+            disks_made: 0,
+            node: None,
+            control: None,
+            api: None,
+            stop: Arc::default(),
+            is_stopped: false,
+            managers: Vec::new(),
+            is_removed: false,
+            looked_at: 0,
+        }
+    }
 }
 
 pub(crate) struct State {
@@ -74,7 +96,7 @@ pub(crate) struct State {
     pub(crate) n_users: u64,
     pub(crate) trace: Trace,
     pub(crate) figures: Figures,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// How much happened.
@@ -91,12 +113,42 @@ pub(crate) struct Figures {
     pub(crate) restarts: u64,
     pub(crate) roles: u64,
     pub(crate) drains: u64,
+    /// Machines that came later, those in the place of one that broke among them.
+    pub(crate) joins: u64,
+    pub(crate) replaced: u64,
+    /// Clocks that were set.
+    pub(crate) jumps: u64,
     pub(crate) healed_after_ms: u64,
 }
 
-/// The wall clock of all machines, Unix nanoseconds.
-pub(crate) fn clock() -> i64 {
-    1_800_000_000_000_000_000 + i64::try_from(now().as_nanos()).unwrap()
+/// How many machines there are at most.
+pub(crate) const MACHINES_MAX: usize = 8;
+
+thread_local! {
+    /// By how much machines' clocks are wrong, nanoseconds.
+    static AHEAD: Cell<[i64; MACHINES_MAX]> = const { Cell::new([0; MACHINES_MAX]) };
+}
+
+/// The wall clock of a machine, Unix nanoseconds.
+pub(crate) fn clock_of(id: u64) -> fn() -> i64 {
+    const CLOCKS: [fn() -> i64; MACHINES_MAX] =
+        [clock::<0>, clock::<1>, clock::<2>, clock::<3>, clock::<4>, clock::<5>, clock::<6>, clock::<7>];
+    CLOCKS[at(id)]
+}
+
+fn clock<const AT: usize>() -> i64 {
+    1_800_000_000_000_000_000 + i64::try_from(now().as_nanos()).unwrap() + AHEAD.get()[AT]
+}
+
+/// From now on its clock is so many nanoseconds ahead of the right one.
+pub(crate) fn set_clock(id: u64, ahead: i64) {
+    let mut all = AHEAD.get();
+    all[at(id)] = ahead;
+    AHEAD.set(all);
+}
+
+fn at(id: u64) -> usize {
+    usize::try_from(id - 1).unwrap()
 }
 
 pub(crate) fn host(id: u64) -> String {
@@ -104,31 +156,12 @@ pub(crate) fn host(id: u64) -> String {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, machines: u64) -> World {
+    pub(crate) fn of(seed: u64, machines: u64) -> World {
         let dir = trace::memory_dir();
-        let slot = |id: u64| {
-            let dir = dir.path().join(id.to_string());
-            let disk = SimDisk::new(seed ^ (id << 32), dir.join("manager/raft"));
-            use_disk(&dir.join("manager"), disk.clone());
-            Slot {
-                machine: SimMachine::new(seed ^ (id << 40), now),
-                dir,
-                disk,
-                disks_made: 0,
-                node: None,
-                control: None,
-                api: None,
-                stop: Arc::default(),
-                is_stopped: false,
-                managers: Vec::new(),
-                is_removed: false,
-                looked_at: 0,
-            }
-        };
-        World(Arc::new(Mutex::new(State {
+        Shared::new(State {
             random: seed,
             seed,
-            slots: (1..=machines).map(|id| (id, slot(id))).collect(),
+            slots: (1..=machines).map(|id| (id, Slot::new(seed, dir.path(), id))).collect(),
             tokens: None,
             tasks: BTreeMap::new(),
             newest: View::default(),
@@ -138,25 +171,28 @@ impl World {
             n_users: 0,
             trace: Trace::default(),
             figures: Figures::default(),
-            _dir: dir,
-        })))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("a simulation has one thread")
-    }
-
-    /// A random number below `n`.
-    pub(crate) fn below(&self, n: u64) -> u64 {
-        self.lock().below(n)
-    }
-
-    pub(crate) fn note(&self, line: String) {
-        self.lock().trace.note(line);
+            dir,
+        })
     }
 
     pub(crate) fn with<T>(&self, id: u64, what: impl FnOnce(&mut Slot) -> T) -> T {
         what(self.lock().slots.get_mut(&id).unwrap())
+    }
+
+    /// One more machine.
+    pub(crate) fn add(&self, id: u64) {
+        let mut state = self.lock();
+        let slot = Slot::new(state.seed, state.dir.path(), id);
+        state.slots.insert(id, slot);
+        state.figures.joins += 1;
+    }
+
+    /// One of those with a manager that runs.
+    pub(crate) fn some_manager(&self) -> Option<u64> {
+        let mut state = self.lock();
+        let running = state.slots.iter().filter(|(_, slot)| slot.control.is_some());
+        let running: Vec<u64> = running.map(|(id, _)| *id).collect();
+        (!running.is_empty()).then(|| state.pick(&running))
     }
 
     /// A manager that begins anew there has an empty disk.
@@ -171,8 +207,12 @@ impl World {
     }
 }
 
-impl State {
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        skep_raft::sim::random(&mut self.random) % n
+impl Base for State {
+    fn random(&mut self) -> &mut u64 {
+        &mut self.random
+    }
+
+    fn trace(&mut self) -> &mut Trace {
+        &mut self.trace
     }
 }
