@@ -59,9 +59,10 @@ impl Follower {
     fn start(cluster: &Cluster) -> Self {
         let args = ["service", "logs", "--follow", "--tail", "1", "web"];
         let mut docker = cluster.docker_command(cluster.manager(), &args);
-        let mut child = docker.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            docker.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the docker CLI starts");
         let (send, lines) = mpsc::channel();
-        let pipe = child.stdout.take().unwrap();
+        let pipe = child.stdout.take().expect("its stdout is a pipe");
         // Ends with the pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -91,8 +92,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.kill().expect("it can be ended");
+        self.child.wait().expect("it was ended");
     }
 }
 
