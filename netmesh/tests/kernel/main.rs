@@ -307,6 +307,7 @@ fn lost_pin_is_found_by_the_process() {
     let made = node.attach("t", Attach::default()).unwrap();
     let pin = made.netns.display().to_string();
     let mut process = Command::new("nsenter").args([&format!("--net={pin}"), "sleep", "60"]).spawn().unwrap();
+    wait_for_netns(process.id(), &made.netns);
     serve(&made.netns, "t");
     // What a daemon in a new mount namespace finds: a file where the namespace was.
     assert!(Command::new("umount").arg(&pin).status().unwrap().success());
