@@ -101,6 +101,7 @@ fn sample(dir: &Path, n: u64, len: usize) {
     (0..n).for_each(|index| write(&wal, vec![entry(1, index, len)]));
 }
 
+/// What is in the directory of a log that nobody has open: an open one's spare segment comes and goes.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |file: fs::DirEntry| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap());
     fs::read_dir(dir).unwrap().map(|file| read(file.unwrap())).collect()
@@ -229,13 +230,14 @@ fn is_private_sealed_and_opened_once() {
     let secret = b"correct horse battery staple";
     let content = Some(Content::Command(Bytes::from_static(secret)));
     write(&wal, vec![Kind::Entry(EntryRecord { term: 1, index: 0, content }).into()]);
+    assert!(matches!(open(&raft), Err(OpenError::Locked { .. })));
+    // While the log is open, another thread makes the spare segment and renames it.
+    drop(wal);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&raft), 0o700);
     for (name, bytes) in files(&raft) {
         assert_eq!(mode(&raft.join(&name)), 0o600, "{name}");
         assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{name} shows the entry");
     }
-    assert!(matches!(open(&raft), Err(OpenError::Locked { .. })));
-    drop(wal);
     open(&raft).unwrap();
 }
