@@ -398,6 +398,7 @@ impl Session {
                 self.commands.send(Command::Assign(set)).await.map_err(|_| SessionError::Closing)?;
             }
             Some(In::Mesh(state)) => {
+                tracing::trace!(node = self.host.node_name, revision = state.revision, "mesh received");
                 self.ties.mesh.send_replace(Some(Arc::new(state)));
             }
             Some(In::LogsWanted(wanted)) => self.logs.open(wanted, client),

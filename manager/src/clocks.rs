@@ -17,31 +17,56 @@ const TAKEN_OUT_FROM: i64 = 1_000_000_000;
 
 /// The differences that this manager knows of, in nanoseconds; positive: the other one is ahead.
 #[derive(Debug, Default)]
-pub(crate) struct Clocks(Mutex<BTreeMap<NodeId, i64>>);
+pub(crate) struct Clocks(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    skews: BTreeMap<NodeId, i64>,
+    /// The manager that said last that it leads.
+    leader: Option<NodeId>,
+}
 
 impl Clocks {
     /// A node's message said that its clock was at `theirs`; 0 says nothing.
     pub(crate) fn heard(&self, node: NodeId, theirs: i64, ours: i64) {
         if theirs != 0 {
-            self.lock().insert(node, theirs.saturating_sub(ours));
+            self.lock().skews.insert(node, theirs.saturating_sub(ours));
         }
+    }
+
+    /// Another manager says whether it leads.
+    pub(crate) fn leads(&self, manager: NodeId, does: bool) {
+        let mut known = self.lock();
+        if does {
+            known.leader = Some(manager);
+        } else if known.leader == Some(manager) {
+            known.leader = None;
+        }
+    }
+
+    /// What the clock of the manager that leads shows when ours shows `ours`: what waits, waits by that one. Of no
+    /// use to the leader itself.
+    pub(crate) fn of_leader(&self, ours: i64) -> i64 {
+        let known = self.lock();
+        let skew = known.leader.and_then(|leader| known.skews.get(&leader));
+        ours.saturating_add(skew.copied().unwrap_or_default())
     }
 
     /// Another manager knows a node's clock to be `skew_ms` from its own.
     pub(crate) fn told(&self, manager: NodeId, node: NodeId, skew_ms: i64) {
-        let mut known = self.lock();
+        let known = &mut self.lock().skews;
         let theirs = known.get(&manager).copied().unwrap_or_default();
         known.insert(node, theirs.saturating_add(skew_ms.saturating_mul(1_000_000)));
     }
 
     /// How far a node's clock is from ours, in milliseconds.
     pub(crate) fn skew_ms(&self, node: NodeId) -> i64 {
-        self.lock().get(&node).map_or(0, |skew| skew / 1_000_000)
+        self.lock().skews.get(&node).map_or(0, |skew| skew / 1_000_000)
     }
 
     /// What people should know, node by node. Forgets nodes that are gone.
     pub(crate) fn warnings(&self, view: &View) -> Vec<String> {
-        let mut known = self.lock();
+        let known = &mut self.lock().skews;
         known.retain(|node, _| view.node(*node).is_some());
         let shown_from = i64::try_from(SHOWN_FROM.as_nanos()).unwrap_or(i64::MAX);
         let off = known.iter().filter(|(_, skew)| skew.saturating_abs() > shown_from);
@@ -57,13 +82,13 @@ impl Clocks {
         .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, i64>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A time that a node stamped, on our clock: `theirs` and `ours` are the clocks when it was sent and read. Never
-/// in our future; in whole seconds, so that what is reported again keeps its time.
+/// A time that a node stamped, on our clock (or another that we know, the leader's): `theirs` and `ours` are the clocks
+/// when it was sent and read. Never in our future; in whole seconds, so that what is reported again keeps its time.
 pub(crate) fn on_ours(stamped: Timestamp, theirs: i64, ours: i64) -> Timestamp {
     let skew = if theirs == 0 { 0 } else { ours.saturating_sub(theirs) };
     let skew = if skew.saturating_abs() < TAKEN_OUT_FROM { 0 } else { skew };
@@ -110,6 +135,22 @@ mod tests {
             let _ = on_ours(Timestamp(extreme), i64::MAX, ours);
             let _ = on_ours(Timestamp(extreme), i64::MIN, ours);
         }
+    }
+
+    #[test]
+    fn the_leaders_clock_is_known_by_its_own_word() {
+        let clocks = Clocks::default();
+        let manager = |n| NodeId(Id(n));
+        clocks.heard(manager(1), 100 * SECOND, 90 * SECOND);
+        clocks.heard(manager(2), 80 * SECOND, 90 * SECOND);
+        assert_eq!(clocks.of_leader(90 * SECOND), 90 * SECOND);
+        clocks.leads(manager(1), true);
+        assert_eq!(clocks.of_leader(90 * SECOND), 100 * SECOND);
+        clocks.leads(manager(2), true);
+        clocks.leads(manager(1), false);
+        assert_eq!(clocks.of_leader(90 * SECOND), 80 * SECOND);
+        clocks.leads(manager(2), false);
+        assert_eq!(clocks.of_leader(90 * SECOND), 90 * SECOND);
     }
 
     #[test]

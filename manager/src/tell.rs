@@ -33,6 +33,7 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
     loop {
         let mut told = shared.hub.to_tell();
         told.clock = (shared.clock)();
+        told.leads = shared.leads();
         for heard in &mut told.heard {
             heard.skew_ms = NodeId::from_bytes(&heard.node_id).map_or(0, |node| shared.clocks.skew_ms(node));
         }
@@ -94,6 +95,7 @@ async fn tell_one(shared: &Shared, manager: NodeId, addr: &str, told: &wire::Tol
 pub(crate) fn take(shared: &Shared, from: NodeId, told: &wire::Told) {
     let now = Instant::now();
     shared.clocks.heard(from, told.clock, (shared.clock)());
+    shared.clocks.leads(from, told.leads);
     for heard in &told.heard {
         if let Some(node) = NodeId::from_bytes(&heard.node_id).filter(|node| *node != from) {
             shared.clocks.told(from, node, heard.skew_ms);

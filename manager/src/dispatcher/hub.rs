@@ -329,7 +329,7 @@ impl Hub {
             mesh_revision: 0,
             skew_ms: 0,
         });
-        wire::Told { heard: heard.collect(), probed: probed.collect(), clock: 0 }
+        wire::Told { heard: heard.collect(), probed: probed.collect(), ..wire::Told::default() }
     }
 
     /// Takes another manager's list. Returns the nodes that lost their only session by it.

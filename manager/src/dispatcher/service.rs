@@ -8,7 +8,7 @@ use skep_api::{
     wire::{self, agent_message::Message as In, manager_message::Message as Out, stopping_request::Reason},
 };
 use skep_link::{Identity, peer, remote_addr, stubs::dispatcher_server::Dispatcher};
-use skep_raft::Raft;
+use skep_raft::{Leadership, Raft};
 use skep_store::{Change, Proposal};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -45,6 +45,19 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: fn() -> i64,
     pub(crate) clocks: Clocks,
+}
+
+impl Shared {
+    /// Whether this manager leads.
+    pub(crate) fn leads(&self) -> bool {
+        matches!(*self.raft.leadership().borrow(), Leadership::Leader { .. })
+    }
+
+    /// What the leader's clock shows, as far as it is known, in Unix nanoseconds.
+    pub(crate) fn leaders_clock(&self) -> i64 {
+        let ours = (self.clock)();
+        if self.leads() { ours } else { self.clocks.of_leader(ours) }
+    }
 }
 
 /// The gRPC service.

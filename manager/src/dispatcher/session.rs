@@ -199,7 +199,7 @@ async fn revive(shared: &Shared, node: NodeId, addr: &str) {
 /// Stores what a node reports of its own tasks; reports of others' are dropped.
 async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch) -> bool {
     let view = shared.machine.view();
-    let now = (shared.clock)();
+    let now = shared.leaders_clock();
     let read = |stamped| on_ours(stamped, batch.clock, now);
     let changes: Vec<Change> =
         batch.reports.into_iter().filter_map(|report| own_report(&view, node, report, read)).collect();
@@ -230,7 +230,7 @@ fn own_report(
     if status.state == skep_api::TaskState::Running && status.running_at.is_zero() {
         status.running_at = status.timestamp;
     }
-    // A node's clock that runs ahead must not hold an update up, nor one that is behind cut its monitor short.
+    // The leader waits by these times. A node's clock that runs ahead must not hold an update up, nor one that is behind cut its monitor short.
     status.timestamp = read(status.timestamp);
     if !status.running_at.is_zero() {
         status.running_at = read(status.running_at);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -115,7 +116,22 @@ pub(crate) async fn run(id: u64, world: World) -> turmoil::Result {
 
 async fn serve(mut stream: TcpStream, raft: Raft, machine: Arc<Machine>) {
     let Ok((what, body)) = wire::receive(&mut stream).await else { return };
-    let (status, answer) = match what {
+    let mut answering = pin!(answer(what, body, raft, machine));
+    let (status, answer) = loop {
+        tokio::select! {
+            answer = &mut answering => break answer,
+            () = tokio::time::sleep(wire::WAIT_EACH) => {
+                // What was begun is done, whether or not somebody waits for it.
+                wire::send(&mut stream, wire::WAIT, &[]).await.ok();
+            }
+        }
+    };
+    // The caller may be gone.
+    wire::send(&mut stream, status, &answer).await.ok();
+}
+
+async fn answer(what: u8, body: Bytes, raft: Raft, machine: Arc<Machine>) -> (u8, Bytes) {
+    match what {
         RAFT => match raft.handle(body).await {
             Ok(answer) => (DONE, answer),
             Err(error) => (UNKNOWN, Bytes::from(error.to_string())),
@@ -131,10 +147,8 @@ async fn serve(mut stream: TcpStream, raft: Raft, machine: Arc<Machine>) {
             Ok(()) => (DONE, super::client::look(&machine.store().view(), &body)),
             Err(_) => (REFUSED, Bytes::new()),
         },
-        _ => return,
-    };
-    // The caller may be gone.
-    wire::send(&mut stream, status, &answer).await.ok();
+        _ => unreachable!("members send no {what}"),
+    }
 }
 
 /// On the leader, one step at a time, makes the voters those that they are to be.

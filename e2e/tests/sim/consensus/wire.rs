@@ -22,6 +22,11 @@ pub(crate) const DONE: u8 = 0;
 /// It was certainly not carried out.
 pub(crate) const REFUSED: u8 = 1;
 pub(crate) const UNKNOWN: u8 = 2;
+/// It is being worked on: the pings of a real connection, by which one that has lost a packet here is given up.
+pub(crate) const WAIT: u8 = 3;
+pub(crate) const WAIT_EACH: Duration = Duration::from_secs(1);
+/// The real connections' interval and timeout.
+const SILENT_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) fn host(id: u64) -> String {
     format!("m{id}")
@@ -56,7 +61,12 @@ pub(crate) async fn call(
     let mut stream = connected.map_err(|e| unreachable(&e))?.map_err(|e| unreachable(&e))?;
     let exchange = async {
         send(&mut stream, what, &body).await?;
-        receive(&mut stream).await
+        loop {
+            match timeout(SILENT_MAX, receive(&mut stream)).await?? {
+                (WAIT, _) => {}
+                answer => return io::Result::Ok(answer),
+            }
+        }
     };
     let left = deadline.saturating_duration_since(Instant::now());
     match timeout(left, exchange).await {

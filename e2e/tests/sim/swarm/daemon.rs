@@ -40,6 +40,8 @@ pub(crate) async fn run(id: u64, joins_as: Role, world: World) -> turmoil::Resul
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     let (dir, machine, stop) = world.with(id, |slot| {
         slot.is_stopped = false;
+        // A process that ended while it joined has left a word unread.
+        slot.stop = Arc::default();
         (slot.dir.clone(), slot.machine.clone(), slot.stop.clone())
     });
     let config = manager_config(id, &world);
