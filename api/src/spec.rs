@@ -5,15 +5,25 @@
 //! Keys are matched without regard to case, as Go's decoder does (`json::parse`).
 
 mod container;
+mod mode;
 mod network;
+mod placement;
+mod ports;
 mod same;
 mod service;
 mod swarm;
+mod task;
+mod update;
 
 pub use container::*;
+pub use mode::*;
 pub use network::*;
+pub use placement::*;
+pub use ports::*;
 pub use service::*;
 pub use swarm::*;
+pub use task::*;
+pub use update::*;
 
 /// The keys of an object that no typed field takes.
 pub type Extra = serde_json::Map<String, serde_json::Value>;

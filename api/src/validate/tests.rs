@@ -1,7 +1,7 @@
 //! Cases as data: a body, and the words of its refusal or none.
 
 use super::*;
-use crate::json::parse;
+use crate::{json::parse, spec::ServiceSpec};
 
 #[track_caller]
 fn check(template: &str, rest: &str, expect: &str) {

@@ -1,0 +1,79 @@
+//! Services and how their updates go.
+
+use std::sync::Arc;
+
+use super::{Malformed, from_json, json, malformed, ports_in, ports_out};
+use crate::{
+    Secret, ServiceId, Timestamp,
+    object::{Service, UpdateState, UpdateStatus},
+    wire,
+};
+
+impl From<&UpdateStatus> for wire::UpdateStatus {
+    fn from(status: &UpdateStatus) -> Self {
+        Self {
+            state: status.state.as_str().to_owned(),
+            started_at: status.started_at.0,
+            completed_at: status.completed_at.map_or(0, |at| at.0),
+            message: status.message.clone(),
+        }
+    }
+}
+
+impl TryFrom<wire::UpdateStatus> for UpdateStatus {
+    type Error = Malformed;
+
+    fn try_from(status: wire::UpdateStatus) -> Result<Self, Malformed> {
+        let state = UpdateState::ALL
+            .into_iter()
+            .find(|state| state.as_str() == status.state)
+            .ok_or_else(|| malformed("service", format!("update state '{}'", status.state)))?;
+        Ok(Self {
+            state,
+            started_at: Timestamp(status.started_at),
+            completed_at: (status.completed_at != 0).then_some(Timestamp(status.completed_at)),
+            message: status.message,
+        })
+    }
+}
+
+impl From<&Service> for wire::Service {
+    fn from(service: &Service) -> Self {
+        Self {
+            id: service.id.to_bytes(),
+            meta: Some(service.meta.into()),
+            spec: json(&*service.spec),
+            previous_spec: service.previous_spec.as_deref().map(json).unwrap_or_default(),
+            spec_version: service.spec_version,
+            previous_spec_version: service.previous_spec_version,
+            ports: ports_out(&service.ports),
+            update_status: service.update_status.as_ref().map(Into::into),
+            registry_auth: service.registry_auth.reveal().to_vec(),
+            previous_registry_auth: service.previous_registry_auth.reveal().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<wire::Service> for Service {
+    type Error = Malformed;
+
+    fn try_from(service: wire::Service) -> Result<Self, Malformed> {
+        let previous_spec = if service.previous_spec.is_empty() {
+            None
+        } else {
+            Some(Arc::new(from_json("service", &service.previous_spec)?))
+        };
+        Ok(Self {
+            id: ServiceId::from_bytes(&service.id).ok_or_else(|| malformed("service", "id"))?,
+            meta: service.meta.unwrap_or_default().into(),
+            spec: Arc::new(from_json("service", &service.spec)?),
+            previous_spec,
+            spec_version: service.spec_version,
+            previous_spec_version: service.previous_spec_version,
+            ports: ports_in(service.ports).into(),
+            update_status: service.update_status.map(TryInto::try_into).transpose()?,
+            registry_auth: Secret::new(service.registry_auth),
+            previous_registry_auth: Secret::new(service.previous_registry_auth),
+        })
+    }
+}

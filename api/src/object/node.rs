@@ -1,0 +1,104 @@
+//! A node: what the user wants of it, what it says of itself, and whether it is there.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use super::Meta;
+use crate::{NodeId, Timestamp, spec::NodeSpec};
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeDescription {
+    /// Not unique.
+    pub hostname: String,
+    /// linux.
+    pub os: String,
+    /// x86_64, aarch64, as the kernel says.
+    pub arch: String,
+    /// 1e-9 CPUs.
+    pub nano_cpus: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+    /// Ours.
+    pub engine_version: String,
+    /// From the daemon's settings.
+    pub engine_labels: BTreeMap<String, String>,
+    /// What its certificate stands on; `None` until it has said so.
+    pub tls: Option<NodeTls>,
+}
+
+/// What a node's certificate stands on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeTls {
+    /// DER of the issuer's name.
+    pub issuer_subject: Vec<u8>,
+    /// DER of the issuer's public key, with its kind.
+    pub issuer_public_key: Vec<u8>,
+    /// SHA-256 of the root that the node trusts.
+    pub root_digest: Vec<u8>,
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NodeState {
+    /// Not known since the leader changed.
+    #[default]
+    Unknown,
+    /// Its beats are missing.
+    Down,
+    /// It is there.
+    Ready,
+}
+
+impl NodeState {
+    /// The API's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Down => "down",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// What was observed of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeStatus {
+    /// Whether it is there.
+    pub state: NodeState,
+    /// Why it is not.
+    pub message: String,
+    /// The address from which it speaks to us.
+    pub addr: String,
+    /// When its daemon said that it restarts; zero: it did not.
+    pub restarting_since: Timestamp,
+}
+
+/// A member of the swarm.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Version and times.
+    pub meta: Meta,
+    /// What the user wants of it.
+    pub spec: NodeSpec,
+    /// What it says of itself.
+    pub description: NodeDescription,
+    /// What was observed.
+    pub status: NodeStatus,
+    /// `host:port` of a manager's listener; empty for a worker.
+    pub advertise_addr: String,
+    /// Of its VXLAN.
+    pub data_path_addr: String,
+    /// Its own address on the ingress network.
+    pub ingress_addr: Option<Ipv4Addr>,
+    /// The raft member that this node is or is about to be; 0: none.
+    pub raft_id: u64,
+    /// `host:port` where its agent answers probes; empty: nowhere.
+    pub probe_addr: String,
+    /// A manager that the swarm was made anew without: its certificate is good, and it stays out all the same.
+    pub dropped: bool,
+    /// Of a manager: the highest feature level that its build can.
+    pub feature_level: u32,
+}

@@ -1,0 +1,120 @@
+//! The task template, but for its container and networks.
+
+use serde_json::Value;
+
+use super::{container, not_honoured, unhonoured};
+use crate::{
+    ApiError,
+    constraint::Constraint,
+    spec::{Resources, TaskSpec},
+};
+
+/// Swarm's least CPU limit: 0.001.
+const NANO_CPUS_MIN: i64 = 1_000_000;
+
+/// Swarm's least memory limit: 4 MiB.
+const MEMORY_MIN: i64 = 4 * 1024 * 1024;
+
+pub(super) fn task(spec: &TaskSpec) -> Result<(), ApiError> {
+    unhonoured(&spec.extra, "TaskTemplate", &["PluginSpec", "NetworkAttachmentSpec"])?;
+    if let Some(runtime) = spec.extra.get("Runtime").and_then(Value::as_str)
+        && !matches!(runtime, "" | "container")
+    {
+        return Err(not_honoured("TaskTemplate.Runtime", runtime));
+    }
+    let Some(container) = &spec.container_spec else {
+        return Err(ApiError::invalid("TaskTemplate.ContainerSpec: a task needs a container"));
+    };
+    container::check(container)?;
+    if let Some(resources) = &spec.resources {
+        unhonoured(&resources.extra, "TaskTemplate.Resources", &["SwapBytes", "MemorySwappiness"])?;
+        amounts(resources.limits.as_ref(), "TaskTemplate.Resources.Limits")?;
+        amounts(resources.reservations.as_ref(), "TaskTemplate.Resources.Reservations")?;
+        if resources.reservations.as_ref().is_some_and(|r| r.pids.unwrap_or(0) != 0) {
+            return Err(ApiError::invalid(
+                "TaskTemplate.Resources.Reservations.Pids: processes have limits only",
+            ));
+        }
+    }
+    restart(spec)?;
+    if let Some(placement) = &spec.placement {
+        unhonoured(&placement.extra, "TaskTemplate.Placement", &["Preferences", "MaxReplicas"])?;
+    }
+    Constraint::parse_all(spec.constraints())
+        .map_err(|e| ApiError::invalid(format!("TaskTemplate.Placement.Constraints: {e}")))?;
+    log_driver(spec)
+}
+
+fn amounts(amounts: Option<&Resources>, path: &str) -> Result<(), ApiError> {
+    let Some(amounts) = amounts else { return Ok(()) };
+    unhonoured(&amounts.extra, path, &["GenericResources", "SwapBytes", "MemorySwappiness"])?;
+    let (cpus, memory) = (amounts.nano_cpus.unwrap_or(0), amounts.memory_bytes.unwrap_or(0));
+    if cpus != 0 && cpus < NANO_CPUS_MIN {
+        return Err(ApiError::invalid(format!(
+            "{path}.NanoCPUs: invalid cpu value {cpus}: must be at least {NANO_CPUS_MIN} (0.001 CPU)"
+        )));
+    }
+    if memory != 0 && memory < MEMORY_MIN {
+        return Err(ApiError::invalid(format!(
+            "{path}.MemoryBytes: invalid memory value {memory}: must be at least 4MiB"
+        )));
+    }
+    if amounts.pids.unwrap_or(0) < 0 {
+        return Err(ApiError::invalid(format!("{path}.Pids: must not be negative")));
+    }
+    Ok(())
+}
+
+fn restart(spec: &TaskSpec) -> Result<(), ApiError> {
+    let Some(policy) = &spec.restart_policy else { return Ok(()) };
+    let path = "TaskTemplate.RestartPolicy";
+    if let Some(condition) = policy.condition.as_deref()
+        && !matches!(condition, "" | "none" | "on-failure" | "any")
+    {
+        return Err(ApiError::invalid(format!(
+            "{path}.Condition: invalid RestartCondition: \"{condition}\", expected none, on-failure or any"
+        )));
+    }
+    for (name, value) in [("Delay", policy.delay), ("Window", policy.window)] {
+        if value.unwrap_or(0) < 0 {
+            return Err(ApiError::invalid(format!("{path}.{name}: must not be negative")));
+        }
+    }
+    Ok(())
+}
+
+fn log_driver(spec: &TaskSpec) -> Result<(), ApiError> {
+    let Some(driver) = &spec.log_driver else { return Ok(()) };
+    let name = driver.name.as_deref().unwrap_or("");
+    if !matches!(name, "" | "json-file") {
+        return Err(not_honoured("TaskTemplate.LogDriver.Name", name));
+    }
+    for (key, value) in driver.options.iter().flatten() {
+        match key.as_str() {
+            "max-size" if size(value).is_some_and(|bytes| bytes > 0) => {}
+            "max-file" if value.parse::<u32>().is_ok_and(|n| n > 0) => {}
+            "max-size" | "max-file" => {
+                return Err(ApiError::invalid(format!(
+                    "TaskTemplate.LogDriver.Options.{key}: invalid value '{value}'"
+                )));
+            }
+            _ => return Err(not_honoured(&format!("TaskTemplate.LogDriver.Options.{key}"), value)),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a size as Docker writes them: `10m`, `512k`, `1g`, `2048`.
+#[must_use]
+pub fn size(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+    let unit = match text[digits.len()..].trim_start() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}

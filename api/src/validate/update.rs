@@ -1,0 +1,36 @@
+//! How a change rolls out.
+
+use super::not_honoured;
+use crate::{ApiError, spec::UpdateConfig};
+
+pub(super) fn update(
+    config: Option<&UpdateConfig>,
+    path: &str,
+    actions: &[&str],
+    later: &str,
+) -> Result<(), ApiError> {
+    let Some(config) = config else { return Ok(()) };
+    match config.failure_action.as_deref().unwrap_or("") {
+        "" => {}
+        action if actions.contains(&action) => {}
+        action if action == later => return Err(not_honoured(&format!("{path}.FailureAction"), action)),
+        action => {
+            return Err(ApiError::invalid(format!("{path}.FailureAction: unrecognized action '{action}'")));
+        }
+    }
+    match config.order.as_deref().unwrap_or("") {
+        "" | "stop-first" => {}
+        "start-first" => return Err(not_honoured(&format!("{path}.Order"), "start-first")),
+        order => return Err(ApiError::invalid(format!("{path}.Order: unrecognized order '{order}'"))),
+    }
+    for (name, value) in [("Delay", config.delay), ("Monitor", config.monitor)] {
+        if value.unwrap_or(0) < 0 {
+            return Err(ApiError::invalid(format!("{path}.{name}: must not be negative")));
+        }
+    }
+    let ratio = config.max_failure_ratio.unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&ratio) {
+        return Err(ApiError::invalid(format!("{path}.MaxFailureRatio: must lie between 0 and 1")));
+    }
+    Ok(())
+}
