@@ -1,0 +1,181 @@
+//! Tasks as they are applied: what is said of one is merged, and what it holds has one owner.
+
+use std::sync::Arc;
+
+use skep_api::{
+    TaskId, Timestamp,
+    object::{Task, TaskStatus},
+    spec::PortConfig,
+};
+
+use crate::{ObjectRef, Refusal, RefusalKind, View, view::NodeLoad};
+
+impl View {
+    pub(super) fn put_task(&mut self, task: &Arc<Task>, now: Timestamp) -> Result<ObjectRef, Refusal> {
+        let old = self.tasks.get(&task.id).cloned();
+        let mut new = Task { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**task).clone() };
+        if let Some(old) = &old {
+            new.status = merged(&old.status, &new.status).unwrap_or_else(|| old.status.clone());
+            new.desired_state = new.desired_state.max(old.desired_state);
+            // Decisions are guarded by the task's version, so this is a bug of the proposer; a panic here
+            // would stop every replica, and again at each replay.
+            let moves = old.node_id.is_some() && old.node_id != new.node_id;
+            let changes =
+                (old.service_id, old.spec_version, old.slot) != (new.service_id, new.spec_version, new.slot);
+            if moves || changes {
+                let words = format!("task {} would change its node, slot or spec: it never does", task.id);
+                return Err(Refusal::new(RefusalKind::Stale, words));
+            }
+        } else {
+            let key = (new.service_id, new.spec_version);
+            let Some((spec, count)) = self.specs.get(&key).cloned() else {
+                let words = format!("service {} has no spec version {}", new.service_id, new.spec_version);
+                return Err(Refusal::new(RefusalKind::Missing, words));
+            };
+            self.specs.insert(key, (spec, count + 1));
+        }
+        self.replace_task(old.as_ref(), new)
+    }
+
+    /// Takes `old` out of every index and puts `new` into them.
+    pub(super) fn replace_task(&mut self, old: Option<&Arc<Task>>, new: Task) -> Result<ObjectRef, Refusal> {
+        let (id, node) = (new.id, new.node_id);
+        let task = Arc::new(self.sharing(old.map(|old| &**old), new));
+        // Most of what is said of a task moves it in no index.
+        let stays = old.is_some_and(|old| is_indexed_alike(old, &task));
+        if let Some(old) = old.filter(|_| !stays) {
+            self.unindex(old);
+        }
+        if !stays {
+            self.index(&task)?;
+        }
+        let reference = ObjectRef::Task(id, task.service_id, node);
+        self.tasks.insert(id, task);
+        Ok(reference)
+    }
+
+    /// The task with its ports in one allocation with those of its service, or of what it was before.
+    fn sharing(&self, old: Option<&Task>, mut new: Task) -> Task {
+        let service = || self.services.get(&new.service_id).map(|service| &service.ports);
+        let equal = |ports: &&Arc<[PortConfig]>| **ports == new.ports;
+        let shared = old.map(|old| &old.ports).filter(equal).or_else(|| service().filter(equal));
+        if let Some(ports) = shared {
+            new.ports = Arc::clone(ports);
+        }
+        new
+    }
+
+    fn index(&mut self, task: &Task) -> Result<(), Refusal> {
+        self.tasks_by_service.insert((task.service_id, task.slot, task.id));
+        match task.node_id {
+            Some(node) => {
+                self.tasks_by_node.insert((node, task.id));
+                let load = self.node_load(node).plus(taken_by(task));
+                // None is kept for nothing, whatever was there before: a restored store is the same.
+                if load != NodeLoad::default() {
+                    self.loads.insert(node, load);
+                }
+            }
+            None if task.is_runnable() => {
+                self.unplaced.insert(task.id);
+            }
+            None => {}
+        }
+        if task.is_runnable() {
+            for key in Self::host_port_keys(task) {
+                if let Some(owner) = self.host_ports.get(&key) {
+                    let words = format!("port '{}' of node {} is in use by task {owner}", key.2, key.0);
+                    return Err(Refusal::new(RefusalKind::PortTaken, words));
+                }
+                self.host_ports.insert(key, task.id);
+            }
+        }
+        if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
+            if self.addresses.contains_key(&address) {
+                let words = format!("address {address} is given to somebody else");
+                return Err(Refusal::new(RefusalKind::AddressTaken, words));
+            }
+            self.addresses.insert(address, task.id.0);
+        }
+        Ok(())
+    }
+
+    fn unindex(&mut self, task: &Task) {
+        self.tasks_by_service.remove(&(task.service_id, task.slot, task.id));
+        if let Some(node) = task.node_id {
+            self.tasks_by_node.remove(&(node, task.id));
+            let taken = taken_by(task);
+            let mut load = self.loads.get(&node).copied().unwrap_or_default();
+            load.n_tasks =
+                load.n_tasks.checked_sub(taken.n_tasks).expect("each task was counted when it was put");
+            load.nano_cpus = load.nano_cpus.saturating_sub(taken.nano_cpus);
+            load.memory_bytes = load.memory_bytes.saturating_sub(taken.memory_bytes);
+            if load == NodeLoad::default() {
+                self.loads.remove(&node);
+            } else {
+                self.loads.insert(node, load);
+            }
+        }
+        self.unplaced.remove(&task.id);
+        for key in Self::host_port_keys(task) {
+            if self.host_ports.get(&key) == Some(&task.id) {
+                self.host_ports.remove(&key);
+            }
+        }
+        if let Some(address) = task.ingress_addr
+            && self.addresses.get(&address) == Some(&task.id.0)
+        {
+            self.addresses.remove(&address);
+        }
+    }
+
+    pub(super) fn delete_task(&mut self, id: TaskId) -> Option<ObjectRef> {
+        let old = self.tasks.remove(&id)?;
+        self.unindex(&old);
+        let key = (old.service_id, old.spec_version);
+        if let Some((spec, count)) = self.specs.get(&key).cloned() {
+            let left = count.checked_sub(1).expect("each task was counted when it was put");
+            self.specs.insert(key, (spec, left));
+            self.forget_spec(old.service_id, old.spec_version);
+        }
+        Some(ObjectRef::Task(id, old.service_id, old.node_id))
+    }
+}
+
+/// Whether two states of a task have the same entries in all indexes.
+fn is_indexed_alike(old: &Task, new: &Task) -> bool {
+    let place =
+        |task: &Task| (task.service_id, task.slot, task.node_id, task.ingress_addr, task.spec_version);
+    let counts = |task: &Task| (task.is_runnable(), task.is_live());
+    place(old) == place(new) && counts(old) == counts(new) && old.ports == new.ports
+}
+
+/// What a task on a node takes of it.
+pub(crate) fn taken_by(task: &Task) -> NodeLoad {
+    let (nano_cpus, memory_bytes) =
+        if task.is_live() { task.spec.task_template.reservations() } else { (0, 0) };
+    NodeLoad { n_tasks: u64::from(task.is_runnable()), nano_cpus, memory_bytes }
+}
+
+/// The later of two statuses with what the other one knows; `None` when the report brings nothing new.
+pub(super) fn merged(old: &TaskStatus, report: &TaskStatus) -> Option<TaskStatus> {
+    let newer = report.state > old.state || (report.state == old.state && report.timestamp > old.timestamp);
+    if !newer {
+        return None;
+    }
+    let mut new = report.clone();
+    if new.container_id.is_empty() {
+        new.container_id.clone_from(&old.container_id);
+    }
+    if new.pid == 0 {
+        new.pid = old.pid;
+    }
+    if new.host_ports.is_empty() {
+        new.host_ports.clone_from(&old.host_ports);
+    }
+    new.exit_code = new.exit_code.or(old.exit_code);
+    if !old.running_at.is_zero() {
+        new.running_at = old.running_at;
+    }
+    Some(new)
+}
