@@ -1,19 +1,22 @@
 //! Writes on services.
 
+mod ports;
+mod update;
+
 use std::sync::Arc;
 
 use skep_api::{
-    ApiError, ErrorKind, Secret, ServiceId, Timestamp,
-    id::IdSource,
-    object::{Service, UpdateState, UpdateStatus},
-    spec::{PortConfig, ServiceSpec},
+    ApiError, ErrorKind, Secret, ServiceId, Timestamp, id::IdSource, object::Service, spec::ServiceSpec,
     validate,
 };
-use skep_orchestrator::assign_ports;
 use skep_store::{Change, Guard, GuardKind, View};
 
+use self::{
+    ports::{check_ports, named_ports},
+    update::{no_previous_spec, rolled_back, updated},
+};
 use super::{
-    Control, CreatedService, invalid_argument, mode_name,
+    Control, CreatedService,
     networks::{network_note, resolve},
     out_of_sequence,
 };
@@ -131,107 +134,6 @@ impl RegistryAuth {
             Self::OfPreviousSpec => Ok(old.previous_registry_auth.clone()),
         }
     }
-}
-
-fn no_previous_spec(service: &Service) -> ApiError {
-    let words = format!("service {} does not have a previous spec", service.spec.name);
-    ApiError::new(
-        ErrorKind::FailedPrecondition,
-        format!("rpc error: code = FailedPrecondition desc = {words}"),
-    )
-}
-
-fn updated(old: &Service, spec: ServiceSpec, auth: RegistryAuth) -> Result<Service, ApiError> {
-    if spec.name != old.spec.name {
-        return Err(ApiError::new(ErrorKind::Unimplemented, "renaming services is not supported"));
-    }
-    if mode_name(&spec) != mode_name(&old.spec) {
-        return Err(ApiError::new(ErrorKind::Unimplemented, "service mode change is not allowed"));
-    }
-    Ok(Service {
-        spec: Arc::new(spec),
-        previous_spec: Some(Arc::clone(&old.spec)),
-        previous_spec_version: old.spec_version,
-        registry_auth: auth.of(old)?,
-        previous_registry_auth: old.registry_auth.clone(),
-        update_status: None,
-        ..old.clone()
-    })
-}
-
-/// Swaps the two specs, so that a second rollback undoes the first (`SK:manager/controlapi/service.go`).
-fn rolled_back(old: &Service, now: Timestamp) -> Result<Service, ApiError> {
-    let Some(previous) = &old.previous_spec else {
-        return Err(no_previous_spec(old));
-    };
-    Ok(Service {
-        spec: Arc::clone(previous),
-        previous_spec: Some(Arc::clone(&old.spec)),
-        previous_spec_version: old.spec_version,
-        registry_auth: old.previous_registry_auth.clone(),
-        previous_registry_auth: old.registry_auth.clone(),
-        update_status: Some(UpdateStatus {
-            state: UpdateState::RollbackStarted,
-            started_at: now,
-            completed_at: None,
-            message: "manually requested rollback".to_owned(),
-        }),
-        ..old.clone()
-    })
-}
-
-/// A port that another service has is refused with its owner's name, before anything is written; the
-/// store's guard catches what comes between. Two services may have the same host-mode port, on different
-/// nodes (`SK:manager/controlapi/service.go`). The swarm's own ports are nobody's: a service on them would
-/// cut nodes off.
-fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), ApiError> {
-    let is_own = |port: &PortConfig| {
-        view.port_owner(port.protocol(), port.published_port) == Some(id) && port.is_ingress()
-    };
-    for port in spec.ports().iter().filter(|port| port.published_port != 0 && !is_own(port)) {
-        if is_of_the_swarm(view, port) {
-            let words = format!(
-                "port '{}' is the swarm's own ({}); publish another one",
-                port.published_port,
-                port.protocol()
-            );
-            return Err(ApiError::invalid(invalid_argument(&words)));
-        }
-        for other in view.services().filter(|other| other.id != id) {
-            // What is allocated, and what is asked for but not allocated yet.
-            let theirs = other.ports.iter().chain(other.spec.ports());
-            if let Some(theirs) = theirs.into_iter().find(|theirs| clashes(theirs, port)) {
-                let words = view.port_taken(theirs, other.id);
-                return Err(ApiError::invalid(invalid_argument(&words)));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The ports of a service that names them all: given with the spec that asks for them, so that of two that ask
-/// for one at the same time the second is refused, and not left waiting. A number that is still to be chosen is the
-/// leader's to choose.
-fn named_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Option<Arc<[PortConfig]>> {
-    let is_named = |port: &PortConfig| !port.is_ingress() || port.published_port != 0;
-    let ports = spec.ports().iter().all(is_named).then(|| assign_ports(view, id, spec, &[]));
-    Some(ports?.ok()?.into())
-}
-
-fn is_of_the_swarm(view: &View, port: &PortConfig) -> bool {
-    match port.protocol() {
-        "tcp" => view.nodes().any(|node| {
-            let own = node.advertise_addr.rsplit_once(':').and_then(|(_, own)| own.parse::<u16>().ok());
-            own == Some(port.published_port)
-        }),
-        _ => view.cluster().is_some_and(|cluster| cluster.data_path_port == u32::from(port.published_port)),
-    }
-}
-
-fn clashes(theirs: &PortConfig, ours: &PortConfig) -> bool {
-    (theirs.is_ingress() || ours.is_ingress())
-        && theirs.protocol() == ours.protocol()
-        && theirs.published_port == ours.published_port
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 //! After each pass: proposals are never refused, the invariants hold, a second pass drafts nothing, and a
 //! pass over everything decides what the pass over what is dirty decided.
 
+mod agents;
+mod check;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,11 +16,12 @@ use std::{
 use skep_api::{
     Id, NodeId, ServiceId, TaskState, Timestamp,
     id::SeededIds,
-    object::{Node, NodeState, NodeStatus, Service, Task, TaskStatus, UpdateState},
+    object::{Node, NodeState, NodeStatus, Service, Task, UpdateState},
     spec::{Availability, ServiceSpec},
 };
 use skep_store::{Change, Dirty, Proposal, Store, View, decode_result};
 
+use self::{agents::image, check::explained};
 use crate::pass::pass;
 
 /// How long an agent takes for each step of a task.
@@ -233,67 +237,6 @@ impl Swarm {
         self.settle();
     }
 
-    /// What agents have to say by now. Images: `ok` runs, `exit:<code>:<ms>` ends after that time,
-    /// `missing` is on no node.
-    fn agents(&mut self) -> Vec<Change> {
-        let view = self.view();
-        let tasks = view.tasks().filter(|task| self.due(task).is_some_and(|at| at <= self.now));
-        let reports: Vec<Change> =
-            tasks.map(|task| Change::TaskStatus(task.id, self.advanced(task))).collect();
-        for task in view.tasks().filter(|task| task.desired_state > TaskState::Running) {
-            self.stopping_since.entry(task.id).or_insert(self.now);
-        }
-        reports
-    }
-
-    fn next_reports(&self) -> Vec<Timestamp> {
-        self.view().tasks().filter_map(|task| self.due(task)).collect()
-    }
-
-    /// When the agent of a task has something to say of it.
-    fn due(&self, task: &Task) -> Option<Timestamp> {
-        let node = task.node_id?;
-        if self.frozen.contains(&node) || !task.is_live() || self.view().node(node).is_none() {
-            return None;
-        }
-        let since = task.status.timestamp;
-        if task.desired_state > TaskState::Running {
-            let since = self.stopping_since.get(&task.id).copied().unwrap_or(self.now);
-            return Some(since.after(self.stop_time));
-        }
-        let state = task.status.state;
-        if state == TaskState::Running {
-            exit_of(task).map(|(_, after)| since.after(after))
-        } else if state == TaskState::Ready && task.desired_state < TaskState::Running {
-            None
-        } else {
-            Some(since.after(STEP))
-        }
-    }
-
-    fn advanced(&self, task: &Task) -> TaskStatus {
-        let state = |state| TaskStatus { state, timestamp: self.now, ..task.status.clone() };
-        if task.desired_state > TaskState::Running {
-            return state(TaskState::Shutdown);
-        }
-        let (now, is_missing) = (task.status.state, image(task) == "missing");
-        if now == TaskState::Running {
-            match exit_of(task) {
-                Some((0, _)) => state(TaskState::Complete),
-                Some((code, _)) => TaskStatus { exit_code: Some(code), ..state(TaskState::Failed) },
-                None => unreachable!("only an image that exits is due"),
-            }
-        } else if now == TaskState::Assigned && is_missing {
-            TaskStatus { err: "No such image: missing".into(), ..state(TaskState::Rejected) }
-        } else if now == TaskState::Assigned {
-            state(TaskState::Preparing)
-        } else if now == TaskState::Preparing {
-            state(TaskState::Ready)
-        } else {
-            TaskStatus { running_at: self.now, ..state(TaskState::Running) }
-        }
-    }
-
     pub(super) fn tasks(&self, id: ServiceId) -> Vec<Arc<Task>> {
         let view = self.view();
         let mut tasks: Vec<Arc<Task>> = view.tasks_of_service(id).cloned().collect();
@@ -329,63 +272,4 @@ impl Swarm {
     pub(super) fn seconds(&mut self, seconds: u64) {
         self.run(Duration::from_secs(seconds));
     }
-
-    fn check(&mut self) {
-        let view = self.view();
-        check_invariants(&view);
-        for service in view.services() {
-            let n_running = self.running(service.id).len();
-            let n_wanted = usize::try_from(service.spec.replicas()).unwrap();
-            self.n_missing_max = self.n_missing_max.max(n_wanted.saturating_sub(n_running));
-        }
-    }
-}
-
-/// Design invariants 2 and 4, and that nothing is reserved twice.
-pub(super) fn check_invariants(view: &View) {
-    let mut slots = BTreeSet::new();
-    let mut addresses = BTreeSet::new();
-    for task in view.tasks() {
-        if task.is_runnable() {
-            assert!(slots.insert((task.service_id, task.slot)), "two runnable tasks in slot {}", task.slot);
-        }
-        if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
-            assert!(addresses.insert(address), "{address} is given twice");
-        }
-    }
-    let mut ports = BTreeSet::new();
-    for port in view.services().flat_map(|service| service.ports.iter()).filter(|port| port.is_ingress()) {
-        assert!(ports.insert((port.protocol().to_owned(), port.published_port)), "{port:?} is given twice");
-    }
-    for node in view.nodes() {
-        if let Some(address) = node.ingress_addr {
-            assert!(addresses.insert(address), "{address} is given twice");
-        }
-        let reserved = view.tasks_of_node(node.id).filter(|task| task.is_live());
-        let (cpus, memory) = reserved
-            .map(|task| task.spec.task_template.reservations())
-            .fold((0, 0), |(cpus, memory), (c, m)| (cpus + c, memory + m));
-        assert!(cpus <= node.description.nano_cpus && memory <= node.description.memory_bytes);
-        let load = view.node_load(node.id);
-        assert_eq!((load.nano_cpus, load.memory_bytes), (cpus, memory), "the index of loads is right");
-    }
-}
-
-/// Changes without the words of tasks that wait: a pass over everything may word those anew.
-fn explained(changes: &[Change]) -> Vec<Change> {
-    let pending = |change: &&Change| {
-        let Change::PutTask(task) = change else { return true };
-        task.node_id.is_some() || task.status.err.is_empty()
-    };
-    changes.iter().filter(pending).cloned().collect()
-}
-
-fn image(task: &Task) -> &str {
-    task.spec.container().unwrap().image.as_str()
-}
-
-fn exit_of(task: &Task) -> Option<(i32, Duration)> {
-    let mut parts = image(task).strip_prefix("exit:")?.split(':');
-    let code = parts.next()?.parse().unwrap();
-    Some((code, Duration::from_millis(parts.next()?.parse().unwrap())))
 }
