@@ -17,7 +17,7 @@ pub(crate) struct Assignment {
     pub(crate) task: TaskId,
     pub(crate) service: ServiceId,
     pub(crate) service_name: String,
-    pub(crate) slot: u32,
+    pub(crate) slot: u64,
     /// What it runs, or why that cannot be read: the task is rejected with these words.
     pub(crate) spec: Result<Arc<TaskSpec>, String>,
     pub(crate) desired: TaskState,

@@ -3,11 +3,14 @@
 //! A stored task names its spec by service and version; the reader hands in that spec.
 
 mod cluster;
+mod generic;
 mod network;
 mod node;
 mod service;
 mod task;
+mod ticket;
 
+pub use generic::{generic_in, generic_out};
 pub use task::task_in;
 
 use std::net::Ipv4Addr;
@@ -97,24 +100,6 @@ pub fn ports_in(ports: Vec<wire::Port>) -> Vec<PortConfig> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::object::{CaRotation, Cluster, NodeDescription, NodeTls};
-
-    #[test]
-    fn what_certificates_stand_on_is_stored_whole() {
-        let rotation = CaRotation { cert_pem: "c".into(), key_pem: "k".into(), cross_pem: "x".into() };
-        let cluster = Cluster {
-            ca_cert_pem: "root".into(),
-            ca_cross_pem: "cross".into(),
-            ca_rotation: Some(rotation),
-            ca_forced: 7,
-            ..Cluster::default()
-        };
-        assert!(!format!("{cluster:?} {:?}", cluster.ca_rotation).contains("\"k\""));
-        assert_eq!(Cluster::try_from(wire::Cluster::from(&cluster)).unwrap(), cluster);
-        let tls = NodeTls { issuer_subject: vec![1], issuer_public_key: vec![2], root_digest: vec![3] };
-        let description = NodeDescription { tls: Some(tls), ..NodeDescription::default() };
-        assert_eq!(NodeDescription::from(wire::NodeDescription::from(&description)), description);
-    }
-}
+mod level_one;
+#[cfg(test)]
+mod tests;

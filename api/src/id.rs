@@ -132,6 +132,10 @@ typed_id!(
     NetworkId
 );
 typed_id!(
+    /// A token for joining with a life of its own.
+    TicketId
+);
+typed_id!(
     /// The swarm itself.
     ClusterId
 );

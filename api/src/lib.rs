@@ -17,7 +17,7 @@ pub mod time;
 pub mod validate;
 
 pub use api_error::{ApiError, ErrorKind};
-pub use id::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId};
+pub use id::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId};
 pub use secret::Secret;
 pub use state::TaskState;
 pub use text::{ContainerId, Text};

@@ -1,16 +1,20 @@
 //! Objects: a spec (the user's), what we decided, and what was observed.
 
 mod cluster;
+mod generic;
 mod network;
 mod node;
 mod service;
 mod task;
+mod ticket;
 
 pub use cluster::{CaRotation, Cluster};
+pub use generic::{GenericResource, Plugin};
 pub use network::{Network, Subnet, ingress};
 pub use node::{Node, NodeDescription, NodeState, NodeStatus, NodeTls};
-pub use service::{Service, UpdateState, UpdateStatus};
-pub use task::{Task, TaskStatus};
+pub use service::{JobRun, PastSpec, Service, UpdateState, UpdateStatus};
+pub use task::{SeatKey, Task, TaskExtra, TaskStatus};
+pub use ticket::Ticket;
 
 use crate::Timestamp;
 

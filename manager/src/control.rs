@@ -14,7 +14,7 @@ pub use services::RegistryAuth;
 
 use std::{sync::Arc, time::Duration};
 
-use skep_api::{ApiError, ErrorKind, NodeId, object::Node, spec::ServiceSpec};
+use skep_api::{ApiError, ErrorKind, NodeId, object::Node};
 use skep_store::{Change, Guard, Refusal, RefusalKind, View};
 use tokio::sync::mpsc;
 
@@ -181,9 +181,10 @@ fn refused(refusal: Refusal) -> ApiError {
         }
         // Users' writes refer to nothing but networks.
         RefusalKind::Missing => ApiError::not_found(refusal.message),
-        RefusalKind::SlotTaken | RefusalKind::AddressTaken | RefusalKind::Format => {
-            ApiError::new(ErrorKind::Internal, refusal.message)
-        }
+        RefusalKind::SlotTaken
+        | RefusalKind::AddressTaken
+        | RefusalKind::ResourceTaken
+        | RefusalKind::Format => ApiError::new(ErrorKind::Internal, refusal.message),
     }
 }
 
@@ -201,14 +202,4 @@ fn failed_precondition(words: &str) -> ApiError {
 /// Docker passes its control API's status on in the message.
 pub(crate) fn invalid_argument(words: &str) -> String {
     format!("rpc error: code = InvalidArgument desc = {words}")
-}
-
-/// The mode of a service, for comparing two specs.
-fn mode_name(spec: &ServiceSpec) -> &str {
-    spec.mode
-        .as_ref()
-        .and_then(|mode| {
-            mode.extra.keys().find(|key| ["Global", "ReplicatedJob", "GlobalJob"].contains(&key.as_str()))
-        })
-        .map_or("Replicated", String::as_str)
 }

@@ -92,7 +92,8 @@ impl JoinService {
         let id = NodeId(SystemIds::default().next_id());
         let now = (shared.clock)() / 1_000_000_000;
         let issued = sign(&shared.identity, cluster, &request.csr_pem, id, role, now).await?;
-        let description = request.description.clone().unwrap_or_default().into();
+        let description = NodeDescription::from(request.description.clone().unwrap_or_default());
+        let description = description.at_level(view.feature_level());
         let node = Node {
             id,
             spec: NodeSpec { role, availability, ..NodeSpec::default() },

@@ -11,14 +11,21 @@ mod tests;
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use skep_api::{RequestId, ServiceId, Timestamp};
+use skep_api::{RequestId, Timestamp};
+use skep_orchestrator::WakeKey;
 use skep_raft::{ProposeError, Raft};
 use skep_store::{Dirty, Proposal, ProposalError, View, decode_result};
 use tokio::time::Instant;
 
 use self::ahead::Ahead;
-use crate::{SystemIds, machine::Machine, pass};
+use crate::{
+    SystemIds,
+    machine::Machine,
+    pass::{Memo, pass},
+};
 
+/// No pass comes to another service once it has drafted so many changes.
+const CHANGES_MAX: usize = 2_000;
 /// How long the loop rests after a lost proposal before it looks again.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -39,6 +46,7 @@ impl Leader {
     async fn passes(&self) {
         let mut state = Passes {
             ids: SystemIds::default(),
+            memo: Memo::default(),
             wakes: BTreeMap::new(),
             dirty: Dirty::everything(),
             last: (newest(&self.machine.view()), Instant::now()),
@@ -78,24 +86,26 @@ impl Leader {
     fn pass(&self, state: &mut Passes) -> Option<Duration> {
         let published = self.machine.published();
         let now = self.now(&published.view, state.last);
-        let next = |wakes: &BTreeMap<ServiceId, Timestamp>| wakes.values().min().map(|at| at.since(now));
+        let next = |wakes: &BTreeMap<WakeKey, Timestamp>| wakes.values().min().map(|at| at.since(now));
         let is_due = next(&state.wakes).is_some_and(|wait| wait.is_zero());
         if (state.dirty.is_empty() && !is_due) || published.view.cluster().is_none() {
             return next(&state.wakes);
         }
         let view = state.ahead.view(&published)?;
-        let due = state.wakes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id);
-        state.dirty.services.extend(due);
+        for (key, _) in state.wakes.iter().filter(|(_, at)| **at <= now) {
+            match key {
+                WakeKey::Service(id) => state.dirty.services.insert(*id),
+                WakeKey::Node(id) => state.dirty.nodes.insert(*id),
+            };
+        }
         state.last = (now, Instant::now());
-        if state.dirty.all {
+        let dirty = std::mem::take(&mut state.dirty);
+        if dirty.all {
             state.wakes.clear();
         }
-        for service in &state.dirty.services {
-            state.wakes.remove(service);
-        }
-        let dirty = std::mem::take(&mut state.dirty);
-        let result = pass::pass(view, &dirty, now, &mut state.ids);
-        state.wakes.extend(result.wakes);
+        let result = pass(view, &dirty, now, &mut state.ids, &mut state.memo, CHANGES_MAX);
+        result.settle(&mut state.wakes);
+        state.dirty.merge(result.rest);
         for refusal in result.draft.refusals() {
             tracing::warn!(err = %refusal, "a pass drafted what its own state refuses: a bug");
         }
@@ -142,7 +152,8 @@ enum Unapplied {
 /// What the loop holds.
 struct Passes {
     ids: SystemIds,
-    wakes: BTreeMap<ServiceId, Timestamp>,
+    memo: Memo,
+    wakes: BTreeMap<WakeKey, Timestamp>,
     dirty: Dirty,
     /// The time of the last pass, and when that was.
     last: (Timestamp, Instant),

@@ -39,6 +39,7 @@ pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
+pub use skep_orchestrator::Differences;
 pub use skep_raft::{Keys, NoSpace, OpenError, UnlockKey};
 pub use skep_store::{FEATURE_LEVEL, View};
 pub use unlock::{NodeKeyBox, parse_unlock_key, unlock_key_text};

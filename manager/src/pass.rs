@@ -1,67 +1,84 @@
-//! One pass of the leader: all reconcilers and the scheduler, in a fixed order, on one draft.
+//! One pass of the leader: all that is decided of services and the scheduler, in a fixed order, on one draft.
 //!
-//! In: a view, what changed, now, fresh ids. Out: a draft, and when to look at which service again.
-//! It looks only at what is dirty; within one service it decides from that service's whole state.
+//! In: a view, what changed, now, fresh ids. Out: a draft, and when to look at what again.
+//! It looks only at what is dirty; within one service it decides from that service's state.
 //! Invariants: same input, same draft; stored state is the only memory; a quiet cluster drafts nothing.
 
 mod placement;
+mod scope;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use skep_api::{ServiceId, TaskId, Timestamp, id::IdSource, object::Task};
-use skep_orchestrator::{Context, Scope, after_placement, before_placement};
-use skep_store::{Dirty, Draft, View};
+use skep_api::{Timestamp, id::IdSource};
+use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, reconcile};
+use skep_store::{Change, Dirty, Draft, View};
+
+use self::scope::{is_room_freed, scope};
+
+/// What the leader keeps from pass to pass to be quick. Nothing that decides: a pass with a fresh one is the same.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Memo {}
 
 /// What a pass decided.
 #[derive(Debug)]
 pub struct Pass {
     /// The changes.
     pub draft: Draft,
-    /// When to look at a service again even if nothing changes. A service that was looked at and is not
-    /// in it waits for nothing.
-    pub wakes: BTreeMap<ServiceId, Timestamp>,
+    /// What it looked at whole: what this waited for before counts no more.
+    pub settled: BTreeSet<WakeKey>,
+    /// When to look at something again even if nothing changes, besides what is waited for already.
+    pub wakes: BTreeMap<WakeKey, Timestamp>,
+    /// What it did not come to.
+    pub rest: Dirty,
 }
 
-/// Runs one pass. Services whose wake-up came due belong into `dirty.services`.
+/// Runs one pass. What a wake-up came due for belongs into `dirty`. Once `budget` changes are drafted it comes to no
+/// further service.
 #[must_use]
-pub fn pass(view: View, dirty: &Dirty, now: Timestamp, ids: &mut dyn IdSource) -> Pass {
-    let scope = scope(&view, dirty);
+pub fn pass(
+    view: View,
+    dirty: &Dirty,
+    now: Timestamp,
+    ids: &mut dyn IdSource,
+    _memo: &mut Memo,
+    budget: usize,
+) -> Pass {
+    let mut scope = scope(&view, dirty);
     let is_room_freed = is_room_freed(&view, dirty);
     let mut draft = Draft::new(view, now);
-    let mut cx = Context::new(ids, scope);
-    for mut reconciler in before_placement() {
-        reconciler.reconcile(&mut draft, &mut cx);
+    let mut cx = Context::new(ids);
+    let mut rest = Dirty::default();
+    scope.services.retain(|id, look| {
+        let is_reached = draft.changes().len() + cx.reaped.len() < budget;
+        if is_reached {
+            reconcile(&mut draft, &mut cx, *id, look);
+        } else {
+            rest.services.insert(*id);
+        }
+        is_reached
+    });
+    assign_addresses(&mut draft, &scope.nodes);
+    placement::place(&mut draft, &scope, is_room_freed);
+    for id in std::mem::take(&mut cx.reaped) {
+        // It is there, or was not found.
+        draft.push(Change::DeleteTask(id)).ok();
     }
-    placement::place(&mut draft, &cx.scope, is_room_freed);
-    for mut reconciler in after_placement() {
-        reconciler.reconcile(&mut draft, &mut cx);
-    }
-    Pass { draft, wakes: cx.wakes }
+    let whole = scope.services.iter().filter(|(_, look)| **look == Look::Whole);
+    let nodes = scope.nodes.iter().map(|id| WakeKey::Node(*id));
+    let settled = whole.map(|(id, _)| WakeKey::Service(*id)).chain(nodes).collect();
+    Pass { draft, settled, wakes: cx.wakes, rest }
 }
 
-/// What a pass looks at: what changed, and the services that have tasks on nodes that changed.
-fn scope(view: &View, dirty: &Dirty) -> Scope {
-    if dirty.all {
-        let services = view.services().map(|service| service.id).chain(view.services_with_tasks()).collect();
-        return Scope { services, nodes: view.nodes().map(|node| node.id).collect() };
+impl Pass {
+    /// Brings what is waited for up to date.
+    pub fn settle(&self, wakes: &mut BTreeMap<WakeKey, Timestamp>) {
+        wakes.retain(|key, _| !self.settled.contains(key));
+        for (key, at) in &self.wakes {
+            let known = wakes.entry(*key).or_insert(*at);
+            *known = (*known).min(*at);
+        }
     }
-    let mut scope = Scope { services: dirty.services.clone(), nodes: dirty.nodes.clone() };
-    for node in &dirty.nodes {
-        scope
-            .services
-            .extend(view.tasks_of_node(*node).filter(|task| task.is_live()).map(|task| task.service_id));
-    }
-    if dirty.services.iter().any(|id| view.service(*id).is_none()) {
-        // A service is gone; others may wait for its ports.
-        scope.services.extend(view.unplaced_tasks().map(|task| task.service_id));
-    }
-    scope
-}
-
-/// Whether a task that found no node may find one now.
-fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
-    let has_ended = |id: &TaskId| !view.task(*id).is_some_and(|task: &std::sync::Arc<Task>| task.is_live());
-    dirty.all || !dirty.nodes.is_empty() || dirty.tasks.iter().any(has_ended)
 }

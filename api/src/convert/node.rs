@@ -1,9 +1,9 @@
 //! Nodes.
 
-use super::{Malformed, addr_in, addr_out, from_json, json, malformed};
+use super::{Malformed, addr_in, addr_out, from_json, generic_in, generic_out, json, malformed};
 use crate::{
     NodeId, Timestamp,
-    object::{Node, NodeDescription, NodeState, NodeStatus, NodeTls},
+    object::{Node, NodeDescription, NodeState, NodeStatus, NodeTls, Plugin},
     wire,
 };
 
@@ -23,6 +23,8 @@ impl From<&NodeDescription> for wire::NodeDescription {
                 issuer_public_key: tls.issuer_public_key,
                 root_digest: tls.root_digest,
             }),
+            generic: generic_out(&d.generic),
+            plugins: d.plugins.iter().map(Into::into).collect(),
         }
     }
 }
@@ -42,6 +44,8 @@ impl From<wire::NodeDescription> for NodeDescription {
                 issuer_public_key: tls.issuer_public_key,
                 root_digest: tls.root_digest,
             }),
+            generic: generic_in(d.generic),
+            plugins: d.plugins.into_iter().map(Plugin::from).collect(),
         }
     }
 }
@@ -53,8 +57,13 @@ impl From<&NodeStatus> for wire::NodeStatus {
             NodeState::Down => 1,
             NodeState::Ready => 2,
         };
-        let restarting_since = status.restarting_since.0;
-        Self { state, message: status.message.clone(), addr: status.addr.clone(), restarting_since }
+        Self {
+            state,
+            message: status.message.clone(),
+            addr: status.addr.clone(),
+            restarting_since: status.restarting_since.0,
+            since: status.since.0,
+        }
     }
 }
 
@@ -68,8 +77,13 @@ impl TryFrom<wire::NodeStatus> for NodeStatus {
             2 => NodeState::Ready,
             other => return Err(malformed("node", format!("state {other}"))),
         };
-        let restarting_since = Timestamp(status.restarting_since);
-        Ok(Self { state, message: status.message, addr: status.addr, restarting_since })
+        Ok(Self {
+            state,
+            message: status.message,
+            addr: status.addr,
+            restarting_since: Timestamp(status.restarting_since),
+            since: Timestamp(status.since),
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Malformed, from_json, json, malformed, ports_in, ports_out};
 use crate::{
     Secret, ServiceId, Timestamp,
-    object::{Service, UpdateState, UpdateStatus},
+    object::{JobRun, PastSpec, Service, UpdateState, UpdateStatus},
     wire,
 };
 
@@ -16,6 +16,9 @@ impl From<&UpdateStatus> for wire::UpdateStatus {
             started_at: status.started_at.0,
             completed_at: status.completed_at.map_or(0, |at| at.0),
             message: status.message.clone(),
+            slots: status.slots,
+            failed: status.failed,
+            paused_by_user: status.paused_by_user,
         }
     }
 }
@@ -33,6 +36,9 @@ impl TryFrom<wire::UpdateStatus> for UpdateStatus {
             started_at: Timestamp(status.started_at),
             completed_at: (status.completed_at != 0).then_some(Timestamp(status.completed_at)),
             message: status.message,
+            slots: status.slots,
+            failed: status.failed,
+            paused_by_user: status.paused_by_user,
         })
     }
 }
@@ -50,6 +56,12 @@ impl From<&Service> for wire::Service {
             update_status: service.update_status.as_ref().map(Into::into),
             registry_auth: service.registry_auth.reveal().to_vec(),
             previous_registry_auth: service.previous_registry_auth.reveal().to_vec(),
+            updates: service.updates,
+            job_iteration: service.job_iteration,
+            last_execution: service.last_execution.0,
+            history: service.history.iter().map(Into::into).collect(),
+            runs: service.runs.iter().map(Into::into).collect(),
+            cron_last: service.cron_last.0,
         }
     }
 }
@@ -74,6 +86,60 @@ impl TryFrom<wire::Service> for Service {
             update_status: service.update_status.map(TryInto::try_into).transpose()?,
             registry_auth: Secret::new(service.registry_auth),
             previous_registry_auth: Secret::new(service.previous_registry_auth),
+            updates: service.updates,
+            job_iteration: service.job_iteration,
+            last_execution: Timestamp(service.last_execution),
+            history: service.history.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            runs: service.runs.into_iter().map(JobRun::from).collect(),
+            cron_last: Timestamp(service.cron_last),
         })
+    }
+}
+
+impl From<&PastSpec> for wire::PastSpec {
+    fn from(past: &PastSpec) -> Self {
+        Self {
+            spec: json(&*past.spec),
+            spec_version: past.spec_version,
+            registry_auth: past.registry_auth.reveal().to_vec(),
+            at: past.at.0,
+        }
+    }
+}
+
+impl TryFrom<wire::PastSpec> for PastSpec {
+    type Error = Malformed;
+
+    fn try_from(past: wire::PastSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            spec: Arc::new(from_json("service", &past.spec)?),
+            spec_version: past.spec_version,
+            registry_auth: Secret::new(past.registry_auth),
+            at: Timestamp(past.at),
+        })
+    }
+}
+
+impl From<&JobRun> for wire::JobRun {
+    fn from(run: &JobRun) -> Self {
+        Self {
+            iteration: run.iteration,
+            started: run.started.0,
+            ended: run.ended.0,
+            completed: run.completed,
+            failed: run.failed,
+        }
+    }
+}
+
+impl From<wire::JobRun> for JobRun {
+    fn from(run: wire::JobRun) -> Self {
+        Self {
+            iteration: run.iteration,
+            started: Timestamp(run.started),
+            ended: Timestamp(run.ended),
+            completed: run.completed,
+            failed: run.failed,
+        }
     }
 }

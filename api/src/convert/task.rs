@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Malformed, addr_in, addr_out, malformed, ports_in, ports_out};
+use super::{Malformed, addr_in, addr_out, generic_in, generic_out, malformed, ports_in, ports_out};
 use crate::{
     NodeId, ServiceId, TaskId, TaskState, Timestamp,
-    object::{Task, TaskStatus},
+    object::{Task, TaskExtra, TaskStatus},
     spec::ServiceSpec,
     wire,
 };
@@ -54,7 +54,7 @@ impl From<&Task> for wire::Task {
             id: task.id.to_bytes(),
             meta: Some(task.meta.into()),
             service_id: task.service_id.to_bytes(),
-            slot: u32::try_from(task.slot).unwrap_or(u32::MAX),
+            slot: task.slot,
             node_id: task.node_id.map(NodeId::to_bytes).unwrap_or_default(),
             spec_version: task.spec_version,
             desired_state: task.desired_state.number(),
@@ -62,6 +62,8 @@ impl From<&Task> for wire::Task {
             ports: ports_out(&task.ports),
             ingress_addr: addr_out(task.ingress_addr),
             not_before: task.not_before.0,
+            update: task.update,
+            extra: task.extra.as_deref().map(Into::into),
         }
     }
 }
@@ -75,7 +77,7 @@ pub fn task_in(task: wire::Task, spec: Arc<ServiceSpec>) -> Result<Task, Malform
         id: TaskId::from_bytes(&task.id).ok_or_else(|| malformed("task", "id"))?,
         meta: task.meta.unwrap_or_default().into(),
         service_id: ServiceId::from_bytes(&task.service_id).ok_or_else(|| malformed("task", "service id"))?,
-        slot: u64::from(task.slot),
+        slot: task.slot,
         node_id: NodeId::from_bytes(&task.node_id),
         spec_version: task.spec_version,
         spec,
@@ -84,5 +86,31 @@ pub fn task_in(task: wire::Task, spec: Arc<ServiceSpec>) -> Result<Task, Malform
         ports: ports_in(task.ports).into(),
         ingress_addr: addr_in(task.ingress_addr),
         not_before: Timestamp(task.not_before),
+        update: task.update,
+        extra: task.extra.map(|extra| Box::new(extra.into())),
     })
+}
+
+impl From<&TaskExtra> for wire::TaskExtra {
+    fn from(extra: &TaskExtra) -> Self {
+        Self {
+            for_node: extra.for_node.map(NodeId::to_bytes).unwrap_or_default(),
+            job_iteration: extra.job_iteration,
+            beside: extra.beside.map(TaskId::to_bytes).unwrap_or_default(),
+            given: generic_out(&extra.given),
+            restarts: extra.restarts,
+        }
+    }
+}
+
+impl From<wire::TaskExtra> for TaskExtra {
+    fn from(extra: wire::TaskExtra) -> Self {
+        Self {
+            for_node: NodeId::from_bytes(&extra.for_node),
+            job_iteration: extra.job_iteration,
+            beside: TaskId::from_bytes(&extra.beside),
+            given: generic_in(extra.given),
+            restarts: extra.restarts,
+        }
+    }
 }

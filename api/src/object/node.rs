@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use super::Meta;
+use super::{GenericResource, Meta, Plugin};
 use crate::{NodeId, Timestamp, spec::NodeSpec};
 
 /// What a node says of itself.
@@ -24,6 +24,22 @@ pub struct NodeDescription {
     pub engine_labels: BTreeMap<String, String>,
     /// What its certificate stands on; `None` until it has said so.
     pub tls: Option<NodeTls>,
+    /// Resources that only their kinds tell.
+    pub generic: Vec<GenericResource>,
+    /// Of its engine.
+    pub plugins: Vec<Plugin>,
+}
+
+impl NodeDescription {
+    /// What a swarm at this feature level can keep of it: managers of an older build would drop the rest.
+    #[must_use]
+    pub fn at_level(mut self, feature_level: u32) -> Self {
+        if feature_level < 2 {
+            self.generic.clear();
+            self.plugins.clear();
+        }
+        self
+    }
 }
 
 /// What a node's certificate stands on.
@@ -72,6 +88,8 @@ pub struct NodeStatus {
     pub addr: String,
     /// When its daemon said that it restarts; zero: it did not.
     pub restarting_since: Timestamp,
+    /// When the state became this; zero: not known. Set when it is applied.
+    pub since: Timestamp,
 }
 
 /// A member of the swarm.

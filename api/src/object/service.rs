@@ -31,6 +31,46 @@ pub struct Service {
     pub registry_auth: Secret,
     /// The same for the previous spec.
     pub previous_registry_auth: Secret,
+    /// Counts updates and rollbacks; [`super::Task::update`] names one.
+    pub updates: u64,
+    /// Of a job: counts its runs.
+    pub job_iteration: u64,
+    /// Of a job: when this iteration began; zero for none.
+    pub last_execution: Timestamp,
+    /// Specs before the previous one, the newest first.
+    pub history: Arc<[PastSpec]>,
+    /// Of a job: earlier iterations, the newest first.
+    pub runs: Arc<[JobRun]>,
+    /// The last planned time that led to a run; zero for none.
+    pub cron_last: Timestamp,
+}
+
+/// A spec that a service had.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct PastSpec {
+    /// The spec.
+    pub spec: Arc<ServiceSpec>,
+    /// The revision at which it was set.
+    pub spec_version: u64,
+    /// For pulls of its image. Never shown.
+    pub registry_auth: Secret,
+    /// When another one took its place.
+    pub at: Timestamp,
+}
+
+/// An iteration of a job that is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct JobRun {
+    /// Which one.
+    pub iteration: u64,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// How many tasks completed.
+    pub completed: u64,
+    /// How many failed.
+    pub failed: u64,
 }
 
 /// How an update or rollback goes.
@@ -44,6 +84,28 @@ pub struct UpdateStatus {
     pub completed_at: Option<Timestamp>,
     /// Swarm's words.
     pub message: String,
+    /// How many seats it replaces, counted when it began.
+    pub slots: u32,
+    /// How many of its tasks failed so far.
+    pub failed: u32,
+    /// A user stopped it, no failure.
+    pub paused_by_user: bool,
+}
+
+impl UpdateStatus {
+    /// One that begins.
+    #[must_use]
+    pub fn new(state: UpdateState, started_at: Timestamp, message: impl Into<String>) -> Self {
+        Self {
+            state,
+            started_at,
+            completed_at: None,
+            message: message.into(),
+            slots: 0,
+            failed: 0,
+            paused_by_user: false,
+        }
+    }
 }
 
 /// The states of an update (`SK:api/objects.proto`).

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use super::{Meta, Service};
+use super::{GenericResource, Meta, Service};
 use crate::{
     ContainerId, NodeId, ServiceId, TaskId, TaskState, Text, Timestamp,
     spec::{PortConfig, ServiceSpec},
@@ -47,6 +47,30 @@ impl Default for TaskStatus {
     }
 }
 
+/// Which place of its service a task takes: there it is followed by another one when it ends.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SeatKey {
+    /// A number: 1..=n of a replicated service, 0..n of a replicated job.
+    Slot(u64),
+    /// A node, of a service that has a task on each.
+    Node(NodeId),
+}
+
+/// What few tasks have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TaskExtra {
+    /// Its seat is this node: it runs there or nowhere.
+    pub for_node: Option<NodeId>,
+    /// Of a job: the iteration that it belongs to.
+    pub job_iteration: u64,
+    /// The task of its seat that it runs beside until it takes over.
+    pub beside: Option<TaskId>,
+    /// What of its node's generic resources it has.
+    pub given: Vec<GenericResource>,
+    /// Ends of its seat that led to it, since the last that counted as good.
+    pub restarts: u32,
+}
+
 /// One attempt to run. Never moves to another node, never runs twice.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Task {
@@ -56,7 +80,7 @@ pub struct Task {
     pub meta: Meta,
     /// Whose task it is.
     pub service_id: ServiceId,
-    /// Its seat, 1..n.
+    /// Its number; 0 for the task of a node. See [`Task::seat`].
     pub slot: u64,
     /// Where it runs, once decided.
     pub node_id: Option<NodeId>,
@@ -74,10 +98,14 @@ pub struct Task {
     pub ingress_addr: Option<Ipv4Addr>,
     /// It is not started before this (restart delay); zero for at once.
     pub not_before: Timestamp,
+    /// Which update of its service made it; 0 for none.
+    pub update: u64,
+    /// What few tasks have.
+    pub extra: Option<Box<TaskExtra>>,
 }
 
 impl Task {
-    /// A new task of a service's current spec.
+    /// A new task of a service's current spec, wanted to run.
     #[must_use]
     pub fn new(id: TaskId, service: &Service, slot: u64) -> Self {
         Self {
@@ -93,13 +121,51 @@ impl Task {
             ports: Arc::clone(&service.ports),
             ingress_addr: None,
             not_before: Timestamp::ZERO,
+            update: 0,
+            extra: None,
         }
     }
 
-    /// Whether it may come to run or runs: wanted at most RUNNING and not past it.
+    /// The place of its service that it takes.
+    #[must_use]
+    pub fn seat(&self) -> SeatKey {
+        self.for_node().map_or(SeatKey::Slot(self.slot), SeatKey::Node)
+    }
+
+    /// The node that is its seat.
+    #[must_use]
+    pub fn for_node(&self) -> Option<NodeId> {
+        self.extra.as_ref().and_then(|extra| extra.for_node)
+    }
+
+    /// The task of its seat that it runs beside.
+    #[must_use]
+    pub fn beside(&self) -> Option<TaskId> {
+        self.extra.as_ref().and_then(|extra| extra.beside)
+    }
+
+    /// Of a job: its iteration; else 0.
+    #[must_use]
+    pub fn job_iteration(&self) -> u64 {
+        self.extra.as_ref().map_or(0, |extra| extra.job_iteration)
+    }
+
+    /// What of its node's generic resources it has.
+    #[must_use]
+    pub fn given(&self) -> &[GenericResource] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.given)
+    }
+
+    /// Whether we want it to be there: to run, or of a job to come to its end (that is past RUNNING).
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.desired_state <= TaskState::Complete
+    }
+
+    /// Whether it may come to run or runs: wanted, and not past RUNNING.
     #[must_use]
     pub fn is_runnable(&self) -> bool {
-        self.desired_state <= TaskState::Running && self.status.state <= TaskState::Running
+        self.is_wanted() && self.is_live()
     }
 
     /// Whether something of it may exist on its node.
@@ -108,10 +174,13 @@ impl Task {
         self.status.state <= TaskState::Running
     }
 
-    /// Its name as Docker shows it: `service.slot.id`.
+    /// Its name as Docker shows it: `service.slot.id`, or with the node instead of a slot.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("{}.{}.{}", self.spec.name, self.slot, self.id)
+        match self.seat() {
+            SeatKey::Slot(slot) => format!("{}.{slot}.{}", self.spec.name, self.id),
+            SeatKey::Node(node) => format!("{}.{node}.{}", self.spec.name, self.id),
+        }
     }
 
     /// Whether it publishes a port through the mesh.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::NetworkId;
 
 use super::{
-    ContainerSpec, EndpointSpec, Extra, Labels, NetworkAttachment, PortConfig, Replicated, ServiceMode,
+    ContainerSpec, EndpointSpec, Extra, Labels, Mode, NetworkAttachment, PortConfig, Replicated, ServiceMode,
     TaskSpec, UpdateConfig, UpdateSettings,
 };
 
@@ -41,6 +41,12 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Which kind of service it is, with defaults filled in.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode.as_ref().map_or(Mode::Replicated { replicas: 1 }, ServiceMode::read)
+    }
+
     /// Tasks wanted of a replicated service (Swarm's default is 1).
     #[must_use]
     pub fn replicas(&self) -> u64 {

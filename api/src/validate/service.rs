@@ -23,7 +23,7 @@ pub fn service(spec: &ServiceSpec) -> Result<(), ApiError> {
     endpoint(spec)
 }
 
-fn service_name(name: &str) -> Result<(), ApiError> {
+pub(super) fn service_name(name: &str) -> Result<(), ApiError> {
     if name.is_empty() {
         return Err(ApiError::invalid("Name: meta: name must be provided"));
     }
@@ -43,8 +43,12 @@ fn service_name(name: &str) -> Result<(), ApiError> {
 fn mode(spec: &ServiceSpec) -> Result<(), ApiError> {
     let Some(mode) = &spec.mode else { return Ok(()) };
     // An empty object asks for the mode, so these are not looked at as zero values.
-    for key in ["Global", "ReplicatedJob", "GlobalJob"] {
-        if mode.extra.contains_key(key) {
+    for (key, asked) in [
+        ("Global", mode.global.is_some()),
+        ("ReplicatedJob", mode.replicated_job.is_some()),
+        ("GlobalJob", mode.global_job.is_some()),
+    ] {
+        if asked {
             return Err(not_honoured(&field("Mode", key), ""));
         }
     }

@@ -1,6 +1,6 @@
 //! Cases as data: a body, and the words of its refusal or none.
 
-use super::*;
+use super::{service::service_name, *};
 use crate::{json::parse, spec::ServiceSpec};
 
 #[track_caller]

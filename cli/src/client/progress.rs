@@ -163,7 +163,7 @@ fn summarise(tasks: &[Value], active: &BTreeSet<&str>, wanted: u64, rolling_back
         let slot = task["Slot"].as_u64().unwrap_or(0);
         let rank = |task: &Value| {
             let (desired, observed) = (state(task, "/DesiredState"), state(task, "/Status/State"));
-            (desired <= TaskState::Running, observed <= TaskState::Running, observed)
+            (desired <= TaskState::Complete, observed <= TaskState::Running, observed)
         };
         if slots.get(&slot).is_none_or(|other| rank(task) > rank(other)) {
             slots.insert(slot, task);
@@ -171,7 +171,7 @@ fn summarise(tasks: &[Value], active: &BTreeSet<&str>, wanted: u64, rolling_back
     }
     let is_running = |task: &&&Value| {
         state(task, "/Status/State") == TaskState::Running
-            && state(task, "/DesiredState") <= TaskState::Running
+            && state(task, "/DesiredState") <= TaskState::Complete
     };
     let running = u64::try_from(slots.values().filter(is_running).count()).unwrap_or(u64::MAX);
     let lines = if wanted > LINES_MAX {

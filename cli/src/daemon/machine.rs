@@ -61,6 +61,6 @@ pub(super) fn description(settings: &Settings) -> NodeDescription {
         memory_bytes: settings.memory_bytes,
         engine_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine_labels: settings.labels.clone(),
-        tls: None,
+        ..NodeDescription::default()
     }
 }

@@ -54,7 +54,7 @@ fn passes(service: &Service, filters: &Filters) -> bool {
     filters.prefix("id", &service.id.to_string())
         && filters.prefix("name", &service.spec.name)
         && filters.labels("label", service.spec.labels.as_ref())
-        && filters.any("mode", |mode| mode == "replicated")
+        && filters.any("mode", |mode| mode == service.spec.mode().as_str())
         && filters.any("runtime", |runtime| runtime == "container")
 }
 

@@ -1,6 +1,6 @@
 //! Tasks.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
@@ -13,7 +13,7 @@ use skep_api::{
     NodeId, ServiceId, TaskState,
     object::{Service, Task},
 };
-use skep_manager::{View, network_note};
+use skep_manager::{Differences, View, network_note};
 
 use super::{
     Api,
@@ -71,8 +71,16 @@ impl Wanted {
         }
     }
 
-    fn passes(&self, task: &Task, service: Option<&Service>, view: &View) -> bool {
-        let node = task.node_id.and_then(|id| view.node(id));
+    /// `compared` are the services whose tasks came before.
+    fn passes(
+        &self,
+        task: &Task,
+        service: Option<&Service>,
+        view: &View,
+        compared: &mut BTreeMap<ServiceId, Differences>,
+    ) -> bool {
+        let mut is_dirty =
+            |service: &Service| compared.entry(service.id).or_default().is_dirty(view, task, service);
         let filters = &self.filters;
         self.nodes.as_ref().is_none_or(|nodes| task.node_id.is_some_and(|id| nodes.contains(&id)))
             && filters.prefix("id", &task.id.to_string())
@@ -80,9 +88,7 @@ impl Wanted {
             && filters.labels("label", task.spec.labels.as_ref())
             && filters.any("runtime", |runtime| runtime == "container")
             && filters.any("desired-state", |word| word.eq_ignore_ascii_case(task.desired_state.as_str()))
-            && (!self.up_to_date
-                || service
-                    .is_some_and(|service| render::is_up_to_date(task, service, node.map(AsRef::as_ref))))
+            && (!self.up_to_date || service.is_some_and(|service| !is_dirty(service)))
     }
 }
 
@@ -93,10 +99,12 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     filters.check("desired-state", &words)?;
     let view = control.view().await?;
     let wanted = Wanted::new(filters, &view, control.node_id());
+    let mut compared = BTreeMap::new();
+    let service = |task: &Task| view.service(task.service_id).map(AsRef::as_ref);
     let tasks: Vec<Value> = wanted
         .candidates(&view)
         .iter()
-        .filter(|task| wanted.passes(task, view.service(task.service_id).map(AsRef::as_ref), &view))
+        .filter(|task| wanted.passes(task, service(task), &view, &mut compared))
         .map(|task| shown(task, &view))
         .collect();
     ok(&tasks)

@@ -77,7 +77,7 @@ fn managers_are_upgraded_one_by_one_and_an_older_build_is_refused_then() {
     let mut cluster = Cluster::builder(3, 1).example(2).start();
     let before: Vec<_> = cluster.wait_running("whoami", 2, SOON).into_iter().map(|task| task.id).collect();
     for name in MANAGERS {
-        assert_eq!(levels(&cluster, name), (1, 1));
+        assert_eq!(levels(&cluster, name), (2, 2));
     }
 
     // Old and new together go by the old rules, whoever leads: names may differ by case alone.
@@ -88,7 +88,7 @@ fn managers_are_upgraded_one_by_one_and_an_older_build_is_refused_then() {
             assert_eq!(create(&cluster, through, &format!("MIXED-{n}{k}")).0, 201);
         }
         all_agree(&cluster);
-        assert_eq!(levels(&cluster, name), (1, 2));
+        assert_eq!(levels(&cluster, name), (2, 3));
         let warnings = info(&cluster, cluster.node(name))["Swarm"]["Warnings"].to_string();
         assert!(warnings.contains("manager-3") && !warnings.contains(name), "{warnings}");
     }
@@ -96,7 +96,7 @@ fn managers_are_upgraded_one_by_one_and_an_older_build_is_refused_then() {
     replace(&mut cluster, "manager-3", &next);
     for name in MANAGERS {
         wait_for(&format!("{name} goes by the new rules"), LIMIT, || {
-            (levels(&cluster, name) == (2, 2)).then_some(())
+            (levels(&cluster, name) == (3, 3)).then_some(())
         });
     }
     for name in MANAGERS {
@@ -112,7 +112,7 @@ fn managers_are_upgraded_one_by_one_and_an_older_build_is_refused_then() {
     // Back to the older build: it neither starts on that state, nor becomes a manager.
     cluster.kill_node("manager-2", false);
     let words = cluster.restart_node("manager-2").refused();
-    assert!(words.contains("feature level 2") && words.contains("start a newer build"), "{words}");
+    assert!(words.contains("feature level 3") && words.contains("start a newer build"), "{words}");
     let _ = cluster.restart_node_with("manager-2", &next).ok();
     cluster.wait_node("manager-2", "ready", LIMIT);
     let _ = cluster.docker(&["node", "promote", "worker-1"]).ok();

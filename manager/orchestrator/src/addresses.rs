@@ -3,41 +3,35 @@
 //! Tasks and nodes have ranges of their own. A task's search starts at a place that its id names, so that
 //! an address just given back is not the next one given out, while others may still talk to it.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
-use skep_api::object::{Node, Task, ingress};
+use skep_api::{
+    NodeId,
+    object::{Node, Task, ingress},
+};
 use skep_store::{Change, Draft, View};
 
-use crate::{Context, Reconciler, context::push};
+use crate::context::push;
 
-/// Gives an address to each node, and to each task that publishes through the mesh.
-#[derive(Clone, Copy, Debug)]
-pub struct Addresses;
-
-impl Reconciler for Addresses {
-    fn name(&self) -> &'static str {
-        "addresses"
+/// Gives an address to each of these nodes, and to each task that publishes through the mesh.
+pub fn assign_addresses(draft: &mut Draft, nodes: &BTreeSet<NodeId>) {
+    for id in nodes {
+        let Some(node) = draft.node(*id).filter(|node| node.ingress_addr.is_none()).cloned() else {
+            continue;
+        };
+        if let Some(address) = free(draft, ingress::NODES_FIRST, ingress::NODES_LAST, 0) {
+            let node = Node { ingress_addr: Some(address), ..(*node).clone() };
+            push(draft, Change::PutNode(Arc::new(node)));
+        }
     }
-
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
-        for id in &cx.scope.nodes {
-            let Some(node) = draft.node(*id).filter(|node| node.ingress_addr.is_none()).cloned() else {
-                continue;
-            };
-            if let Some(address) = free(draft, ingress::NODES_FIRST, ingress::NODES_LAST, 0) {
-                let node = Node { ingress_addr: Some(address), ..(*node).clone() };
-                push(draft, Change::PutNode(Arc::new(node)));
-            }
-        }
-        let lacks = |task: &&Arc<Task>| task.uses_ingress() && task.ingress_addr.is_none();
-        let tasks: Vec<Arc<Task>> = draft.unplaced_tasks().filter(lacks).cloned().collect();
-        for task in tasks {
-            // None free: the task stays unplaced and says so.
-            let Some(address) = free(draft, ingress::TASKS_FIRST, ingress::TASKS_LAST, task.id.0.0) else {
-                return;
-            };
-            push(draft, Change::PutTask(Arc::new(Task { ingress_addr: Some(address), ..(*task).clone() })));
-        }
+    let lacks = |task: &&Arc<Task>| task.uses_ingress() && task.ingress_addr.is_none();
+    let tasks: Vec<Arc<Task>> = draft.unplaced_tasks().filter(lacks).cloned().collect();
+    for task in tasks {
+        // None free: the task stays unplaced and says so.
+        let Some(address) = free(draft, ingress::TASKS_FIRST, ingress::TASKS_LAST, task.id.0.0) else {
+            return;
+        };
+        push(draft, Change::PutTask(Arc::new(Task { ingress_addr: Some(address), ..(*task).clone() })));
     }
 }
 

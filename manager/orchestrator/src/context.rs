@@ -1,45 +1,84 @@
-//! What a reconciler is, and all that it may use besides the draft.
+//! What one part of the orchestration is, and all that it may use besides the draft.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
-use skep_api::{NodeId, ServiceId, Timestamp, id::IdSource};
+use skep_api::{NodeId, ServiceId, TaskId, Timestamp, id::IdSource, object::SeatKey};
 use skep_store::{Change, Draft};
 
-/// One part of the orchestration.
-pub trait Reconciler {
+use crate::Situation;
+
+/// One part of what is decided of a service.
+pub trait ServicePart {
     /// For logs and tests.
     fn name(&self) -> &'static str;
-    /// Reads the draft, adds changes to it. Same draft, same context, same result.
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>);
+    /// Whether it decides seat by seat, so that it may look at some of them alone.
+    fn is_by_seat(&self) -> bool;
+    /// Reads the situation, and writes through it. Same situation, same context, same result.
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>);
 }
 
-/// What a pass looks at; within one service it decides from that service's whole state.
+/// How much of a service a pass looks at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// All of it.
+    Whole,
+    /// These seats alone: tasks of them changed, and nothing else.
+    Seats(BTreeSet<SeatKey>),
+}
+
+/// What a pass looks at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scope {
     /// Services that changed, lost something, or whose time has come.
-    pub services: BTreeSet<ServiceId>,
+    pub services: BTreeMap<ServiceId, Look>,
     /// Nodes that changed.
     pub nodes: BTreeSet<NodeId>,
 }
 
-/// The only chance there is, what to look at, and the wake-ups asked for.
+impl Scope {
+    /// Looks at all of a service.
+    pub fn add(&mut self, service: ServiceId) {
+        self.services.insert(service, Look::Whole);
+    }
+
+    /// Looks at a seat at least.
+    pub fn add_seat(&mut self, service: ServiceId, seat: SeatKey) {
+        match self.services.entry(service).or_insert_with(|| Look::Seats(BTreeSet::new())) {
+            Look::Whole => {}
+            Look::Seats(seats) => {
+                seats.insert(seat);
+            }
+        }
+    }
+}
+
+/// What waits for a time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum WakeKey {
+    /// A service, to be looked at whole.
+    Service(ServiceId),
+    /// A node.
+    Node(NodeId),
+}
+
+/// The only chance there is, and what was asked for besides changes.
 pub struct Context<'a> {
     /// Fresh ids.
     pub ids: &'a mut dyn IdSource,
-    /// What to look at.
-    pub scope: Scope,
-    /// When to look at a service again even if nothing changes.
-    pub wakes: BTreeMap<ServiceId, Timestamp>,
+    /// When to look again even if nothing changes.
+    pub wakes: BTreeMap<WakeKey, Timestamp>,
+    /// History that is no longer worth keeping: to be deleted once placement has seen on which nodes it failed.
+    pub reaped: Vec<TaskId>,
 }
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("scope", &self.scope)
             .field("wakes", &self.wakes)
+            .field("reaped", &self.reaped)
             .finish_non_exhaustive()
     }
 }
@@ -47,13 +86,13 @@ impl fmt::Debug for Context<'_> {
 impl<'a> Context<'a> {
     /// A context for one pass.
     #[must_use]
-    pub fn new(ids: &'a mut dyn IdSource, scope: Scope) -> Self {
-        Self { ids, scope, wakes: BTreeMap::new() }
+    pub fn new(ids: &'a mut dyn IdSource) -> Self {
+        Self { ids, wakes: BTreeMap::new(), reaped: Vec::new() }
     }
 
-    /// Asks to look at a service again at `at`, if it does not already want to earlier.
-    pub fn wake(&mut self, service: ServiceId, at: Timestamp) {
-        self.wakes.entry(service).and_modify(|earlier| *earlier = (*earlier).min(at)).or_insert(at);
+    /// Asks to look again at `at`, if that is not asked for earlier already.
+    pub fn wake(&mut self, key: WakeKey, at: Timestamp) {
+        self.wakes.entry(key).and_modify(|earlier| *earlier = (*earlier).min(at)).or_insert(at);
     }
 }
 

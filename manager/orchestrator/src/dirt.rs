@@ -14,15 +14,12 @@ use skep_store::View;
 /// node satisfies it.
 #[must_use]
 pub fn is_dirty(view: &View, task: &Task, service: &Service) -> bool {
-    Differences::new(service).is_dirty(view, task)
+    Differences::default().is_dirty(view, task, service)
 }
 
 /// Compares the tasks of one service, each spec version once.
-#[derive(Debug)]
-pub(crate) struct Differences<'a> {
-    service: &'a Service,
-    by_version: BTreeMap<u64, Difference>,
-}
+#[derive(Debug, Default)]
+pub struct Differences(BTreeMap<u64, Difference>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Difference {
@@ -31,23 +28,19 @@ enum Difference {
     Other,
 }
 
-impl<'a> Differences<'a> {
-    pub(crate) fn new(service: &'a Service) -> Self {
-        Self { service, by_version: BTreeMap::new() }
-    }
-
-    pub(crate) fn is_dirty(&mut self, view: &View, task: &Task) -> bool {
-        if task.spec_version == self.service.spec_version {
+impl Differences {
+    /// [`is_dirty`], of tasks of one service.
+    #[must_use]
+    pub fn is_dirty(&mut self, view: &View, task: &Task, service: &Service) -> bool {
+        if task.spec_version == service.spec_version {
             return false;
         }
-        let service = self.service;
-        match *self.by_version.entry(task.spec_version).or_insert_with(|| compare(&task.spec, &service.spec))
-        {
+        match *self.0.entry(task.spec_version).or_insert_with(|| compare(&task.spec, &service.spec)) {
             Difference::None => false,
             Difference::Other => true,
             Difference::Placement => {
                 let node = task.node_id.and_then(|id| view.node(id));
-                !node.is_some_and(|node| satisfies(node, &self.service.spec.task_template))
+                !node.is_some_and(|node| satisfies(node, &service.spec.task_template))
             }
         }
     }
@@ -120,6 +113,8 @@ mod tests {
         check(base, base, false);
         check(base, r#"{"Name":"a","TaskTemplate":{"ContainerSpec":{"Image":"y"}}}"#, true);
         check(base, &template(r#""ForceUpdate":1"#), true);
+        // What a client spells out that was absent.
+        check(base, &template(r#""ForceUpdate":0,"Resources":{"Limits":{}},"Placement":{}"#), false);
         check(base, &template(r#""SomethingNew":1"#), true);
         check(base, &service(r#""Labels":{"a":"b"}"#), false);
         check(base, &service(r#""Mode":{"Replicated":{"Replicas":7}}"#), false);

@@ -6,18 +6,13 @@
 use std::sync::Arc;
 
 use skep_api::{
-    ServiceId, TaskState,
+    TaskState,
     object::{Node, NodeState, Service, Task},
     spec::Availability,
 };
-use skep_store::{Change, Draft};
+use skep_store::Draft;
 
-use crate::{
-    Context, Reconciler,
-    context::push,
-    dirt::satisfies,
-    seats::{create, said, seats, shut_down},
-};
+use crate::{Context, NewTask, Seat, ServicePart, Situation, Why, dirt::satisfies, seats::said};
 
 /// Replaces tasks whose node will not do any more.
 #[derive(Clone, Copy, Debug)]
@@ -33,30 +28,31 @@ enum Reason {
 
 impl Reason {
     /// What the task says of it.
-    fn words(self) -> &'static str {
+    fn why(self) -> Why {
         match self {
-            Self::Down | Self::Drained => "",
-            Self::Constraints => "assigned node no longer meets constraints",
+            Self::Down | Self::Drained => Why::Quiet,
+            Self::Constraints => Why::Words("assigned node no longer meets constraints"),
         }
     }
 }
 
-impl Reconciler for Enforcer {
+impl ServicePart for Enforcer {
     fn name(&self) -> &'static str {
         "enforcer"
     }
 
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
-        for id in cx.scope.services.clone() {
-            orphan(draft, id);
-            let Some(service) = draft.service(id).cloned() else { continue };
-            for (slot, seat) in seats(draft, id) {
-                let Some(task) = seat.counted() else { continue };
-                let Some(node) = task.node_id else { continue };
-                let Some(reason) = reason(draft.node(node), task, &service) else { continue };
-                shut_down(draft, task, reason.words());
-                create(draft, cx, &service, (slot, &seat), draft.now());
-            }
+    fn is_by_seat(&self) -> bool {
+        true
+    }
+
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+        orphan(at, draft);
+        for key in at.keys() {
+            let Some(task) = at.seat(key).and_then(Seat::counted).cloned() else { continue };
+            let Some(node) = task.node_id else { continue };
+            let Some(reason) = reason(draft.node(node), &task, at.service()) else { continue };
+            at.shut_down(draft, &task, reason.why());
+            at.create(draft, cx, key, NewTask::from(draft.now()));
         }
     }
 }
@@ -77,11 +73,13 @@ fn reason(node: Option<&Arc<Node>>, task: &Task, service: &Service) -> Option<Re
 }
 
 /// Nobody will ever report what became of the tasks of a removed node.
-fn orphan(draft: &mut Draft, service: ServiceId) {
-    let lost = |task: &&Arc<Task>| task.is_live() && task.node_id.is_some_and(|id| draft.node(id).is_none());
-    let lost: Vec<Arc<Task>> = draft.tasks_of_service(service).filter(lost).cloned().collect();
+fn orphan(at: &mut Situation, draft: &mut Draft) {
+    let is_lost =
+        |task: &&Arc<Task>| task.is_live() && task.node_id.is_some_and(|id| draft.node(id).is_none());
+    let tasks = at.seats().flat_map(|(_, seat)| seat.tasks.iter().chain(&seat.leaving));
+    let lost: Vec<Arc<Task>> = tasks.filter(is_lost).cloned().collect();
     for task in lost {
         let status = said(&task.status, draft.now(), TaskState::Orphaned, "orphaned", "its node was removed");
-        push(draft, Change::PutTask(Arc::new(Task { status, ..(*task).clone() })));
+        at.put(draft, Task { status, ..(*task).clone() });
     }
 }

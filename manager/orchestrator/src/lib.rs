@@ -1,9 +1,9 @@
 //! Decides which tasks exist and what becomes of them.
 //!
-//! Each reconciler reads the draft and adds changes to it; stored state is the only memory, so a new
-//! leader decides the same. A wait is a wake-up, named by its service.
-//! Invariants: a quiet cluster drafts nothing; never two runnable tasks in a slot; ports and addresses
-//! are never given twice.
+//! Service by service, its parts one after the other; each reads the service's situation and writes through it.
+//! Stored state is the only memory, so a new leader decides the same. A wait is a wake-up, named by what waits.
+//! Invariants: a quiet cluster drafts nothing; never two runnable tasks in a seat, but while one takes over from
+//! the other; ports and addresses are never given twice.
 
 mod addresses;
 mod context;
@@ -14,35 +14,40 @@ mod reaper;
 mod replicated;
 mod restart;
 mod seats;
+mod situation;
 mod subnets;
 mod update;
 
-pub use addresses::Addresses;
-pub use context::{Context, Reconciler, Scope};
-pub use dirt::{is_dirty, same_endpoint};
+pub use addresses::assign_addresses;
+pub use context::{Context, Look, Scope, ServicePart, WakeKey};
+pub use dirt::{Differences, is_dirty, same_endpoint};
 pub use enforcer::Enforcer;
-pub use ports::{PortError, Ports, assign_ports};
+pub use ports::{PortError, Ports, assign_ports, may_get_ports};
 pub use reaper::Reaper;
 pub use replicated::Replicated;
 pub use restart::Restart;
+pub use seats::Seat;
+pub use situation::{NewTask, Situation, Why, clear_away};
 pub use subnets::{SubnetError, assign_subnets, free_vni};
 pub use update::Update;
 
-/// What runs before placement, in order.
-#[must_use]
-pub fn before_placement() -> [Box<dyn Reconciler>; 6] {
-    [
-        Box::new(Ports),
-        Box::new(Replicated),
-        Box::new(Enforcer),
-        Box::new(Restart),
-        Box::new(Update),
-        Box::new(Addresses),
-    ]
-}
+use skep_api::ServiceId;
+use skep_store::Draft;
 
-/// What runs after placement, in order.
-#[must_use]
-pub fn after_placement() -> [Box<dyn Reconciler>; 1] {
-    [Box::new(Reaper)]
+/// What is decided of each service, in order.
+pub const PARTS: &[&dyn ServicePart] = &[&Ports, &Replicated, &Enforcer, &Restart, &Update, &Reaper];
+
+/// Decides what becomes of one service, as far as it is looked at.
+pub fn reconcile(draft: &mut Draft, cx: &mut Context<'_>, id: ServiceId, look: &Look) {
+    let Some(mut at) = Situation::read(draft, id, look) else {
+        clear_away(draft, id, look);
+        return;
+    };
+    let is_whole = at.is_whole();
+    for part in PARTS.iter().filter(|part| is_whole || part.is_by_seat()) {
+        if !at.is_over() {
+            part.reconcile(&mut at, draft, cx);
+        }
+    }
+    debug_assert!(at.is_true(draft), "a part wrote past the situation of service {id}");
 }

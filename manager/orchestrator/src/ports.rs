@@ -9,9 +9,9 @@ use skep_api::{
     object::{Service, Task},
     spec::{PortConfig, ServiceSpec},
 };
-use skep_store::{Change, Draft, View};
+use skep_store::{Draft, View};
 
-use crate::{Context, Reconciler, context::push};
+use crate::{Context, ServicePart, Situation};
 
 /// First port given to who asks for any (`SK:manager/allocator/portallocator.go`).
 pub(crate) const DYNAMIC_FIRST: u16 = 30_000;
@@ -97,47 +97,56 @@ pub fn assign_ports(
     Ok(given)
 }
 
-impl Reconciler for Ports {
+impl ServicePart for Ports {
     fn name(&self) -> &'static str {
         "ports"
     }
 
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
-        for id in cx.scope.services.clone() {
-            let Some(service) = draft.service(id).cloned() else { continue };
-            // A port that cannot be given is told by the tasks that wait for it.
-            let Ok(ports) = assign_ports(draft, id, &service.spec, &service.ports) else { continue };
-            if *ports != *service.ports {
-                push(
-                    draft,
-                    Change::PutService(Arc::new(Service {
-                        ports: ports.clone().into(),
-                        ..(*service).clone()
-                    })),
-                );
-            }
-            refresh_unplaced(draft, id, service.spec_version, &ports);
+    fn is_by_seat(&self) -> bool {
+        false
+    }
+
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, _cx: &mut Context<'_>) {
+        let service = Arc::clone(at.service());
+        // A port that cannot be given is told by the tasks that wait for it.
+        let Ok(ports) = assign_ports(draft, service.id, &service.spec, &service.ports) else { return };
+        if *ports != *service.ports {
+            at.put_service(draft, Service { ports: ports.into(), ..(*service).clone() });
         }
+        refresh_unplaced(at, draft);
     }
 }
 
 /// Tasks that were made while their service had to wait for a port get it now.
-fn refresh_unplaced(draft: &mut Draft, service: ServiceId, spec_version: u64, ports: &[PortConfig]) {
-    let stale = |task: &&Arc<Task>| {
+fn refresh_unplaced(at: &mut Situation, draft: &mut Draft) {
+    let service = Arc::clone(at.service());
+    let is_stale = |task: &&Arc<Task>| {
         task.is_runnable()
             && task.node_id.is_none()
-            && task.spec_version == spec_version
-            && *task.ports != *ports
+            && task.spec_version == service.spec_version
+            && task.ports != service.ports
     };
-    let stale: Vec<Arc<Task>> = draft.tasks_of_service(service).filter(stale).cloned().collect();
+    let tasks = at.seats().flat_map(|(_, seat)| &seat.tasks);
+    let stale: Vec<Arc<Task>> = tasks.filter(is_stale).cloned().collect();
     for task in stale {
-        push(draft, Change::PutTask(Arc::new(Task { ports: ports.into(), ..(*task).clone() })));
+        at.put(draft, Task { ports: Arc::clone(&service.ports), ..(*task).clone() });
+    }
+}
+
+/// Whether a service could get ports that it has not: another one gave them up, or is among those that change and may.
+#[must_use]
+pub fn may_get_ports(view: &View, service: &Service, changing: &BTreeSet<ServiceId>) -> bool {
+    match assign_ports(view, service.id, &service.spec, &service.ports) {
+        Ok(ports) => *ports != *service.ports,
+        Err(PortError::Taken { owner, .. }) => changing.contains(&owner),
+        Err(PortError::Exhausted { .. }) => !changing.is_empty(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use skep_api::{Id, Timestamp};
+    use skep_store::Change;
 
     use super::*;
 

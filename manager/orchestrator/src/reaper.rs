@@ -3,35 +3,29 @@
 use std::{cmp, sync::Arc};
 
 use skep_api::{object::Task, spec::SwarmSpec};
-use skep_store::{Change, Draft};
+use skep_store::Draft;
 
-use crate::{
-    Context, Reconciler,
-    context::push,
-    seats::{Seat, is_stopped, seats},
-};
+use crate::{Context, Seat, ServicePart, Situation, seats::is_stopped};
 
-/// Deletes old tasks.
+/// Finds old tasks; they are deleted at the end of the pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Reaper;
 
-impl Reconciler for Reaper {
+impl ServicePart for Reaper {
     fn name(&self) -> &'static str {
         "reaper"
     }
 
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
+    fn is_by_seat(&self) -> bool {
+        true
+    }
+
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
         let default = SwarmSpec::default();
-        let settings = draft.cluster().cloned();
-        let n_max = settings.as_ref().map_or(&default, |cluster| &cluster.spec).task_history_max();
-        for id in &cx.scope.services {
-            for (_, seat) in seats(draft, *id) {
-                let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
-                let gone: Vec<Arc<Task>> = gone.chain(superfluous(&seat, n_max)).cloned().collect();
-                for task in gone {
-                    push(draft, Change::DeleteTask(task.id));
-                }
-            }
+        let n_max = draft.cluster().map_or(&default, |cluster| &cluster.spec).task_history_max();
+        for (_, seat) in at.seats() {
+            let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
+            cx.reaped.extend(gone.chain(superfluous(seat, n_max)).map(|task| task.id));
         }
     }
 }

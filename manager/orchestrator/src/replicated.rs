@@ -3,75 +3,57 @@
 //! Scaling down prefers nodes with most copies, then tasks that do not run, then high slot numbers
 //! (`SK:manager/orchestrator/replicated`); a slot whose last task is done for is the first to go.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap};
 
-use skep_api::{
-    NodeId, ServiceId, TaskState,
-    object::{Service, Task},
-};
+use skep_api::{NodeId, TaskState, object::SeatKey, spec::Mode};
 use skep_store::Draft;
 
-use crate::{
-    Context, Reconciler,
-    seats::{Seat, create, remove, seats},
-};
+use crate::{Context, NewTask, Seat, ServicePart, Situation};
 
-/// Adds and removes slots of replicated services, and the tasks of services that are gone.
+/// Adds and removes slots of replicated services.
 #[derive(Clone, Copy, Debug)]
 pub struct Replicated;
 
-impl Reconciler for Replicated {
+impl ServicePart for Replicated {
     fn name(&self) -> &'static str {
         "replicated"
     }
 
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
-        for id in cx.scope.services.clone() {
-            match draft.service(id).cloned() {
-                Some(service) => reconcile_service(draft, cx, &service),
-                None => remove_all(draft, id),
-            }
-        }
+    fn is_by_seat(&self) -> bool {
+        false
     }
-}
 
-fn remove_all(draft: &mut Draft, service: ServiceId) {
-    let tasks: Vec<Arc<Task>> = draft.tasks_of_service(service).cloned().collect();
-    for task in tasks {
-        remove(draft, &task);
-    }
-}
-
-fn reconcile_service(draft: &mut Draft, cx: &mut Context<'_>, service: &Service) {
-    let seats = seats(draft, service.id);
-    let n_wanted = usize::try_from(service.spec.replicas()).unwrap_or(usize::MAX);
-    let n_occupied = seats.values().filter(|seat| seat.is_occupied()).count();
-    if n_occupied > n_wanted {
-        for slot in by_worth(&seats).split_off(n_wanted) {
-            for task in &seats[&slot].tasks {
-                remove(draft, task);
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+        let replicas = match at.mode() {
+            Mode::Replicated { replicas } => replicas,
+            Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob => return,
+        };
+        let n_wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
+        let n_occupied = at.seats().filter(|(_, seat)| seat.is_occupied()).count();
+        if n_occupied > n_wanted {
+            for key in by_worth(at).split_off(n_wanted) {
+                let tasks = at.seat(key).map(|seat| seat.tasks.clone()).unwrap_or_default();
+                tasks.iter().for_each(|task| at.remove(draft, task));
             }
+            return;
         }
-        return;
-    }
-    let empty = Seat::default();
-    let mut slot = 0;
-    for _ in n_occupied..n_wanted {
-        slot = (slot + 1..)
-            .find(|slot| !seats.get(slot).is_some_and(Seat::is_occupied))
-            .expect("there are more numbers than slots");
-        create(draft, cx, service, (slot, seats.get(&slot).unwrap_or(&empty)), draft.now());
+        let mut slot = 0;
+        for _ in n_occupied..n_wanted {
+            slot = (slot + 1..)
+                .find(|slot| !at.seat(SeatKey::Slot(*slot)).is_some_and(Seat::is_occupied))
+                .expect("there are more numbers than slots");
+            at.create(draft, cx, SeatKey::Slot(slot), NewTask::from(draft.now()));
+        }
     }
 }
 
 /// The occupied slots, the first to be kept first.
-fn by_worth(seats: &BTreeMap<u64, Seat>) -> Vec<u64> {
-    let mut slots: Vec<(u64, &Seat)> =
-        seats.iter().filter(|(_, seat)| seat.is_occupied()).map(|(slot, seat)| (*slot, seat)).collect();
+fn by_worth(at: &Situation) -> Vec<SeatKey> {
+    let mut slots: Vec<(SeatKey, &Seat)> = at.seats().filter(|(_, seat)| seat.is_occupied()).collect();
     let runs = |seat: &Seat| seat.counted().is_some_and(|task| task.status.state == TaskState::Running);
     slots.sort_by_key(|(slot, seat)| (Reverse(runs(seat)), *slot));
     let mut copies: BTreeMap<NodeId, u64> = BTreeMap::new();
-    let mut ranked: Vec<(bool, u64, u64)> = Vec::with_capacity(slots.len());
+    let mut ranked: Vec<(bool, u64, SeatKey)> = Vec::with_capacity(slots.len());
     for (slot, seat) in slots {
         let rank = match seat.counted().map(|task| task.node_id) {
             Some(Some(node)) => {

@@ -8,70 +8,84 @@ use std::sync::Arc;
 
 use skep_api::{
     TaskState, Timestamp,
-    object::{Service, Task},
+    object::{SeatKey, Task},
     spec::{RestartCondition, RestartSettings},
 };
-use skep_store::{Change, Draft};
+use skep_store::Draft;
 
 use crate::{
-    Context, Reconciler,
-    context::push,
-    dirt::is_dirty,
-    seats::{Seat, create, ended_itself, seats, shut_down},
+    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why, dirt::Differences, seats::ended_itself,
 };
 
 /// Replaces ended tasks as their policy says, and lets waiting ones run when their time has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Restart;
 
-impl Reconciler for Restart {
+impl ServicePart for Restart {
     fn name(&self) -> &'static str {
         "restart"
     }
 
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
-        for id in cx.scope.services.clone() {
-            let Some(service) = draft.service(id).cloned() else { continue };
-            for (slot, seat) in seats(draft, id) {
-                match seat.counted() {
-                    Some(task) if task.desired_state < TaskState::Running => {
-                        start_when_due(draft, cx, &seat, task)
-                    }
-                    Some(_) => {}
-                    None => succeed(draft, cx, &service, slot, &seat),
+    fn is_by_seat(&self) -> bool {
+        true
+    }
+
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+        let mut differences = Differences::default();
+        for key in at.keys() {
+            let Some(seat) = at.seat(key) else { continue };
+            match seat.counted().cloned() {
+                Some(task) if task.desired_state < TaskState::Running => {
+                    start_when_due(at, draft, cx, key, &task)
                 }
+                Some(_) => {}
+                None => succeed(at, draft, cx, key, &mut differences),
             }
         }
     }
 }
 
-fn start_when_due(draft: &mut Draft, cx: &mut Context<'_>, seat: &Seat, task: &Arc<Task>) {
-    let start = seat.start_at(draft, task.id, task.not_before, task.meta.created_at);
+fn start_when_due(
+    at: &mut Situation,
+    draft: &mut Draft,
+    cx: &mut Context<'_>,
+    key: SeatKey,
+    task: &Arc<Task>,
+) {
+    let Some(seat) = at.seat(key) else { return };
+    let start = seat.start_at(draft, task, task.meta.created_at);
     if start > draft.now() {
-        cx.wake(task.service_id, start);
+        cx.wake(WakeKey::Service(task.service_id), start);
         return;
     }
-    let new = Task { desired_state: TaskState::Running, ..(**task).clone() };
-    push(draft, Change::PutTask(Arc::new(new)));
+    let new = Task { desired_state: at.mode().goal(), ..(**task).clone() };
+    at.put(draft, new);
 }
 
-/// What follows in a slot that no task fills.
-fn succeed(draft: &mut Draft, cx: &mut Context<'_>, service: &Service, slot: u64, seat: &Seat) {
-    let Some(last) = seat.newest() else { return };
+/// What follows in a seat that no task fills.
+fn succeed(
+    at: &mut Situation,
+    draft: &mut Draft,
+    cx: &mut Context<'_>,
+    key: SeatKey,
+    differences: &mut Differences,
+) {
+    let Some(seat) = at.seat(key) else { return };
+    let Some(last) = seat.newest().cloned() else { return };
     let now = draft.now();
-    let is_handled = last.desired_state > TaskState::Running;
+    let is_handled = !last.is_wanted();
     // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay.
-    let is_outdated = is_dirty(draft, last, service);
+    let is_outdated = differences.is_dirty(draft, &last, at.service());
     if !is_handled && !is_outdated && last.not_before > now {
         // It ended while it was being prepared (an image that no node has): its delay is the successor's
         // too, or the slot would spin.
-        cx.wake(service.id, last.not_before);
+        cx.wake(WakeKey::Service(last.service_id), last.not_before);
         return;
     }
     let not_before = if is_handled {
-        // Ended by itself and nothing followed: its policy gave up, until the service is updated.
+        // Ended by itself and nothing followed: its policy gave up, until something else is asked for.
         // Else we stopped it and what should follow is missing.
-        if ended_itself(last) && last.spec_version == service.spec_version {
+        if ended_itself(&last) && !is_outdated {
             return;
         }
         Some(now)
@@ -79,13 +93,13 @@ fn succeed(draft: &mut Draft, cx: &mut Context<'_>, service: &Service, slot: u64
         Some(now)
     } else {
         let settings = last.spec.task_template.restart();
-        may_restart(&settings, seat, last).then(|| now.after(settings.delay))
+        may_restart(&settings, seat, &last).then(|| now.after(settings.delay))
     };
     if !is_handled {
-        shut_down(draft, last, "");
+        at.shut_down(draft, &last, Why::Quiet);
     }
     if let Some(not_before) = not_before {
-        create(draft, cx, service, (slot, seat), not_before);
+        at.create(draft, cx, key, NewTask::from(not_before));
     }
 }
 

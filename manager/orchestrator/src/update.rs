@@ -9,16 +9,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skep_api::{
     ServiceId, TaskId, TaskState, Timestamp,
-    object::{Service, Task, UpdateState, UpdateStatus},
+    object::{SeatKey, Service, Task, UpdateState, UpdateStatus},
     spec::{FailureAction, UpdateSettings},
 };
-use skep_store::{Change, Draft, View};
+use skep_store::Draft;
 
 use crate::{
-    Context, Reconciler,
-    context::push,
-    dirt::Differences,
-    seats::{Seat, create, ended_itself, seats, shut_down},
+    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why, dirt::Differences, seats::ended_itself,
 };
 
 /// A new task must stay up this long, if its failure counts, before the next slot is given up for it: what
@@ -37,100 +34,91 @@ fn settle(settings: &UpdateSettings) -> Duration {
 #[derive(Clone, Copy, Debug)]
 pub struct Update;
 
-impl Reconciler for Update {
+impl ServicePart for Update {
     fn name(&self) -> &'static str {
         "update"
     }
 
-    fn reconcile(&mut self, draft: &mut Draft, cx: &mut Context<'_>) {
-        for id in cx.scope.services.clone() {
-            if let Some(service) = draft.service(id).cloned() {
-                reconcile_service(draft, cx, &service);
+    fn is_by_seat(&self) -> bool {
+        false
+    }
+
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+        let service = Arc::clone(at.service());
+        let state = service.update_status.as_ref().map(|status| status.state);
+        let began = match state {
+            // Only the user's next change takes over.
+            Some(UpdateState::Paused | UpdateState::RollbackPaused) => return,
+            Some(UpdateState::Updating | UpdateState::RollbackStarted) => {
+                service.update_status.as_ref().map(|status| status.started_at)
             }
+            Some(UpdateState::Completed | UpdateState::RollbackCompleted) | None => None,
+        };
+        let is_rollback = state == Some(UpdateState::RollbackStarted);
+        let progress = Progress::read(draft, at, began, is_rollback);
+        if progress.dirty.is_empty() && began.is_none() {
+            return;
+        }
+        let settings = if is_rollback { service.spec.rollback() } else { service.spec.update() };
+        if began.is_none() {
+            set_status(at, draft, UpdateState::Updating, "update in progress", None);
+        }
+        if let Some(failed) = progress.too_many_failed(&settings) {
+            let state = if is_rollback { UpdateState::RollbackPaused } else { UpdateState::Paused };
+            let words = format!("update paused due to failure or early termination of task {failed}");
+            set_status(at, draft, state, &words, None);
+            return;
+        }
+        let in_flight = progress.in_flight(draft, cx, service.id, &settings);
+        let n_free = settings.parallelism.saturating_sub(in_flight);
+        let n_free = usize::try_from(n_free).unwrap_or(usize::MAX);
+        for key in progress.dirty.iter().take(n_free) {
+            replace(at, draft, cx, *key);
+        }
+        if progress.dirty.is_empty() && in_flight == 0 {
+            complete_when_due(at, draft, cx, &progress, &settings, is_rollback);
         }
     }
 }
 
-fn reconcile_service(draft: &mut Draft, cx: &mut Context<'_>, service: &Service) {
-    let seats = seats(draft, service.id);
-    let state = service.update_status.as_ref().map(|status| status.state);
-    let began = match state {
-        // Only the user's next change takes over.
-        Some(UpdateState::Paused | UpdateState::RollbackPaused) => return,
-        Some(UpdateState::Updating | UpdateState::RollbackStarted) => {
-            service.update_status.as_ref().map(|status| status.started_at)
-        }
-        Some(UpdateState::Completed | UpdateState::RollbackCompleted) | None => None,
-    };
-    let is_rollback = state == Some(UpdateState::RollbackStarted);
-    let progress = Progress::read(draft, service, &seats, began, is_rollback);
-    if progress.dirty.is_empty() && began.is_none() {
-        return;
+fn replace(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: SeatKey) {
+    if let Some(old) = at.seat(key).and_then(Seat::counted).cloned() {
+        at.shut_down(draft, &old, Why::Quiet);
     }
-    let settings = if is_rollback { service.spec.rollback() } else { service.spec.update() };
-    if began.is_none() {
-        set_status(draft, service, UpdateState::Updating, "update in progress", None);
-    }
-    if let Some(failed) = progress.too_many_failed(&settings) {
-        let state = if is_rollback { UpdateState::RollbackPaused } else { UpdateState::Paused };
-        let words = format!("update paused due to failure or early termination of task {failed}");
-        set_status(draft, service, state, &words, None);
-        return;
-    }
-    let in_flight = progress.in_flight(draft, cx, service.id, &settings);
-    let n_free = settings.parallelism.saturating_sub(in_flight);
-    let n_free = usize::try_from(n_free).unwrap_or(usize::MAX);
-    for slot in progress.dirty.iter().take(n_free) {
-        replace(draft, cx, service, *slot, &seats[slot]);
-    }
-    if progress.dirty.is_empty() && in_flight == 0 {
-        complete_when_due(draft, cx, service, &progress, &settings, is_rollback);
-    }
-}
-
-fn replace(draft: &mut Draft, cx: &mut Context<'_>, service: &Service, slot: u64, seat: &Seat) {
-    if let Some(old) = seat.counted() {
-        shut_down(draft, old, "");
-    }
-    create(draft, cx, service, (slot, seat), draft.now());
+    at.create(draft, cx, key, NewTask::from(draft.now()));
 }
 
 /// How far an update came, as the stored tasks tell.
 #[derive(Debug)]
 struct Progress {
-    /// Slots whose task is to be replaced.
-    dirty: Vec<u64>,
-    /// By slot, the task with which the update replaced another one.
-    updated: BTreeMap<u64, Arc<Task>>,
+    /// Seats whose task is to be replaced.
+    dirty: Vec<SeatKey>,
+    /// By seat, the task with which the update replaced another one.
+    updated: BTreeMap<SeatKey, Arc<Task>>,
 }
 
 impl Progress {
-    fn read(
-        view: &View,
-        service: &Service,
-        seats: &BTreeMap<u64, Seat>,
-        began: Option<Timestamp>,
-        is_rollback: bool,
-    ) -> Self {
-        let mut differences = Differences::new(service);
+    fn read(draft: &Draft, at: &Situation, began: Option<Timestamp>, is_rollback: bool) -> Self {
+        let service = at.service();
+        let mut differences = Differences::default();
         let mut progress = Self { dirty: Vec::new(), updated: BTreeMap::new() };
-        for (slot, seat) in seats {
-            if seat.counted().is_some_and(|task| differences.is_dirty(view, task)) {
-                progress.dirty.push(*slot);
+        for (key, seat) in at.seats() {
+            if seat.counted().is_some_and(|task| differences.is_dirty(draft, task, service)) {
+                progress.dirty.push(key);
             }
             let Some(began) = began else { continue };
             // Another manager's clock says when a rollback began, and its spec version is always a new one.
             let is_since = |task: &Task| is_rollback || task.meta.created_at >= began;
             let mut was_dirty = false;
             for task in &seat.tasks {
-                if differences.is_dirty(view, task) {
+                if differences.is_dirty(draft, task, service) {
                     was_dirty = true;
                 } else if was_dirty
                     && task.spec_version == service.spec_version
                     && is_since(task)
                     && is_own(task)
                 {
-                    progress.updated.insert(*slot, Arc::clone(task));
+                    progress.updated.insert(key, Arc::clone(task));
                     break;
                 }
             }
@@ -148,7 +136,7 @@ impl Progress {
             self.updated.values().filter(|task| has_failed(task, settings.monitor)).collect();
         let last = failed.iter().max_by_key(|task| (task.status.timestamp, task.id))?;
         let n_slots =
-            self.updated.len() + self.dirty.iter().filter(|slot| !self.updated.contains_key(slot)).count();
+            self.updated.len() + self.dirty.iter().filter(|key| !self.updated.contains_key(key)).count();
         let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
         (count(failed.len()) / count(n_slots) > settings.max_failure_ratio).then_some(last.id)
     }
@@ -167,7 +155,7 @@ impl Progress {
                 Some(over) if over <= draft.now() => {}
                 Some(over) => {
                     n += 1;
-                    cx.wake(service, over);
+                    cx.wake(WakeKey::Service(service), over);
                 }
                 None => n += 1,
             }
@@ -204,9 +192,9 @@ fn has_failed(task: &Task, monitor: Duration) -> bool {
 
 /// After the last slot its monitor is waited for; nobody watches when failures change nothing.
 fn complete_when_due(
+    at: &mut Situation,
     draft: &mut Draft,
     cx: &mut Context<'_>,
-    service: &Service,
     progress: &Progress,
     settings: &UpdateSettings,
     is_rollback: bool,
@@ -217,9 +205,9 @@ fn complete_when_due(
         FailureAction::Pause if settings.delay >= settings.monitor => settings.delay + Duration::from_secs(1),
         FailureAction::Pause => settings.delay + settings.monitor,
     };
-    let over = progress.last_arrival().map_or(draft.now(), |at| at.after(watch));
+    let over = progress.last_arrival().map_or(draft.now(), |arrival| arrival.after(watch));
     if over > draft.now() {
-        cx.wake(service.id, over);
+        cx.wake(WakeKey::Service(at.service().id), over);
         return;
     }
     let (state, words) = if is_rollback {
@@ -228,20 +216,23 @@ fn complete_when_due(
         (UpdateState::Completed, "update completed")
     };
     let now = draft.now();
-    set_status(draft, service, state, words, Some(now));
+    set_status(at, draft, state, words, Some(now));
 }
 
 fn set_status(
+    at: &mut Situation,
     draft: &mut Draft,
-    service: &Service,
     state: UpdateState,
     message: &str,
     completed_at: Option<Timestamp>,
 ) {
-    let is_running =
-        |status: &&UpdateStatus| matches!(status.state, UpdateState::Updating | UpdateState::RollbackStarted);
-    let started_at = service.update_status.as_ref().filter(is_running).map_or(draft.now(), |s| s.started_at);
-    let status = UpdateStatus { state, started_at, completed_at, message: message.to_owned() };
-    let new = Service { update_status: Some(status), ..service.clone() };
-    push(draft, Change::PutService(Arc::new(new)));
+    let running = at
+        .service()
+        .update_status
+        .clone()
+        .filter(|status| matches!(status.state, UpdateState::Updating | UpdateState::RollbackStarted));
+    let before = running.unwrap_or_else(|| UpdateStatus::new(state, draft.now(), message));
+    let status = UpdateStatus { state, completed_at, message: message.to_owned(), ..before };
+    let new = Service { update_status: Some(status), ..(**at.service()).clone() };
+    at.put_service(draft, new);
 }

@@ -195,7 +195,7 @@ async fn call(method: Method, channel: Channel) -> Result<(), Status> {
         Method::Enter => {
             let advertise_addr = "127.0.0.1:2".to_owned();
             members
-                .enter(wire::EnterRequest { raft_id: 78, advertise_addr, feature_level: 1 })
+                .enter(wire::EnterRequest { raft_id: 78, advertise_addr, feature_level: FEATURE_LEVEL })
                 .await
                 .map(drop)
         }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use skep_api::{NodeId, TaskId, TaskState, convert::ports_out, object::Task, object::ingress, wire};
+use skep_api::{
+    NodeId, TaskId, TaskState,
+    convert::{generic_out, ports_out},
+    object::{Task, ingress},
+    wire,
+};
 use skep_store::View;
 
 /// What of a task its agent acts on.
@@ -31,7 +36,7 @@ impl Sent {
         let mut put = Vec::new();
         let before = self.tasks.as_ref();
         for task in view.tasks_of_node(node) {
-            let stopping = task.desired_state > TaskState::Running && task.is_live();
+            let stopping = !task.is_wanted() && task.is_live();
             let facts = Facts { desired: task.desired_state, drained: stopping && is_drained(task) };
             now.insert(task.id, facts);
             if before.and_then(|sent| sent.get(&task.id)) != Some(&facts) {
@@ -62,7 +67,7 @@ fn assignment(view: &View, task: &Task, drained: bool) -> wire::Assignment {
         task_id: task.id.to_bytes(),
         service_id: task.service_id.to_bytes(),
         service_name: task.spec.name.clone(),
-        slot: u32::try_from(task.slot).unwrap_or(u32::MAX),
+        slot: task.slot,
         spec: serde_json::to_vec(&task.spec.task_template)
             .expect("specs hold only strings as keys and finite numbers"),
         desired_state: task.desired_state.number(),
@@ -73,6 +78,9 @@ fn assignment(view: &View, task: &Task, drained: bool) -> wire::Assignment {
         state: task.status.state.number(),
         registry_auth: service.map(|s| s.registry_auth.reveal().to_vec()).unwrap_or_default(),
         service_labels: task.spec.labels.clone().unwrap_or_default(),
+        given: generic_out(task.given()),
+        is_global: task.for_node().is_some(),
+        job_iteration: task.job_iteration(),
     }
 }
 

@@ -193,7 +193,7 @@ impl Listener for Hub {
                 }
                 ObjectRef::Service(id) => mesh_stale |= inner.publishes(*id, view),
                 ObjectRef::Cluster => mesh_stale = true,
-                ObjectRef::Network(_) => {}
+                ObjectRef::Network(_) | ObjectRef::Ticket(_) => {}
             }
         }
         if mesh_stale {

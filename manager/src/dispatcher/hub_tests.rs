@@ -2,12 +2,13 @@
 
 use skep_api::{
     Id, ServiceId, TaskState, Timestamp,
-    object::{Node, NodeState, Service, TaskStatus},
+    object::{Node, NodeState, Service, Task, TaskStatus},
     spec::{PortConfig, ServiceSpec},
 };
 use skep_store::{Change, Draft};
 
 use super::*;
+use crate::dispatcher::Heard;
 
 const A: NodeId = NodeId(Id(1));
 const B: NodeId = NodeId(Id(2));

@@ -119,5 +119,7 @@ impl Mesh {
 /// Whether a task takes new connections.
 fn is_endpoint(task: &Task, node: Option<&Node>) -> bool {
     let node_is_there = node.is_some_and(|node| node.status.state != NodeState::Down);
-    task.status.state == TaskState::Running && task.desired_state == TaskState::Running && node_is_there
+    // A task of a job is one while it runs: it is wanted beyond that.
+    let is_to_run = task.is_wanted() && task.desired_state >= TaskState::Running;
+    task.status.state == TaskState::Running && is_to_run && node_is_there
 }

@@ -287,7 +287,8 @@ fn described(
     let view = shared.machine.view();
     let stored =
         view.node(node).ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
-    let mut new = Node { description: description.clone(), ..(**stored).clone() };
+    let description = description.clone().at_level(view.feature_level());
+    let mut new = Node { description, ..(**stored).clone() };
     let mut addr = None;
     if let Some(introduced) = introduced {
         if !introduced.data_path_addr.is_empty() {
@@ -303,7 +304,8 @@ fn described(
         proposal.changes.push(Change::PutNode(Arc::new(new)));
     }
     if let Some(addr) = addr {
-        let status = NodeStatus { state: NodeState::Ready, addr, ..NodeStatus::default() };
+        let since = stored.status.since;
+        let status = NodeStatus { state: NodeState::Ready, addr, since, ..NodeStatus::default() };
         if stored.status != status {
             proposal.changes.push(Change::NodeStatus(node, status));
         }

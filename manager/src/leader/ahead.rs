@@ -68,6 +68,9 @@ impl Ahead {
             | Change::PutCluster(_)
             | Change::PutNetwork(_)
             | Change::DeleteNetwork(_)
+            | Change::PutTicket(_)
+            | Change::DeleteTicket(_)
+            | Change::AssignTask(..)
             | Change::TaskStatus(..)
             | Change::NodeStatus(..) => false,
         };
@@ -116,9 +119,9 @@ fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
             }
             Change::PutTask(task) => {
                 dirty.services.insert(task.service_id);
-                dirty.tasks.insert(task.id);
+                dirty.tasks.insert(task.id, task.service_id);
             }
-            Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
+            Change::DeleteTask(id) | Change::TaskStatus(id, _) | Change::AssignTask(id, _) => {
                 dirty.services.extend(view.task(*id).map(|task| task.service_id));
             }
             Change::PutNode(node) => {
@@ -129,7 +132,10 @@ fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
             }
             Change::PutCluster(_) => dirty.all = true,
             // A pass decides nothing of them.
-            Change::PutNetwork(_) | Change::DeleteNetwork(_) => {}
+            Change::PutNetwork(_)
+            | Change::DeleteNetwork(_)
+            | Change::PutTicket(_)
+            | Change::DeleteTicket(_) => {}
         }
     }
 }

@@ -14,7 +14,10 @@ use skep_api::{
 use skep_store::{Change, Dirty, Guard, GuardKind, Proposal, Store, View, decode_result};
 
 use super::ahead::Ahead;
-use crate::{machine::Published, pass::pass};
+use crate::{
+    machine::Published,
+    pass::{Memo, pass},
+};
 
 const N_SERVICES: u64 = 4;
 
@@ -29,6 +32,9 @@ struct Line {
     answers: VecDeque<(RequestId, bool)>,
     ahead: Ahead,
     dirty: Dirty,
+    memo: Memo,
+    /// Small enough that some passes do not come to all services.
+    budget: usize,
     ids: SeededIds,
     now: Timestamp,
     /// What users asked for last and were granted.
@@ -47,6 +53,8 @@ impl Line {
             answers: VecDeque::new(),
             ahead: Ahead::default(),
             dirty: Dirty::everything(),
+            memo: Memo::default(),
+            budget: 1 + usize::try_from(seed % 7).unwrap(),
             ids: SeededIds(seed),
             now: Timestamp(1_000),
             wanted: BTreeMap::new(),
@@ -134,8 +142,9 @@ impl Line {
         {
             self.n_built_upon += usize::from(!self.ahead.is_empty());
             let dirty = std::mem::take(&mut self.dirty);
-            let result = pass(view, &dirty, self.now, &mut self.ids);
+            let result = pass(view, &dirty, self.now, &mut self.ids, &mut self.memo, self.budget);
             assert_eq!(result.draft.refusals(), []);
+            self.dirty.merge(result.rest);
             self.ahead.take(result.draft, &mut self.ids);
         }
         while let Some(proposal) = self.ahead.send() {
@@ -183,7 +192,14 @@ impl Line {
                 self.answer();
             }
             self.dirty.services.extend(self.view().services().map(|service| service.id));
-            let again = pass(self.view(), &Dirty::everything(), self.now, &mut self.ids.clone());
+            let again = pass(
+                self.view(),
+                &Dirty::everything(),
+                self.now,
+                &mut self.ids.clone(),
+                &mut Memo::default(),
+                usize::MAX,
+            );
             self.agents();
             let is_quiet = self.log.is_empty() && self.ahead.is_empty();
             if is_quiet && again.draft.changes().is_empty() && again.wakes.is_empty() {

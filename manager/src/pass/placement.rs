@@ -13,7 +13,7 @@ use skep_api::{
 };
 use skep_orchestrator::{Scope, assign_ports};
 use skep_scheduler::{NodeInfo, Picture, Refusal, TaskGroup};
-use skep_store::{Change, Draft, View};
+use skep_store::{Assigned, Change, Draft, View};
 
 /// How long a failure counts against its node (`SK:manager/scheduler/nodeinfo.go`).
 const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
@@ -28,7 +28,7 @@ const PENDING: &str = "pending task scheduling";
 pub(super) fn place(draft: &mut Draft, scope: &Scope, is_room_freed: bool) {
     let mut groups: BTreeMap<(ServiceId, u64), Vec<Arc<Task>>> = BTreeMap::new();
     for task in draft.unplaced_tasks() {
-        if is_room_freed || scope.services.contains(&task.service_id) {
+        if is_room_freed || scope.services.contains_key(&task.service_id) {
             groups.entry((task.service_id, task.spec_version)).or_default().push(Arc::clone(task));
         }
     }
@@ -38,7 +38,7 @@ pub(super) fn place(draft: &mut Draft, scope: &Scope, is_room_freed: bool) {
     let has_host_ports = groups.values().flatten().any(|task| host_ports(task).next().is_some());
     let mut picture = Picture::new(draft.nodes().map(|node| node_info(draft, node, has_host_ports)));
     for mut tasks in groups.into_values() {
-        tasks.sort_by_key(|task| (task.slot, task.id));
+        tasks.sort_by_key(|task| (task.seat(), task.id));
         place_group(draft, &mut picture, tasks);
     }
 }
@@ -146,7 +146,12 @@ fn failed_lately(task: &Task, now: Timestamp) -> bool {
 fn assign(draft: &mut Draft, task: &Task, node: NodeId) {
     let message = "scheduler assigned task to node".to_owned();
     let status = said(draft, task, TaskState::Assigned, message, String::new());
-    write(draft, Task { node_id: Some(node), status, ..task.clone() });
+    if draft.feature_level() >= 2 {
+        let assigned = Assigned { node, status, given: Vec::new() };
+        push(draft, Change::AssignTask(task.id, assigned));
+    } else {
+        push(draft, Change::PutTask(Arc::new(Task { node_id: Some(node), status, ..task.clone() })));
+    }
 }
 
 /// Says why a task has no node; written only when the words change, so that a quiet cluster drafts nothing.
@@ -156,7 +161,7 @@ fn explain(draft: &mut Draft, task: &Task, message: String, err: String) {
         return;
     }
     let status = said(draft, task, TaskState::Pending, message, err);
-    write(draft, Task { status, ..task.clone() });
+    push(draft, Change::PutTask(Arc::new(Task { status, ..task.clone() })));
 }
 
 fn said(draft: &Draft, task: &Task, state: TaskState, message: String, err: String) -> TaskStatus {
@@ -164,9 +169,9 @@ fn said(draft: &Draft, task: &Task, state: TaskState, message: String, err: Stri
     TaskStatus { state, timestamp, message: message.into(), err: err.into(), ..task.status.clone() }
 }
 
-fn write(draft: &mut Draft, task: Task) {
+fn push(draft: &mut Draft, change: Change) {
     // The picture shows what is taken: a refusal is a bug that the draft keeps for its owner to tell.
-    draft.push(Change::PutTask(Arc::new(task))).ok();
+    draft.push(change).ok();
 }
 
 /// The pending message with a word for each node.

@@ -4,7 +4,7 @@ mod node;
 mod service;
 mod task;
 
-pub(crate) use task::taken_by;
+pub(crate) use task::{merged, resource_taken};
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -14,14 +14,13 @@ use std::{
 use imbl::OrdMap;
 use prost::Message;
 use skep_api::{
-    NetworkId, RequestId, ServiceId, TaskId, Timestamp,
-    convert::task_in,
-    object::{Cluster, Meta, Node, Task},
+    NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId, Timestamp,
+    convert::{generic_in, task_in},
+    object::{Cluster, Meta},
     wire,
 };
 
-use self::task::merged;
-use crate::{Change, Guard, ObjectRef, Refusal, RefusalKind, View, proposal::FORMAT};
+use crate::{Assigned, Change, Guard, ObjectRef, Refusal, RefusalKind, View, proposal::FORMAT};
 
 /// The replicated state of one manager.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -103,27 +102,18 @@ impl View {
         }
         let now = Timestamp(proposal.now);
         let mut changed = Vec::with_capacity(proposal.changes.len());
-        let mut slots = BTreeSet::new();
+        let mut seats = BTreeSet::new();
         for change in proposal.changes {
             let change = self.read_change(change)?;
             if let Change::PutTask(task) = &change {
-                slots.insert((task.service_id, task.slot));
+                seats.insert((task.service_id, task.seat()));
             }
             changed.extend(self.apply_change(&change, now)?);
         }
-        for key in slots {
-            self.check_slot(key)?;
+        for (service, seat) in seats {
+            self.check_seat(service, seat)?;
         }
         Ok(changed)
-    }
-
-    fn check_slot(&self, key: (ServiceId, u64)) -> Result<(), Refusal> {
-        let n_counted = self.tasks_of_slot(key.0, key.1).filter(|task| task.is_runnable()).count();
-        if n_counted <= 1 {
-            return Ok(());
-        }
-        let words = format!("slot {} of service {} would have {n_counted} tasks", key.1, key.0);
-        Err(Refusal::new(RefusalKind::SlotTaken, words))
     }
 
     /// Reads a change in the light of this view: a stored task names its spec by version.
@@ -145,9 +135,7 @@ impl View {
             }
             In::DeleteTask(id) => Change::DeleteTask(TaskId::from_bytes(&id).ok_or_else(|| format("id"))?),
             In::PutNode(node) => Change::PutNode(Arc::new(node.try_into()?)),
-            In::DeleteNode(id) => {
-                Change::DeleteNode(skep_api::NodeId::from_bytes(&id).ok_or_else(|| format("id"))?)
-            }
+            In::DeleteNode(id) => Change::DeleteNode(NodeId::from_bytes(&id).ok_or_else(|| format("id"))?),
             In::PutNetwork(network) => Change::PutNetwork(Arc::new(network.try_into()?)),
             In::DeleteNetwork(id) => {
                 Change::DeleteNetwork(NetworkId::from_bytes(&id).ok_or_else(|| format("id"))?)
@@ -158,8 +146,20 @@ impl View {
                 report.status.unwrap_or_default().try_into()?,
             ),
             In::NodeStatus(report) => Change::NodeStatus(
-                skep_api::NodeId::from_bytes(&report.node_id).ok_or_else(|| format("id"))?,
+                NodeId::from_bytes(&report.node_id).ok_or_else(|| format("id"))?,
                 report.status.unwrap_or_default().try_into()?,
+            ),
+            In::PutTicket(ticket) => Change::PutTicket(Arc::new(ticket.try_into()?)),
+            In::DeleteTicket(id) => {
+                Change::DeleteTicket(TicketId::from_bytes(&id).ok_or_else(|| format("id"))?)
+            }
+            In::AssignTask(assign) => Change::AssignTask(
+                TaskId::from_bytes(&assign.task_id).ok_or_else(|| format("id"))?,
+                Assigned {
+                    node: NodeId::from_bytes(&assign.node_id).ok_or_else(|| format("node"))?,
+                    status: assign.status.unwrap_or_default().try_into()?,
+                    given: generic_in(assign.given),
+                },
             ),
         })
     }
@@ -177,13 +177,7 @@ impl View {
             Change::PutTask(task) => self.put_task(task, now).map(Some),
             Change::DeleteTask(id) => Ok(self.delete_task(*id)),
             Change::PutNode(node) => self.put_node(node, now).map(Some),
-            Change::DeleteNode(id) => {
-                let old = self.nodes.remove(id);
-                if let Some(address) = old.as_ref().and_then(|node| node.ingress_addr) {
-                    self.addresses.remove(&address);
-                }
-                Ok(old.map(|_| ObjectRef::Node(*id)))
-            }
+            Change::DeleteNode(id) => Ok(self.delete_node(*id)),
             Change::PutCluster(cluster) => {
                 let feature_level = self.level_with(cluster)?;
                 let old = self.cluster.as_ref().map(|c| c.meta);
@@ -193,20 +187,11 @@ impl View {
             }
             Change::PutNetwork(network) => self.put_network(network, now).map(Some),
             Change::DeleteNetwork(id) => self.delete_network(*id),
-            Change::TaskStatus(id, status) => {
-                let Some(old) = self.tasks.get(id).cloned() else { return Ok(None) };
-                let Some(status) = merged(&old.status, status) else { return Ok(None) };
-                let new = Task { status, ..(*old).clone() };
-                Ok(Some(self.replace_task(Some(&old), new)?))
-            }
-            Change::NodeStatus(id, status) => {
-                let Some(old) = self.nodes.get(id).filter(|node| node.status != *status) else {
-                    return Ok(None);
-                };
-                let new = Node { status: status.clone(), ..(**old).clone() };
-                self.nodes.insert(*id, Arc::new(new));
-                Ok(Some(ObjectRef::Node(*id)))
-            }
+            Change::TaskStatus(id, status) => self.report_task(*id, status),
+            Change::NodeStatus(id, status) => Ok(self.report_node(*id, status, now)),
+            Change::PutTicket(ticket) => Ok(Some(self.put_ticket(ticket, now))),
+            Change::DeleteTicket(id) => Ok(self.delete_ticket(*id)),
+            Change::AssignTask(id, assigned) => self.assign_task(*id, assigned, now).map(Some),
         }
     }
 

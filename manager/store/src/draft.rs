@@ -3,11 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Deref,
+    sync::Arc,
 };
 
-use skep_api::{Id, RequestId, Timestamp, id::IdSource};
+use skep_api::{
+    Id, RequestId, Timestamp,
+    id::IdSource,
+    object::{SeatKey, Task},
+};
 
-use crate::{Change, Follows, Guard, GuardKind, Proposal, Refusal, View};
+use crate::{Change, Follows, Guard, GuardKind, Proposal, Refusal, View, apply::merged};
 
 /// Changes at most in one proposal (Swarm's limit of a transaction, `SK:manager/state/store/memory.go`).
 pub const CHANGES_MAX: usize = 200;
@@ -20,7 +25,6 @@ pub struct Draft {
     now: Timestamp,
     changes: Vec<Change>,
     refusals: Vec<Refusal>,
-    wake_at: Option<Timestamp>,
 }
 
 impl Deref for Draft {
@@ -35,7 +39,7 @@ impl Draft {
     /// A draft without changes.
     #[must_use]
     pub fn new(base: View, now: Timestamp) -> Self {
-        Self { view: base.clone(), base, now, changes: Vec::new(), refusals: Vec::new(), wake_at: None }
+        Self { view: base.clone(), base, now, changes: Vec::new(), refusals: Vec::new() }
     }
 
     /// What it was made from.
@@ -65,17 +69,6 @@ impl Draft {
         Ok(())
     }
 
-    /// Asks for another pass at `at`, if none is due earlier.
-    pub fn wake_at(&mut self, at: Timestamp) {
-        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
-    /// When the next pass is due even if nothing changes.
-    #[must_use]
-    pub fn wake(&self) -> Option<Timestamp> {
-        self.wake_at
-    }
-
     /// The changes so far.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
@@ -92,7 +85,7 @@ impl Draft {
     /// Cuts the changes into proposals: one service each, about [`CHANGES_MAX`] changes, in order.
     ///
     /// An object that was written several times is written once, at its first place with its last content.
-    /// Neighbouring changes of one slot stay together: the end of a task and its successor are one decision.
+    /// Neighbouring changes of one seat stay together: the end of a task and its successor are one decision.
     ///
     /// They may all be on their way at once: each has a request, and says of what an earlier one wrote that it
     /// follows that one. So it does of `before`, the proposals on their way that the draft's view had already.
@@ -109,7 +102,7 @@ impl Draft {
             let at = place.get(&owner).copied().filter(|at| {
                 let group = &groups[*at].1;
                 group.len() < CHANGES_MAX
-                    || (slot(&change).is_some() && group.last().and_then(slot) == slot(&change))
+                    || (seat(&change).is_some() && group.last().and_then(seat) == seat(&change))
             });
             let at = at.unwrap_or_else(|| {
                 groups.push((owner, Vec::new()));
@@ -179,7 +172,10 @@ fn last_writes(changes: Vec<Change>) -> Vec<Change> {
     let mut place: BTreeMap<(GuardKind, Id), usize> = BTreeMap::new();
     for change in changes {
         match (is_put(&change).then(|| key(&change)).flatten(), key(&change)) {
-            (Some(key), _) if place.contains_key(&key) => kept[place[&key]] = change,
+            (Some(key), _) if place.contains_key(&key) => {
+                let before = &mut kept[place[&key]];
+                *before = together(before, change);
+            }
             (Some(key), _) => {
                 place.insert(key, kept.len());
                 kept.push(change);
@@ -196,15 +192,31 @@ fn last_writes(changes: Vec<Change>) -> Vec<Change> {
     kept
 }
 
+/// What two writes of an object are as one.
+fn together(before: &Change, after: Change) -> Change {
+    match (before, after) {
+        (Change::PutTask(task), Change::AssignTask(_, assigned)) => {
+            let status = merged(&task.status, &assigned.status, false);
+            let task = assigned.to(task);
+            let status = status.unwrap_or_else(|| task.status.clone());
+            Change::PutTask(Arc::new(Task { status, ..task }))
+        }
+        (_, after) => after,
+    }
+}
+
 fn is_put(change: &Change) -> bool {
     match change {
         Change::PutService(_)
         | Change::PutTask(_)
         | Change::PutNode(_)
         | Change::PutCluster(_)
-        | Change::PutNetwork(_) => true,
+        | Change::PutNetwork(_)
+        | Change::PutTicket(_)
+        | Change::AssignTask(..) => true,
         Change::DeleteService(_)
         | Change::DeleteNetwork(_)
+        | Change::DeleteTicket(_)
         | Change::DeleteTask(_)
         | Change::DeleteNode(_)
         | Change::TaskStatus(..)
@@ -212,10 +224,10 @@ fn is_put(change: &Change) -> bool {
     }
 }
 
-/// The slot of a task that a change puts.
-fn slot(change: &Change) -> Option<u64> {
+/// The seat of a task that a change puts.
+fn seat(change: &Change) -> Option<SeatKey> {
     match change {
-        Change::PutTask(task) => Some(task.slot),
+        Change::PutTask(task) => Some(task.seat()),
         Change::PutService(_)
         | Change::DeleteService(_)
         | Change::DeleteTask(_)
@@ -224,6 +236,9 @@ fn slot(change: &Change) -> Option<u64> {
         | Change::PutCluster(_)
         | Change::PutNetwork(_)
         | Change::DeleteNetwork(_)
+        | Change::PutTicket(_)
+        | Change::DeleteTicket(_)
+        | Change::AssignTask(..)
         | Change::TaskStatus(..)
         | Change::NodeStatus(..) => None,
     }
@@ -241,6 +256,9 @@ fn key(change: &Change) -> Option<(GuardKind, Id)> {
         Change::PutCluster(cluster) => (GuardKind::Cluster, cluster.id.0),
         Change::PutNetwork(network) => (GuardKind::Network, network.id.0),
         Change::DeleteNetwork(id) => (GuardKind::Network, id.0),
+        Change::PutTicket(ticket) => (GuardKind::Ticket, ticket.id.0),
+        Change::DeleteTicket(id) => (GuardKind::Ticket, id.0),
+        Change::AssignTask(id, _) => (GuardKind::Task, id.0),
         Change::TaskStatus(..) | Change::NodeStatus(..) => return None,
     })
 }
@@ -251,7 +269,7 @@ fn owner(change: &Change, view: &View, base: &View) -> Option<Id> {
         Change::PutService(service) => Some(service.id.0),
         Change::DeleteService(id) => Some(id.0),
         Change::PutTask(task) => Some(task.service_id.0),
-        Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
+        Change::DeleteTask(id) | Change::TaskStatus(id, _) | Change::AssignTask(id, _) => {
             view.tasks.get(id).or_else(|| base.tasks.get(id)).map(|task| task.service_id.0)
         }
         Change::PutNode(_)
@@ -259,6 +277,8 @@ fn owner(change: &Change, view: &View, base: &View) -> Option<Id> {
         | Change::PutCluster(_)
         | Change::PutNetwork(_)
         | Change::DeleteNetwork(_)
+        | Change::PutTicket(_)
+        | Change::DeleteTicket(_)
         | Change::NodeStatus(..) => None,
     }
 }

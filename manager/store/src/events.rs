@@ -1,8 +1,8 @@
 //! What changed: the objects that a pass has to look at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use skep_api::{NetworkId, NodeId, ServiceId, TaskId};
+use skep_api::{NetworkId, NodeId, ServiceId, TaskId, TicketId};
 
 /// An object that was changed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -17,6 +17,8 @@ pub enum ObjectRef {
     Cluster,
     /// A network.
     Network(NetworkId),
+    /// A token for joining.
+    Ticket(TicketId),
 }
 
 /// What changed since the last look. `all` after a start or a change of leader.
@@ -24,10 +26,10 @@ pub enum ObjectRef {
 pub struct Dirty {
     /// Everything is to be looked at.
     pub all: bool,
-    /// These services, or tasks of them.
+    /// These services, with all of their tasks.
     pub services: BTreeSet<ServiceId>,
-    /// These tasks.
-    pub tasks: BTreeSet<TaskId>,
+    /// These tasks, with their services.
+    pub tasks: BTreeMap<TaskId, ServiceId>,
     /// These nodes.
     pub nodes: BTreeSet<NodeId>,
 }
@@ -52,14 +54,15 @@ impl Dirty {
                 self.services.insert(id);
             }
             ObjectRef::Task(id, service, _) => {
-                self.tasks.insert(id);
-                self.services.insert(service);
+                self.tasks.insert(id, service);
             }
             ObjectRef::Node(id) => {
                 self.nodes.insert(id);
             }
+            // Its settings say how much history tasks have, whosesoever they are.
+            ObjectRef::Cluster => *self = Self::everything(),
             // Nothing is decided from them by a pass.
-            ObjectRef::Cluster | ObjectRef::Network(_) => {}
+            ObjectRef::Network(_) | ObjectRef::Ticket(_) => {}
         }
     }
 

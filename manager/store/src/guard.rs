@@ -1,7 +1,7 @@
 //! What a proposal was made from: checked at apply, on every replica alike.
 
 use prost::Message;
-use skep_api::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, wire};
+use skep_api::{ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId, wire};
 
 use crate::{Refusal, RefusalKind, View};
 
@@ -18,6 +18,8 @@ pub enum GuardKind {
     Cluster,
     /// Networks.
     Network,
+    /// Tickets.
+    Ticket,
 }
 
 /// "This object has this version", or with version 0 "it does not exist".
@@ -39,6 +41,7 @@ impl Guard {
             GuardKind::Task => view.tasks.get(&TaskId(id)).map_or(0, |o| o.meta.version),
             GuardKind::Node => view.nodes.get(&NodeId(id)).map_or(0, |o| o.meta.version),
             GuardKind::Network => view.networks.get(&NetworkId(id)).map_or(0, |o| o.meta.version),
+            GuardKind::Ticket => view.tickets.get(&TicketId(id)).map_or(0, |o| o.meta.version),
             GuardKind::Cluster => {
                 view.cluster.as_ref().filter(|c| c.id == ClusterId(id)).map_or(0, |o| o.meta.version)
             }
@@ -90,6 +93,7 @@ impl From<GuardKind> for wire::guard::Kind {
             GuardKind::Node => Self::Node,
             GuardKind::Cluster => Self::Cluster,
             GuardKind::Network => Self::Network,
+            GuardKind::Ticket => Self::Ticket,
         }
     }
 }
@@ -102,6 +106,7 @@ impl From<wire::guard::Kind> for GuardKind {
             wire::guard::Kind::Node => Self::Node,
             wire::guard::Kind::Cluster => Self::Cluster,
             wire::guard::Kind::Network => Self::Network,
+            wire::guard::Kind::Ticket => Self::Ticket,
         }
     }
 }

@@ -10,7 +10,10 @@ use crate::{Refusal, RefusalKind, View};
 /// The highest feature level that this build can. Levels, and what each brought:
 ///
 /// 1. The first.
-pub const FEATURE_LEVEL: u32 = if cfg!(feature = "next-level") { 2 } else { 1 };
+/// 2. What orchestration needs: seats that are nodes, tasks beside others, jobs, generic resources, the serials of
+///    updates, past specs, tickets; a task gets its node by a change of its own; a task that is not wanted any more
+///    keeps the words that say why; nodes say since when they are what they are.
+pub const FEATURE_LEVEL: u32 = if cfg!(feature = "next-level") { 3 } else { 2 };
 
 /// A swarm's feature level is above what this build can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,7 +82,7 @@ impl View {
         let is_alike = |other: &skep_api::object::Service| {
             other.id != service.id && other.spec.name.eq_ignore_ascii_case(name)
         };
-        if self.feature_level() < 2 || !self.services.values().any(|other| is_alike(other)) {
+        if self.feature_level() < 3 || !self.services.values().any(|other| is_alike(other)) {
             return Ok(());
         }
         let words = format!("name conflicts with an existing object: service {name} differs by case alone");

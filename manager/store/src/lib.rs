@@ -8,12 +8,14 @@ mod draft;
 mod events;
 mod guard;
 mod level;
+mod load;
 mod networks;
 mod proposal;
 mod record;
 mod requests;
 mod restore;
 mod snapshot;
+mod tickets;
 mod view;
 
 pub use apply::{Applied, JUMP, Store};
@@ -21,12 +23,13 @@ pub use draft::{CHANGES_MAX, Draft};
 pub use events::{Dirty, ObjectRef};
 pub use guard::{Follows, Guard, GuardKind};
 pub use level::{FEATURE_LEVEL, TooOld};
+pub use load::{GenericLoad, NodeLoad};
 pub use proposal::{
-    ANSWER_BYTES_MAX, Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind,
+    ANSWER_BYTES_MAX, Assigned, Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind,
     decode_result,
 };
 pub use record::Record;
 pub use requests::Requests;
 pub use restore::{Job, Restoring};
 pub use snapshot::SnapshotError;
-pub use view::{NodeLoad, View};
+pub use view::View;

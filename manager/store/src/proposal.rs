@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use prost::Message;
 use skep_api::{
-    NetworkId, NodeId, RequestId, ServiceId, TaskId, Timestamp,
-    convert::Malformed,
-    object::{Cluster, Network, Node, NodeStatus, Service, Task, TaskStatus},
+    NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId, Timestamp,
+    convert::{Malformed, generic_out},
+    object::{Cluster, GenericResource, Network, Node, NodeStatus, Service, Task, TaskStatus, Ticket},
     wire,
 };
 
@@ -50,6 +50,35 @@ pub enum Change {
     TaskStatus(TaskId, TaskStatus),
     /// Does not raise the version, is dropped when the node is gone.
     NodeStatus(NodeId, NodeStatus),
+    /// Creates or replaces.
+    PutTicket(Arc<Ticket>),
+    /// Removes.
+    DeleteTicket(TicketId),
+    /// A task gets its node; as `PutTask`, a fraction of its size.
+    AssignTask(TaskId, Assigned),
+}
+
+/// What a task gets with its node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Assigned {
+    /// The node.
+    pub node: NodeId,
+    /// What is said of the task then; max-merged with the stored one.
+    pub status: TaskStatus,
+    /// What of the node's generic resources it gets.
+    pub given: Vec<GenericResource>,
+}
+
+impl Assigned {
+    /// The task as it is with that.
+    #[must_use]
+    pub(crate) fn to(&self, task: &Task) -> Task {
+        let mut new = Task { node_id: Some(self.node), ..task.clone() };
+        if !self.given.is_empty() || new.extra.is_some() {
+            new.extra.get_or_insert_default().given.clone_from(&self.given);
+        }
+        new
+    }
 }
 
 /// An atomic write.
@@ -103,6 +132,14 @@ impl From<&Change> for wire::Change {
                 node_id: id.to_bytes(),
                 status: Some(status.into()),
             }),
+            Change::PutTicket(ticket) => Out::PutTicket((&**ticket).into()),
+            Change::DeleteTicket(id) => Out::DeleteTicket(id.to_bytes()),
+            Change::AssignTask(id, assigned) => Out::AssignTask(wire::AssignTask {
+                task_id: id.to_bytes(),
+                node_id: assigned.node.to_bytes(),
+                status: Some((&assigned.status).into()),
+                given: generic_out(&assigned.given),
+            }),
         };
         Self { change: Some(out) }
     }
@@ -143,6 +180,8 @@ pub enum RefusalKind {
     InUse,
     /// A manager's build cannot do what the swarm's feature level asks for.
     TooOld,
+    /// The generic resource belongs to another task.
+    ResourceTaken,
 }
 
 impl Refusal {
@@ -172,6 +211,7 @@ impl From<&Refusal> for wire::Refusal {
             RefusalKind::VniTaken => Kind::VniTaken,
             RefusalKind::InUse => Kind::InUse,
             RefusalKind::TooOld => Kind::TooOld,
+            RefusalKind::ResourceTaken => Kind::ResourceTaken,
         };
         Self { kind: kind.into(), message: refusal.message.clone() }
     }
@@ -210,6 +250,7 @@ pub fn decode_result(answer: &[u8]) -> Result<u64, ProposalError> {
         Kind::VniTaken => RefusalKind::VniTaken,
         Kind::InUse => RefusalKind::InUse,
         Kind::TooOld => RefusalKind::TooOld,
+        Kind::ResourceTaken => RefusalKind::ResourceTaken,
     };
     Err(Refusal::new(kind, refusal.message).into())
 }

@@ -34,6 +34,8 @@ pub enum Record {
     Request(wire::RememberedRequest),
     /// A network.
     Network(Box<wire::Network>),
+    /// A ticket.
+    Ticket(Box<wire::Ticket>),
 }
 
 impl Record {
@@ -75,6 +77,7 @@ impl Record {
             7 => Self::Task(Arc::new(task_in(decode(bytes)?, no_spec()).map_err(Refusal::from)?)),
             8 => Self::Request(decode(bytes)?),
             9 => Self::Network(Box::new(decode(bytes)?)),
+            10 => Self::Ticket(Box::new(decode(bytes)?)),
             _ => return Err(unknown(tag)),
         }))
     }

@@ -12,11 +12,10 @@ use skep_api::{
 };
 
 use crate::{
-    Record, Refusal, RefusalKind, Store, View,
-    apply::taken_by,
+    NodeLoad, Record, Refusal, RefusalKind, Store, View,
+    apply::resource_taken,
     level,
     snapshot::{FORMAT, SnapshotError},
-    view::NodeLoad,
 };
 
 /// So many tasks are put into the map at once.
@@ -63,6 +62,9 @@ impl Restoring {
             }
             Record::Spec(spec) => self.store.view.restore_spec(&spec)?,
             Record::Task(task) => self.take_task(task)?,
+            Record::Ticket(ticket) => {
+                self.store.view.restore_ticket((*ticket).try_into().map_err(Refusal::from)?);
+            }
             Record::Request(request) => {
                 let id = RequestId::from_bytes(&request.id).ok_or_else(|| without("a request", "an id"))?;
                 self.store.remember(id, request.answer);
@@ -117,12 +119,11 @@ impl Restoring {
         let tasks = &self.tasks;
         let view = &mut self.store.view;
         let mut by_service = OrdSet::new();
-        let mut addresses = Ok(());
+        let mut given = Ok(());
         both(&mut || by_service = index_by_service(tasks), &mut || {
-            view.put_placed(tasks);
-            addresses = view.put_addresses(tasks);
+            given = view.put_placed(tasks).and_then(|()| view.put_addresses(tasks));
         });
-        addresses?;
+        given?;
         view.tasks_by_service = by_service;
         view.put_wants(tasks)?;
         view.revision = self.revision;
@@ -151,14 +152,19 @@ fn index_by_service(tasks: &[Arc<Task>]) -> OrdSet<(ServiceId, u64, TaskId)> {
 }
 
 impl View {
-    /// What live tasks want or hold.
+    /// Seats that are nodes, and what live tasks want or hold.
     fn put_wants(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
+        for task in tasks {
+            if let Some(node) = task.for_node() {
+                self.tasks_by_seat_node.insert((task.service_id, node, task.id));
+            }
+        }
         for task in tasks.iter().filter(|task| task.is_runnable()) {
             if task.node_id.is_none() {
-                self.unplaced.insert(task.id);
+                self.unplaced.insert((task.service_id, task.id));
             }
             for key in Self::host_port_keys(task) {
-                let (node, port) = (key.0, key.2);
+                let (port, node) = (key.1, key.2);
                 if self.host_ports.insert(key, task.id).is_some() {
                     let words = format!("port '{port}' of node {node} is in use by two tasks");
                     return Err(Refusal::new(RefusalKind::PortTaken, words));
@@ -169,7 +175,7 @@ impl View {
     }
 
     /// The indexes by node.
-    fn put_placed(&mut self, tasks: &[Arc<Task>]) {
+    fn put_placed(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
         let mut placed: Vec<(NodeId, &Arc<Task>)> =
             tasks.iter().filter_map(|task| Some((task.node_id?, task))).collect();
         placed.sort_unstable_by_key(|(node, task)| (*node, task.id));
@@ -178,11 +184,17 @@ impl View {
             self.tasks_by_node.insert((*node, task.id));
         }
         for of_node in placed.chunk_by(|one, other| one.0 == other.0) {
-            let load = of_node.iter().fold(NodeLoad::default(), |load, (_, task)| load.plus(taken_by(task)));
+            let mut load = NodeLoad::default();
+            for (_, task) in of_node {
+                if !load.add(task) {
+                    return Err(resource_taken(task));
+                }
+            }
             if load != NodeLoad::default() {
                 self.loads.insert(of_node[0].0, load);
             }
         }
+        Ok(())
     }
 
     fn put_addresses(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {

@@ -64,6 +64,9 @@ impl Store {
         for task in view.tasks.values() {
             out.message(7, &wire::Task::from(&**task))?;
         }
+        for ticket in view.tickets.values() {
+            out.message(10, &wire::Ticket::from(&**ticket))?;
+        }
         for id in &self.request_order {
             let answer = self.requests.get(id).cloned().unwrap_or_default();
             out.message(8, &wire::RememberedRequest { id: id.to_bytes(), answer })?;
@@ -132,7 +135,8 @@ impl View {
         let nodes = self.nodes.keys().map(|id| ObjectRef::Node(*id));
         let services = self.services.keys().map(|id| ObjectRef::Service(*id));
         let networks = self.networks.keys().map(|id| ObjectRef::Network(*id));
-        cluster.chain(nodes).chain(networks).chain(services).chain(tasks)
+        let tickets = self.tickets.keys().map(|id| ObjectRef::Ticket(*id));
+        cluster.chain(nodes).chain(networks).chain(services).chain(tasks).chain(tickets)
     }
 
     /// The objects that differ in another view, or are in one of the two alone. Costs as much as what is not
@@ -149,6 +153,7 @@ impl View {
         differing(&self.tasks, &other.tasks, |task| {
             found.push(ObjectRef::Task(task.id, task.service_id, task.node_id));
         });
+        differing(&self.tickets, &other.tickets, |ticket| found.push(ObjectRef::Ticket(ticket.id)));
         found
     }
 }

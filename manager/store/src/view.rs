@@ -1,14 +1,16 @@
 //! One state of the cluster: immutable, cheap to clone, ordered.
 
-use std::{net::Ipv4Addr, ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, ops::Bound, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 use skep_api::{
-    Id, NetworkId, NodeId, ServiceId, TaskId,
+    Id, NetworkId, NodeId, ServiceId, TaskId, TicketId, Timestamp,
     cidr::Cidr,
-    object::{Cluster, Network, Node, Service, Task},
+    object::{Cluster, Network, Node, SeatKey, Service, Task, Ticket},
     spec::{PortConfig, ServiceSpec},
 };
+
+use crate::NodeLoad;
 
 /// All objects at one revision, with their indexes. A clone is O(1) and shares everything.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -23,10 +25,14 @@ pub struct View {
     /// than the tasks.
     pub(crate) tasks_by_service: OrdSet<(ServiceId, u64, TaskId)>,
     pub(crate) tasks_by_node: OrdSet<(NodeId, TaskId)>,
+    /// Tasks whose seat is a node: those of a seat lie together.
+    pub(crate) tasks_by_seat_node: OrdSet<(ServiceId, NodeId, TaskId)>,
     /// Tasks without a node that want one.
-    pub(crate) unplaced: OrdSet<TaskId>,
+    pub(crate) unplaced: OrdSet<(ServiceId, TaskId)>,
     pub(crate) ports: OrdMap<(String, u16), ServiceId>,
-    pub(crate) host_ports: OrdMap<(NodeId, String, u16), TaskId>,
+    /// Services by the ports that they ask for under a number, in either mode.
+    pub(crate) asked_ports: OrdSet<(String, u16, ServiceId)>,
+    pub(crate) host_ports: OrdMap<(String, u16, NodeId), TaskId>,
     /// Of the ingress network, with the node or task that has it.
     pub(crate) addresses: OrdMap<Ipv4Addr, Id>,
     /// What live tasks take of each node.
@@ -40,27 +46,11 @@ pub struct View {
     pub(crate) vnis: OrdMap<u32, NetworkId>,
     /// Services by the networks that their current specs name.
     pub(crate) network_users: OrdMap<NetworkId, OrdSet<ServiceId>>,
-}
-
-/// What the tasks of a node take of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct NodeLoad {
-    /// Tasks that run there or are to.
-    pub n_tasks: u64,
-    /// Reserved by live tasks, also by those being stopped: 1e-9 CPUs.
-    pub nano_cpus: i64,
-    /// Reserved by live tasks, also by those being stopped: bytes.
-    pub memory_bytes: i64,
-}
-
-impl NodeLoad {
-    pub(crate) fn plus(self, taken: Self) -> Self {
-        Self {
-            n_tasks: self.n_tasks + taken.n_tasks,
-            nano_cpus: self.nano_cpus.saturating_add(taken.nano_cpus),
-            memory_bytes: self.memory_bytes.saturating_add(taken.memory_bytes),
-        }
-    }
+    /// Services that have a task on each node.
+    pub(crate) globals: OrdSet<ServiceId>,
+    /// Nodes that are down, by when they went.
+    pub(crate) down: OrdSet<(Timestamp, NodeId)>,
+    pub(crate) tickets: OrdMap<TicketId, Arc<Ticket>>,
 }
 
 /// Before and after all ids.
@@ -137,10 +127,23 @@ impl View {
         self.tasks_by_service.range(range).filter_map(|(_, _, task)| self.tasks.get(task))
     }
 
-    /// The tasks of one slot.
-    pub(crate) fn tasks_of_slot(&self, id: ServiceId, slot: u64) -> impl Iterator<Item = &Arc<Task>> {
-        let range = (id, slot, TaskId(ID_MIN))..=(id, slot, TaskId(ID_MAX));
-        self.tasks_by_service.range(range).filter_map(|(_, _, task)| self.tasks.get(task))
+    /// The tasks of one seat, in the order of their ids.
+    #[must_use]
+    pub fn tasks_of_seat(&self, id: ServiceId, seat: SeatKey) -> Vec<&Arc<Task>> {
+        let (first, last) = (TaskId(ID_MIN), TaskId(ID_MAX));
+        let ids: Vec<TaskId> = match seat {
+            SeatKey::Slot(slot) => {
+                let found = self.tasks_by_service.range((id, slot, first)..=(id, slot, last));
+                found.map(|(.., task)| *task).collect()
+            }
+            SeatKey::Node(node) => {
+                let found = self.tasks_by_seat_node.range((id, node, first)..=(id, node, last));
+                found.map(|(.., task)| *task).collect()
+            }
+        };
+        let tasks = ids.iter().filter_map(|task| self.tasks.get(task));
+        // All tasks of nodes have slot 0.
+        tasks.filter(|task| task.seat() == seat).collect()
     }
 
     /// The tasks on a node.
@@ -161,15 +164,58 @@ impl View {
         })
     }
 
-    /// Runnable tasks that have no node yet.
+    /// Runnable tasks that have no node yet, by service.
     pub fn unplaced_tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.unplaced.iter().filter_map(|task| self.tasks.get(task))
+        self.unplaced.iter().filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// Runnable tasks of a service that have no node yet.
+    pub fn unplaced_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        let range = (id, TaskId(ID_MIN))..=(id, TaskId(ID_MAX));
+        self.unplaced.range(range).filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// The services of these.
+    pub fn services_with_unplaced(&self) -> impl Iterator<Item = ServiceId> {
+        let first = self.unplaced.get_min().map(|(service, _)| *service);
+        std::iter::successors(first, |last| {
+            let after = (*last, TaskId(ID_MAX));
+            let mut rest = self.unplaced.range((Bound::Excluded(after), Bound::Unbounded));
+            rest.next().map(|(next, _)| *next)
+        })
     }
 
     /// What live tasks take of a node.
     #[must_use]
     pub fn node_load(&self, id: NodeId) -> NodeLoad {
-        self.loads.get(&id).copied().unwrap_or_default()
+        self.loads.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Services that have a task on each node, jobs too.
+    pub fn global_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.globals.iter().filter_map(|id| self.services.get(id))
+    }
+
+    /// Nodes that are down, with since when; the longest first.
+    pub fn down_nodes(&self) -> impl Iterator<Item = (Timestamp, NodeId)> {
+        self.down.iter().copied()
+    }
+
+    /// The nodes that are new, gone or otherwise than in `old`, or whose load is. Costs as much as what is not shared.
+    #[must_use]
+    pub fn nodes_touched_since(&self, old: &Self) -> BTreeSet<NodeId> {
+        let mut touched = BTreeSet::new();
+        for item in old.nodes.diff(&self.nodes) {
+            let (DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. }) =
+                item;
+            touched.insert(*id);
+        }
+        for item in old.loads.diff(&self.loads) {
+            let (DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. }) =
+                item;
+            touched.insert(*id);
+        }
+        touched
     }
 
     /// A network by id.
@@ -214,10 +260,23 @@ impl View {
         self.ports.get(&(protocol.to_owned(), published)).copied()
     }
 
+    /// The services that ask for a port under this number, in either mode.
+    pub fn services_asking_for(&self, protocol: &str, published: u16) -> impl Iterator<Item = &Arc<Service>> {
+        let key = |id| (protocol.to_owned(), published, ServiceId(id));
+        let found = self.asked_ports.range(key(ID_MIN)..=key(ID_MAX));
+        found.filter_map(|(.., service)| self.services.get(service))
+    }
+
     /// Which live task holds a port of a node.
     #[must_use]
     pub fn host_port_owner(&self, node: NodeId, protocol: &str, published: u16) -> Option<TaskId> {
-        self.host_ports.get(&(node, protocol.to_owned(), published)).copied()
+        self.host_ports.get(&(protocol.to_owned(), published, node)).copied()
+    }
+
+    /// The nodes on which a live task holds a port.
+    pub fn nodes_with_host_port(&self, protocol: &str, published: u16) -> impl Iterator<Item = NodeId> {
+        let key = |id| (protocol.to_owned(), published, NodeId(id));
+        self.host_ports.range(key(ID_MIN)..=key(ID_MAX)).map(|((.., node), _)| *node)
     }
 
     /// Whether an address of the ingress network is given to somebody.
@@ -227,11 +286,11 @@ impl View {
     }
 
     /// The host-mode ports that a live, placed task holds on its node, as keys.
-    pub(crate) fn host_port_keys(task: &Task) -> impl Iterator<Item = (NodeId, String, u16)> + '_ {
+    pub(crate) fn host_port_keys(task: &Task) -> impl Iterator<Item = (String, u16, NodeId)> + '_ {
         let node = task.node_id.filter(|_| task.is_live());
         task.ports.iter().filter_map(move |port: &PortConfig| {
             let held = !port.is_ingress() && port.published_port != 0;
-            held.then(|| node.map(|node| (node, port.protocol().to_owned(), port.published_port)))?
+            held.then(|| node.map(|node| (port.protocol().to_owned(), port.published_port, node)))?
         })
     }
 }

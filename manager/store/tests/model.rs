@@ -11,33 +11,50 @@ use std::{
 
 use proptest::prelude::*;
 use skep_api::{
-    Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
+    Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, TicketId, Timestamp,
     cidr::Cidr,
-    object::{Network, Node, NodeState, NodeStatus, Service, Subnet, Task, TaskStatus},
-    spec::{NetworkAttachment, NetworkSpec, PortConfig, Replicated, ServiceMode, ServiceSpec},
+    object::{
+        Cluster, GenericResource, Network, Node, NodeState, NodeStatus, SeatKey, Service, Subnet, Task,
+        TaskExtra, TaskStatus, Ticket,
+    },
+    spec::{
+        EndpointSpec, Global, NetworkAttachment, NetworkSpec, PortConfig, Replicated, ServiceMode,
+        ServiceSpec,
+    },
 };
-use skep_store::{Change, Proposal, Store, View, decode_result};
+use skep_store::{Assigned, Change, FEATURE_LEVEL, NodeLoad, Proposal, Store, View, decode_result};
 
 /// One change, by numbers; those that refer to what is not there come as they are.
 #[derive(Clone, Debug)]
 enum Step {
-    Service { id: u8, name: u8, replicas: u8, port: u8, network: u8 },
+    Service { id: u8, name: u8, replicas: u8, port: u8, network: u8, is_global: bool },
     Network { id: u8, name: u8, subnet: u8, prefix: u8 },
     DeleteNetwork(u8),
     DeleteService(u8),
-    Task { id: u8, service: u8, slot: u8, desired: u8, node: u8, address: u8 },
+    Task { id: u8, service: u8, seat: u8, desired: u8, node: u8, address: u8, beside: u8 },
+    Assign { id: u8, node: u8, given: u8 },
     DeleteTask(u8),
+    Ticket(u8),
+    DeleteTicket(u8),
     Status { id: u8, state: u8, at: u8 },
     Node { id: u8, address: u8 },
     NodeDown(u8),
     DeleteNode(u8),
+    Level,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..3_u8, 0..3_u8, 0..3_u8, 0..3_u8, 0..5_u8).prop_map(|(id, name, replicas, port, network)| {
-            Step::Service { id, name, replicas, port, network }
-        }),
+        (0..3_u8, 0..3_u8, 0..3_u8, 0..3_u8, 0..5_u8, any::<bool>()).prop_map(
+            |(id, name, replicas, port, network, is_global)| Step::Service {
+                id,
+                name,
+                replicas,
+                port,
+                network,
+                is_global
+            }
+        ),
         (0..4_u8, 0..4_u8, 0..8_u8, 21..25_u8).prop_map(|(id, name, subnet, prefix)| Step::Network {
             id,
             name,
@@ -46,16 +63,21 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         (0..4_u8).prop_map(Step::DeleteNetwork),
         (0..3_u8).prop_map(Step::DeleteService),
-        (0..12_u8, 0..3_u8, 0..4_u8, 0..3_u8, 0..4_u8, 0..6_u8).prop_map(
-            |(id, service, slot, desired, node, address)| Step::Task {
+        (0..12_u8, 0..3_u8, 0..6_u8, 0..4_u8, 0..4_u8, 0..6_u8, 0..12_u8).prop_map(
+            |(id, service, seat, desired, node, address, beside)| Step::Task {
                 id,
                 service,
-                slot,
+                seat,
                 desired,
                 node,
-                address
+                address,
+                beside
             }
         ),
+        (0..12_u8, 0..4_u8, 0..4_u8).prop_map(|(id, node, given)| Step::Assign { id, node, given }),
+        (0..3_u8).prop_map(Step::Ticket),
+        (0..3_u8).prop_map(Step::DeleteTicket),
+        Just(Step::Level),
         (0..12_u8).prop_map(Step::DeleteTask),
         (0..12_u8, 0..14_u8, 0..5_u8).prop_map(|(id, state, at)| Step::Status { id, state, at }),
         (0..4_u8, 0..6_u8).prop_map(|(id, address)| Step::Node { id, address }),
@@ -75,10 +97,12 @@ fn address(n: u8) -> Option<Ipv4Addr> {
 #[expect(clippy::too_many_lines, reason = "one arm a kind of step")]
 fn change(step: &Step, view: &View) -> Option<Change> {
     Some(match step {
-        Step::Service { id: n, name, replicas, port, network } => {
+        Step::Service { id: n, name, replicas, port, network, is_global } => {
             let replicas = Some(u64::from(*replicas));
+            let replicated = Replicated { replicas, ..Replicated::default() };
             let mode = ServiceMode {
-                replicated: Some(Replicated { replicas, ..Replicated::default() }),
+                replicated: (!is_global).then_some(replicated),
+                global: is_global.then(Global::default),
                 ..ServiceMode::default()
             };
             let target = NetworkId(id(*network)).to_string();
@@ -93,6 +117,8 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 publish_mode: "ingress".into(),
                 ..PortConfig::default()
             };
+            let endpoint = EndpointSpec { ports: Some(vec![port.clone()]), ..EndpointSpec::default() };
+            spec.endpoint_spec = Some(endpoint);
             Change::PutService(Arc::new(Service {
                 id: ServiceId(id(*n)),
                 spec: Arc::new(spec),
@@ -115,8 +141,9 @@ fn change(step: &Step, view: &View) -> Option<Change> {
         }
         Step::DeleteNetwork(n) => Change::DeleteNetwork(NetworkId(id(*n))),
         Step::DeleteService(n) => Change::DeleteService(ServiceId(id(*n))),
-        Step::Task { id: n, service, slot, desired, node, address: a } => {
-            let desired = [TaskState::Ready, TaskState::Running, TaskState::Shutdown][usize::from(*desired)];
+        Step::Task { id: n, service, seat, desired, node, address: a, beside } => {
+            let desired = [TaskState::Ready, TaskState::Running, TaskState::Complete, TaskState::Shutdown]
+                [usize::from(*desired)];
             match view.task(TaskId(id(*n))) {
                 // A task keeps its node, once it has one.
                 Some(old) => Change::PutTask(Arc::new(Task {
@@ -126,14 +153,36 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 })),
                 None => {
                     let service = view.service(ServiceId(id(*service)))?;
+                    let for_node = seat.checked_sub(3).map(|node| NodeId(id(node)));
+                    let beside = (*beside > 6).then(|| TaskId(id(*beside)));
+                    let extra = TaskExtra { for_node, beside, ..TaskExtra::default() };
+                    let slot = if *seat < 3 { u64::from(*seat) } else { 0 };
                     Change::PutTask(Arc::new(Task {
                         desired_state: desired,
                         ingress_addr: address(*a),
-                        ..Task::new(TaskId(id(*n)), service, u64::from(*slot))
+                        extra: (extra != TaskExtra::default()).then(|| Box::new(extra)),
+                        ..Task::new(TaskId(id(*n)), service, slot)
                     }))
                 }
             }
         }
+        Step::Assign { id: n, node, given } => {
+            let named = |n: &u8| GenericResource::Named { kind: "gpu".into(), value: n.to_string() };
+            let discrete = GenericResource::Discrete { kind: "ssd".into(), amount: i64::from(*given) };
+            let given = if *given == 0 { Vec::new() } else { vec![named(given), discrete] };
+            let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+            Change::AssignTask(TaskId(id(*n)), Assigned { node: NodeId(id(*node)), status, given })
+        }
+        Step::Ticket(n) => Change::PutTicket(Arc::new(Ticket {
+            id: TicketId(id(*n)),
+            uses_left: Some(u32::from(*n)),
+            ..Ticket::default()
+        })),
+        Step::DeleteTicket(n) => Change::DeleteTicket(TicketId(id(*n))),
+        Step::Level => Change::PutCluster(Arc::new(Cluster {
+            feature_level: FEATURE_LEVEL.min(view.feature_level() + 1),
+            ..Cluster::default()
+        })),
         Step::DeleteTask(n) => Change::DeleteTask(TaskId(id(*n))),
         Step::Status { id: n, state, at } => {
             let state = TaskState::ALL[usize::from(*state)];
@@ -189,12 +238,67 @@ fn check_networks(view: &View) {
     }
 }
 
+/// Seats, and what is known of services and nodes besides their tasks.
+fn check_others(view: &View) {
+    let mut seats: BTreeMap<(ServiceId, SeatKey), Vec<&Arc<Task>>> = BTreeMap::new();
+    for task in view.tasks() {
+        seats.entry((task.service_id, task.seat())).or_default().push(task);
+    }
+    for ((service, seat), mut tasks) in seats {
+        assert_eq!(view.tasks_of_seat(service, seat), tasks);
+        tasks.retain(|task| task.is_runnable());
+        match tasks.as_slice() {
+            [] | [_] => {}
+            [one, other] => {
+                assert!(one.beside() == Some(other.id) || other.beside() == Some(one.id), "{seat:?} twice");
+            }
+            more => panic!("{seat:?}: {} tasks", more.len()),
+        }
+    }
+    let globals = view.services().filter(|service| service.spec.mode().is_global());
+    assert!(view.global_services().eq(globals));
+    for port in 0..4 {
+        let asks = |service: &&Arc<Service>| {
+            port != 0 && service.spec.ports().iter().any(|asked| asked.published_port == port)
+        };
+        assert!(view.services_asking_for("tcp", port).eq(view.services().filter(asks)));
+    }
+    let down = view.nodes().filter(|node| node.status.state == NodeState::Down);
+    let down: BTreeSet<_> = down.map(|node| (node.status.since, node.id)).collect();
+    assert_eq!(view.down_nodes().collect::<BTreeSet<_>>(), down);
+    let mut with_unplaced = BTreeSet::new();
+    for task in view.unplaced_tasks() {
+        with_unplaced.insert(task.service_id);
+        assert!(view.unplaced_of_service(task.service_id).any(|other| other.id == task.id));
+    }
+    assert_eq!(view.services_with_unplaced().collect::<BTreeSet<_>>(), with_unplaced);
+    for node in 0..12 {
+        check_load(view, NodeId(id(node)));
+    }
+}
+
+/// What of a node's generic resources is given, and no name twice.
+fn check_load(view: &View, node: NodeId) {
+    let (mut named, mut amount) = (BTreeSet::new(), 0);
+    for resource in view.tasks_of_node(node).filter(|task| task.is_live()).flat_map(|task| task.given()) {
+        match resource {
+            GenericResource::Named { kind, value } => {
+                assert!(named.insert((kind.clone(), value.clone())), "{value} is given twice");
+            }
+            GenericResource::Discrete { amount: one, .. } => amount += one,
+        }
+    }
+    let NodeLoad { generic, .. } = view.node_load(node);
+    let generic = generic.unwrap_or_default();
+    assert_eq!((generic.named, generic.amounts.get("ssd").copied().unwrap_or(0)), (named, amount));
+}
+
 /// Every index, counted anew.
 fn check(view: &View) {
     check_networks(view);
+    check_others(view);
     let mut by_service: BTreeMap<ServiceId, BTreeSet<TaskId>> = BTreeMap::new();
     let mut by_node: BTreeMap<NodeId, BTreeSet<TaskId>> = BTreeMap::new();
-    let mut slots = BTreeSet::new();
     let mut addresses = BTreeSet::new();
     let mut unplaced = BTreeSet::new();
     let mut loads: BTreeMap<NodeId, u64> = BTreeMap::new();
@@ -205,9 +309,6 @@ fn check(view: &View) {
             *loads.entry(node).or_default() += u64::from(task.is_runnable());
         } else if task.is_runnable() {
             unplaced.insert(task.id);
-        }
-        if task.is_runnable() {
-            assert!(slots.insert((task.service_id, task.slot)), "slot {} twice", task.slot);
         }
         if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
             assert!(addresses.insert(address), "{address} twice");
@@ -285,7 +386,8 @@ proptest! {
         prop_assert_eq!(written(&restored), bytes);
         check(&restored.view());
         prop_assert_eq!(restored.view().objects().count(), store.view().nodes().count()
-            + store.view().services().count() + store.view().networks().count() + store.view().n_tasks());
+            + store.view().services().count() + store.view().networks().count() + store.view().n_tasks()
+            + store.view().tickets().count() + store.view().cluster().iter().count());
         let entry = Proposal { request: Some(RequestId(Id(1))), ..Proposal::default() }.encode();
         prop_assert_eq!(restored.apply(&entry), store.apply(&entry), "a repeated request has its first answer");
     }

@@ -211,13 +211,18 @@ fn naive_diff(old: &View, new: &View) -> BTreeSet<ObjectRef> {
             ObjectRef::Node(id) => old.node(id) != new.node(id),
             ObjectRef::Network(id) => old.network(id) != new.network(id),
             ObjectRef::Cluster => old.cluster() != new.cluster(),
+            ObjectRef::Ticket(id) => old.ticket(id) != new.ticket(id),
         };
         let object = match object {
             // As it is now, if it is there.
             ObjectRef::Task(id, service, node) => {
                 ObjectRef::Task(id, service, new.task(id).map_or(node, |task| task.node_id))
             }
-            ObjectRef::Service(_) | ObjectRef::Node(_) | ObjectRef::Cluster | ObjectRef::Network(_) => object,
+            ObjectRef::Service(_)
+            | ObjectRef::Node(_)
+            | ObjectRef::Cluster
+            | ObjectRef::Network(_)
+            | ObjectRef::Ticket(_) => object,
         };
         if differs {
             found.insert(object);

@@ -3,9 +3,8 @@
 use serde_json::{Map, Value, json};
 use skep_api::{
     TaskState,
-    constraint::Constraint,
-    object::{Node, NodeState, Service, Task},
-    spec::{RESTART_DELAY_DEFAULT, STOP_GRACE_DEFAULT, ServiceSpec, UPDATE_MONITOR_DEFAULT},
+    object::{NodeState, Service},
+    spec::{RESTART_DELAY_DEFAULT, STOP_GRACE_DEFAULT, ServiceMode, ServiceSpec, UPDATE_MONITOR_DEFAULT},
 };
 use skep_manager::View;
 
@@ -39,7 +38,8 @@ pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
 fn spec_json(spec: &ServiceSpec) -> Value {
     let mut out = object(to_json(spec));
     out.entry("Labels").or_insert_with(|| json!({}));
-    if spec.mode.as_ref().is_none_or(|mode| mode.replicated.is_none() && mode.extra.is_empty()) {
+    let asks = |mode: &ServiceMode| *mode != ServiceMode::default();
+    if !spec.mode.as_ref().is_some_and(asks) {
         out.insert("Mode".into(), json!({ "Replicated": { "Replicas": spec.replicas() } }));
     }
     if let Some(Value::Object(template)) = out.get_mut("TaskTemplate") {
@@ -118,31 +118,11 @@ pub(crate) fn service_status(service: &Service, view: &View) -> Value {
     json!({ "RunningTasks": running, "DesiredTasks": service.spec.replicas(), "CompletedTasks": completed })
 }
 
-/// Whether a task is what the service's current spec asks for (Swarm's `IsTaskDirty`, reversed).
-pub(crate) fn is_up_to_date(task: &Task, service: &Service, node: Option<&Node>) -> bool {
-    if task.spec_version == service.spec_version {
-        return true;
-    }
-    let (old, new) = (&task.spec, &service.spec);
-    if old.ports() != new.ports() || old.endpoint_spec != new.endpoint_spec {
-        return false;
-    }
-    if old.task_template == new.task_template {
-        return true;
-    }
-    // A changed placement alone does not matter where the node still fits.
-    let mut moved = old.task_template.clone();
-    moved.placement.clone_from(&new.task_template.placement);
-    let fits = || Constraint::parse_all(new.task_template.constraints()).ok();
-    moved == new.task_template
-        && node.is_some_and(|node| fits().is_some_and(|all| all.iter().all(|one| one.matches(node))))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use skep_api::{ServiceId, TaskId, spec::PortConfig};
+    use skep_api::spec::PortConfig;
 
     use super::*;
 
@@ -175,31 +155,5 @@ mod tests {
         assert_eq!(out["Endpoint"]["Ports"][0]["PublishedPort"], 30_000);
         assert_eq!(out["Endpoint"]["Ports"][0]["Protocol"], "tcp");
         assert!(out["Endpoint"]["Spec"]["Ports"][0].get("PublishedPort").is_none());
-    }
-
-    #[test]
-    fn a_task_is_stale_when_its_template_differs() {
-        let old = parse(r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#);
-        let service =
-            Service { id: ServiceId::default(), spec: Arc::new(old), spec_version: 1, ..Service::default() };
-        let task = Task::new(TaskId::default(), &service, 1);
-        let node = Node::default();
-        for (body, expect) in [
-            (r#"{"Name":"web","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#, true),
-            (r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"b"}}}"#, false),
-            (
-                r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"},
-                "Placement":{"Constraints":["node.role==worker"]}}}"#,
-                true,
-            ),
-            (
-                r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"},
-                "Placement":{"Constraints":["node.role==manager"]}}}"#,
-                false,
-            ),
-        ] {
-            let new = Service { spec: Arc::new(parse(body)), spec_version: 2, ..service.clone() };
-            assert_eq!(is_up_to_date(&task, &new, Some(&node)), expect, "{body}");
-        }
     }
 }

@@ -223,10 +223,8 @@ impl ControlPlane for FakeControl {
         };
         service.previous_spec = Some(std::mem::replace(&mut service.spec, next));
         service.update_status = state.map(|state| UpdateStatus {
-            state,
-            started_at: START,
             completed_at: Some(START),
-            message: "rollback completed".into(),
+            ..UpdateStatus::new(state, START, "rollback completed")
         });
         self.apply(vec![Change::PutService(Arc::new(service))])?;
         self.reconcile(id);

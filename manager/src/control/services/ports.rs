@@ -28,7 +28,9 @@ pub(super) fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Res
             );
             return Err(ApiError::invalid(invalid_argument(&words)));
         }
-        for other in view.services().filter(|other| other.id != id) {
+        let asking = view.services_asking_for(port.protocol(), port.published_port);
+        let owner = view.port_owner(port.protocol(), port.published_port).and_then(|id| view.service(id));
+        for other in asking.chain(owner).filter(|other| other.id != id) {
             // What is allocated, and what is asked for but not allocated yet.
             let theirs = other.ports.iter().chain(other.spec.ports());
             if let Some(theirs) = theirs.into_iter().find(|theirs| clashes(theirs, port)) {

@@ -9,7 +9,6 @@ use skep_api::{
 };
 
 use super::RegistryAuth;
-use crate::control::mode_name;
 
 pub(super) fn no_previous_spec(service: &Service) -> ApiError {
     let words = format!("service {} does not have a previous spec", service.spec.name);
@@ -23,7 +22,7 @@ pub(super) fn updated(old: &Service, spec: ServiceSpec, auth: RegistryAuth) -> R
     if spec.name != old.spec.name {
         return Err(ApiError::new(ErrorKind::Unimplemented, "renaming services is not supported"));
     }
-    if mode_name(&spec) != mode_name(&old.spec) {
+    if spec.mode().as_str() != old.spec.mode().as_str() {
         return Err(ApiError::new(ErrorKind::Unimplemented, "service mode change is not allowed"));
     }
     Ok(Service {
@@ -48,12 +47,11 @@ pub(super) fn rolled_back(old: &Service, now: Timestamp) -> Result<Service, ApiE
         previous_spec_version: old.spec_version,
         registry_auth: old.previous_registry_auth.clone(),
         previous_registry_auth: old.registry_auth.clone(),
-        update_status: Some(UpdateStatus {
-            state: UpdateState::RollbackStarted,
-            started_at: now,
-            completed_at: None,
-            message: "manually requested rollback".to_owned(),
-        }),
+        update_status: Some(UpdateStatus::new(
+            UpdateState::RollbackStarted,
+            now,
+            "manually requested rollback",
+        )),
         ..old.clone()
     })
 }

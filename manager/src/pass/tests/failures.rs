@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
-use skep_api::{TaskState, object::Cluster, spec::Availability};
+use skep_api::{TaskState, spec::Availability};
 use skep_store::Change;
 
-use super::harness::{Swarm, simple, with};
+use super::harness::{Swarm, cluster, simple, with};
 
 #[test]
 fn a_failed_task_is_followed_after_the_delay() {
@@ -40,7 +40,7 @@ fn history_keeps_five_tasks_a_slot() {
 fn history_is_as_long_as_the_swarms_settings_say() {
     for (limit, expect) in [(2, 2), (0, 1), (-1, 16)] {
         let mut swarm = Swarm::new(1);
-        let mut cluster = Cluster::default();
+        let mut cluster = cluster();
         cluster.spec.extra.insert("Orchestration".into(), json!({ "TaskHistoryRetentionLimit": limit }));
         swarm.apply(vec![Change::PutCluster(Arc::new(cluster))]);
         let quick = r#"{"TaskTemplate":{"RestartPolicy":{"Delay":100000000}}}"#;
@@ -49,6 +49,65 @@ fn history_is_as_long_as_the_swarms_settings_say() {
         let n_kept = swarm.tasks(web).len();
         let is_right = if limit < 0 { n_kept >= expect } else { n_kept == expect };
         assert!(is_right, "limit {limit}: {n_kept} tasks");
+    }
+}
+
+#[test]
+fn a_shorter_history_counts_at_once() {
+    let mut swarm = Swarm::new(1);
+    let quick = r#"{"TaskTemplate":{"RestartPolicy":{"Delay":100000000,"MaxAttempts":3}}}"#;
+    let web = swarm.create(1, with(&simple("web", "exit:1:100", 1), quick));
+    let done = swarm.create(2, with(&simple("done", "exit:0:100", 1), ONCE));
+    swarm.seconds(5);
+    assert_eq!((swarm.tasks(web).len(), swarm.tasks(done).len()), (4, 1));
+    let keep = |limit: i64| {
+        let mut cluster = cluster();
+        cluster.spec.extra.insert("Orchestration".into(), json!({ "TaskHistoryRetentionLimit": limit }));
+        Change::PutCluster(Arc::new(cluster))
+    };
+    let endless = r#"{"TaskTemplate":{"RestartPolicy":{"Delay":100000000}}}"#;
+    swarm.update(web, with(&simple("web", "exit:1:100", 1), endless));
+    swarm.seconds(5);
+    swarm.update(web, simple("web", "ok", 1));
+    swarm.seconds(30);
+    assert_eq!(swarm.tasks(web).len(), 5);
+    // Nothing else happens.
+    swarm.apply(vec![keep(2)]);
+    swarm.settle();
+    assert_eq!(swarm.tasks(web).len(), 2);
+}
+
+const ONCE: &str = r#"{"TaskTemplate":{"RestartPolicy":{"Condition":"none"}}}"#;
+
+#[test]
+fn what_gave_up_stays_so_until_something_else_is_asked_for() {
+    for (image, policy) in [
+        ("exit:0:100", ONCE),
+        ("exit:1:100", ONCE),
+        ("exit:0:100", r#"{"TaskTemplate":{"RestartPolicy":{"Condition":"on-failure"}}}"#),
+        ("exit:1:100", r#"{"TaskTemplate":{"RestartPolicy":{"Delay":100000000,"MaxAttempts":2}}}"#),
+    ] {
+        let mut swarm = Swarm::new(2);
+        let spec = with(&simple("web", image, 2), policy);
+        let web = swarm.create(1, spec.clone());
+        swarm.seconds(10);
+        let before: Vec<_> = swarm.tasks(web).iter().map(|task| task.id).collect();
+        assert!(swarm.tasks(web).iter().all(|task| !task.is_runnable()));
+        let labelled = with(&spec, r#"{"Labels":{"a":"b"}}"#);
+        swarm.update(web, labelled.clone());
+        swarm.seconds(10);
+        assert_eq!(
+            swarm.tasks(web).iter().map(|task| task.id).collect::<Vec<_>>(),
+            before,
+            "{image} {policy}"
+        );
+        // Scaled up, the new slot alone runs; forced, all do.
+        swarm.update(web, with(&labelled, r#"{"Mode":{"Replicated":{"Replicas":3}}}"#));
+        swarm.run(Duration::from_millis(60));
+        assert_eq!(swarm.running(web).iter().map(|task| task.slot).collect::<Vec<_>>(), [3]);
+        swarm.update(web, with(&labelled, r#"{"TaskTemplate":{"ForceUpdate":1}}"#));
+        swarm.run(Duration::from_millis(60));
+        assert!(!swarm.running(web).is_empty());
     }
 }
 

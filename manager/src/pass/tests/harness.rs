@@ -14,35 +14,43 @@ use std::{
 };
 
 use skep_api::{
-    Id, NodeId, ServiceId, TaskState, Timestamp,
+    Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
-    object::{Node, NodeState, NodeStatus, Service, Task, UpdateState},
+    object::{Cluster, Node, NodeState, NodeStatus, SeatKey, Service, Task, UpdateState, UpdateStatus},
     spec::{Availability, ServiceSpec},
 };
-use skep_store::{Change, Dirty, Proposal, Store, View, decode_result};
+use skep_orchestrator::WakeKey;
+use skep_store::{Change, Dirty, FEATURE_LEVEL, ObjectRef, Proposal, Store, View, decode_result};
 
-use self::{agents::image, check::explained};
-use crate::pass::pass;
+pub(super) use self::agents::image;
+use self::check::explained;
+use crate::pass::{Memo, Pass, pass};
 
 /// How long an agent takes for each step of a task.
 const STEP: Duration = Duration::from_millis(10);
 /// Time zero of all tests.
-const EPOCH: i64 = 1_000_000_000_000_000_000;
+pub(super) const EPOCH: i64 = 1_000_000_000_000_000_000;
 
 pub(super) struct Swarm {
     pub(super) store: Store,
     pub(super) now: Timestamp,
     ids: SeededIds,
     dirty: Dirty,
-    wakes: BTreeMap<ServiceId, Timestamp>,
+    wakes: BTreeMap<WakeKey, Timestamp>,
     /// Nodes whose agents do nothing, whatever the store says of them.
     pub(super) frozen: BTreeSet<NodeId>,
     /// How long a task takes to stop.
     pub(super) stop_time: Duration,
-    stopping_since: BTreeMap<skep_api::TaskId, Timestamp>,
+    stopping_since: BTreeMap<TaskId, Timestamp>,
     /// The most slots of a service that were at once without a running task.
     pub(super) n_missing_max: usize,
     pub(super) n_passes: usize,
+    /// See [`pass`].
+    pub(super) budget: usize,
+    /// Seats whose agents do not let a task come further than that.
+    pub(super) held: BTreeMap<(ServiceId, SeatKey), TaskState>,
+    /// Every task that there was, as `service.seat#n`: the nth of its seat.
+    pub(super) names: BTreeMap<TaskId, String>,
 }
 
 pub(super) fn node_id(n: u128) -> NodeId {
@@ -51,6 +59,11 @@ pub(super) fn node_id(n: u128) -> NodeId {
 
 pub(super) fn service_id(n: u128) -> ServiceId {
     ServiceId(Id(n))
+}
+
+/// Settings as a new swarm has them.
+pub(super) fn cluster() -> Cluster {
+    Cluster { feature_level: FEATURE_LEVEL, ..Cluster::default() }
 }
 
 /// A spec from JSON, as the API would take it.
@@ -97,11 +110,20 @@ impl Swarm {
             stopping_since: BTreeMap::new(),
             n_missing_max: 0,
             n_passes: 0,
+            budget: usize::MAX,
+            held: BTreeMap::new(),
+            names: BTreeMap::new(),
         };
+        swarm.apply(vec![Change::PutCluster(Arc::new(cluster()))]);
         for n in 1..=n_nodes {
             swarm.add_node(n);
         }
         swarm
+    }
+
+    /// A pass over what is dirty, or over everything, as a leader without a past makes it.
+    fn pass(&self, dirty: &Dirty, ids: &mut SeededIds) -> Pass {
+        pass(self.view(), dirty, self.now, ids, &mut Memo::default(), self.budget)
     }
 
     pub(super) fn add_node(&mut self, n: u128) {
@@ -126,7 +148,31 @@ impl Swarm {
         decode_result(&applied.answer).expect("nothing else writes between a pass and its proposals");
         for object in applied.changed {
             self.dirty.mark(object);
+            if let ObjectRef::Task(id, ..) = object
+                && let Some(task) = self.view().task(id)
+            {
+                self.name(task);
+            }
         }
+    }
+
+    fn name(&mut self, task: &Task) {
+        if self.names.contains_key(&task.id) {
+            return;
+        }
+        let seat = match task.seat() {
+            SeatKey::Slot(slot) => format!("{}.{slot}", task.spec.name),
+            SeatKey::Node(node) => format!("{}.n{}", task.spec.name, { node.0.0 }),
+        };
+        let n =
+            self.names.values().filter(|name| name.rsplit_once('#').is_some_and(|(s, _)| s == seat)).count();
+        self.names.insert(task.id, format!("{seat}#{}", n + 1));
+    }
+
+    /// Another manager leads: it knows what is stored, and nothing else.
+    pub(super) fn change_leader(&mut self) {
+        self.wakes.clear();
+        self.dirty = Dirty::everything();
     }
 
     /// What the control API does for `service create`.
@@ -150,13 +196,12 @@ impl Swarm {
         let mut service = (**self.view().service(id).unwrap()).clone();
         let previous = service.previous_spec.take().unwrap();
         service.previous_spec = Some(std::mem::replace(&mut service.spec, previous));
-        service.update_status = Some(skep_api::object::UpdateStatus {
-            state: UpdateState::RollbackStarted,
+        service.update_status = Some(UpdateStatus::new(
+            UpdateState::RollbackStarted,
             // The clock of the manager that was asked may be ahead of the leader's.
-            started_at: self.now.after(Duration::from_secs(3)),
-            completed_at: None,
-            message: "manually requested rollback".into(),
-        });
+            self.now.after(Duration::from_secs(3)),
+            "manually requested rollback",
+        ));
         self.apply(vec![Change::PutService(Arc::new(service))]);
     }
 
@@ -185,36 +230,41 @@ impl Swarm {
     pub(super) fn settle(&mut self) {
         let mut n_rounds = 0;
         loop {
-            let due = self.take_due();
-            self.dirty.services.extend(due);
+            self.take_due();
             if self.dirty.is_empty() {
                 break;
             }
             n_rounds += 1;
             assert!(n_rounds < 20, "passes do not come to an end");
             let dirty = std::mem::take(&mut self.dirty);
-            let all = pass(self.view(), &Dirty::everything(), self.now, &mut self.ids.clone());
-            let result = pass(self.view(), &dirty, self.now, &mut self.ids);
-            assert_eq!(explained(all.draft.changes()), explained(result.draft.changes()), "dirty: {dirty:?}");
+            let all = self.pass(&Dirty::everything(), &mut self.ids.clone());
+            let mut ids = self.ids.clone();
+            let result = self.pass(&dirty, &mut ids);
+            self.ids = ids;
+            if self.budget == usize::MAX {
+                let (all, dirtied) = (explained(all.draft.changes()), explained(result.draft.changes()));
+                assert_eq!(all, dirtied, "dirty: {dirty:?}");
+            }
             assert_eq!(result.draft.refusals(), [], "a pass looks before it writes");
-            self.wakes.extend(result.wakes);
+            result.settle(&mut self.wakes);
+            self.dirty.merge(result.rest);
             self.n_passes += 1;
             for proposal in result.draft.into_proposals([], &mut self.ids) {
                 self.propose(&proposal);
             }
             self.check();
         }
-        let again = pass(self.view(), &Dirty::everything(), self.now, &mut self.ids.clone());
+        let again = self.pass(&Dirty::everything(), &mut self.ids.clone());
         assert_eq!(again.draft.changes(), [], "a quiet cluster drafts nothing");
     }
 
-    fn take_due(&mut self) -> Vec<ServiceId> {
-        let due: Vec<ServiceId> =
-            self.wakes.iter().filter(|(_, at)| **at <= self.now).map(|(id, _)| *id).collect();
-        for id in &due {
-            self.wakes.remove(id);
+    fn take_due(&mut self) {
+        for (key, _) in self.wakes.iter().filter(|(_, at)| **at <= self.now) {
+            match key {
+                WakeKey::Service(id) => self.dirty.services.insert(*id),
+                WakeKey::Node(id) => self.dirty.nodes.insert(*id),
+            };
         }
-        due
     }
 
     /// Lets `span` pass.

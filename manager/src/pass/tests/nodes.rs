@@ -121,6 +121,12 @@ fn a_label_that_goes_takes_the_tasks_with_it() {
     assert_eq!(moved.status.err, "assigned node no longer meets constraints");
     swarm.seconds(1);
     assert_eq!(swarm.spread(web)[&node_id(2)], 2);
+    let stopped = swarm.view().task(moved.id).cloned().unwrap();
+    assert_eq!(stopped.status.state, TaskState::Shutdown);
+    assert_eq!(
+        stopped.status.err, "assigned node no longer meets constraints",
+        "its agent's report keeps it"
+    );
 }
 
 #[test]

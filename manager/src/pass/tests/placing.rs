@@ -147,6 +147,46 @@ fn a_port_that_another_service_has_is_told_and_waited_for() {
 }
 
 #[test]
+fn a_port_that_an_update_gives_up_goes_to_who_waits_for_it() {
+    let mut swarm = Swarm::new(1);
+    let json = |name: &str, port: u16| {
+        spec(&format!(
+            r#"{{"Name":"{name}","TaskTemplate":{{"ContainerSpec":{{"Image":"ok"}}}},
+                "EndpointSpec":{{"Ports":[{{"TargetPort":80,"PublishedPort":{port}}}]}}}}"#
+        ))
+    };
+    let a = swarm.create(1, json("a", 8080));
+    swarm.seconds(1);
+    let b = swarm.create(2, json("b", 8080));
+    swarm.seconds(1);
+    assert_eq!(swarm.running(b).len(), 0);
+    swarm.update(a, json("a", 9090));
+    swarm.seconds(1);
+    assert_eq!(swarm.running(b)[0].ports[0].published_port, 8080);
+    assert_eq!(swarm.view().port_owner("tcp", 8080), Some(b));
+    swarm.seconds(20);
+    assert_eq!(swarm.running(a)[0].ports[0].published_port, 9090);
+}
+
+#[test]
+fn a_pass_that_does_not_come_to_all_leaves_the_rest_to_the_next() {
+    for budget in [1, 3, 10] {
+        let mut swarm = Swarm::new(3);
+        swarm.budget = budget;
+        for n in 1..=6 {
+            swarm.create(n, simple(&format!("s{n}"), "ok", 4));
+        }
+        swarm.seconds(1);
+        let n_running: usize = swarm.view().services().map(|service| swarm.running(service.id).len()).sum();
+        assert_eq!(n_running, 24);
+        swarm.set_state(1, skep_api::object::NodeState::Down);
+        swarm.seconds(1);
+        let n_running: usize = swarm.view().services().map(|service| swarm.running(service.id).len()).sum();
+        assert_eq!(n_running, 24);
+    }
+}
+
+#[test]
 fn host_ports_are_one_a_node() {
     let mut swarm = Swarm::new(2);
     let json = r#"{"EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080,"PublishMode":"host"}]}}"#;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use skep_api::{Timestamp, object::Node};
+use skep_api::{
+    NodeId, Timestamp,
+    object::{Node, NodeState, NodeStatus},
+};
 
 use crate::{ObjectRef, Refusal, RefusalKind, View};
 
@@ -25,7 +28,44 @@ impl View {
             }
             self.addresses.insert(address, id.0);
         }
-        self.nodes.insert(id, Arc::new(new));
+        self.replace_node(old.as_deref(), new);
         Ok(ObjectRef::Node(id))
+    }
+
+    pub(super) fn delete_node(&mut self, id: NodeId) -> Option<ObjectRef> {
+        let old = self.nodes.remove(&id)?;
+        if let Some(address) = old.ingress_addr {
+            self.addresses.remove(&address);
+        }
+        self.down.remove(&(old.status.since, id));
+        Some(ObjectRef::Node(id))
+    }
+
+    /// What was observed of a node: it does not raise the version.
+    pub(super) fn report_node(
+        &mut self,
+        id: NodeId,
+        status: &NodeStatus,
+        now: Timestamp,
+    ) -> Option<ObjectRef> {
+        let old = self.nodes.get(&id)?.clone();
+        let mut status = status.clone();
+        let is_new = status.state != old.status.state;
+        status.since = if is_new && self.feature_level() >= 2 { now } else { old.status.since };
+        if status == old.status {
+            return None;
+        }
+        self.replace_node(Some(&old), Node { status, ..(*old).clone() });
+        Some(ObjectRef::Node(id))
+    }
+
+    fn replace_node(&mut self, old: Option<&Node>, new: Node) {
+        if let Some(old) = old {
+            self.down.remove(&(old.status.since, old.id));
+        }
+        if new.status.state == NodeState::Down {
+            self.down.insert((new.status.since, new.id));
+        }
+        self.nodes.insert(new.id, Arc::new(new));
     }
 }

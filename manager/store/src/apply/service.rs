@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use skep_api::{ServiceId, Timestamp, object::Service, spec::PortConfig};
+use skep_api::{
+    ServiceId, Timestamp,
+    object::Service,
+    spec::{PortConfig, ServiceSpec},
+};
 
 use crate::{ObjectRef, Refusal, RefusalKind, View};
 
@@ -23,22 +27,28 @@ impl View {
         self.check_names_of_next_level(service)?;
         let mut new = Service { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**service).clone() };
         new.spec_version = self.revision;
-        if let Some(old) = old.as_ref().filter(|old| old.spec == new.spec) {
+        let is_same = |old: &&Arc<Service>| Arc::ptr_eq(&old.spec, &new.spec) || old.spec == new.spec;
+        if let Some(old) = old.as_ref().filter(is_same) {
             new.spec_version = old.spec_version;
             // One allocation for the service and its tasks.
             new.spec = Arc::clone(&old.spec);
         }
         if let Some(old) = &old {
-            self.service_names.remove(&old.spec.name);
-            for port in old.ports.iter().filter(|port| port.is_ingress()) {
-                self.ports.remove(&port_key(port));
-            }
+            share_past(old, &mut new);
+            self.unindex_service(old);
         }
         for port in new.ports.iter().filter(|port| port.is_ingress() && port.published_port != 0) {
             if let Some(owner) = self.ports.get(&port_key(port)) {
                 return Err(Refusal::new(RefusalKind::PortTaken, self.port_taken(port, *owner)));
             }
             self.ports.insert(port_key(port), id);
+        }
+        for port in asked(&new) {
+            let (protocol, number) = port_key(port);
+            self.asked_ports.insert((protocol, number, id));
+        }
+        if new.spec.mode().is_global() {
+            self.globals.insert(id);
         }
         self.service_names.insert(name.clone(), id);
         self.use_networks(old.as_deref(), &new)?;
@@ -62,13 +72,22 @@ impl View {
 
     pub(super) fn delete_service(&mut self, id: ServiceId) -> Option<ObjectRef> {
         let old = self.services.remove(&id)?;
+        self.unindex_service(&old);
+        self.unuse_networks(&old);
+        self.forget_spec(id, old.spec_version);
+        Some(ObjectRef::Service(id))
+    }
+
+    fn unindex_service(&mut self, old: &Service) {
         self.service_names.remove(&old.spec.name);
         for port in old.ports.iter().filter(|port| port.is_ingress()) {
             self.ports.remove(&port_key(port));
         }
-        self.unuse_networks(&old);
-        self.forget_spec(id, old.spec_version);
-        Some(ObjectRef::Service(id))
+        for port in asked(old) {
+            let (protocol, number) = port_key(port);
+            self.asked_ports.remove(&(protocol, number, old.id));
+        }
+        self.globals.remove(&old.id);
     }
 
     /// Drops a spec version that neither the service nor a task refers to.
@@ -78,6 +97,34 @@ impl View {
         if unused && !is_current {
             self.specs.remove(&(service, version));
         }
+    }
+}
+
+/// The ports that a service asks for under a number.
+fn asked(service: &Service) -> impl Iterator<Item = &PortConfig> {
+    service.spec.ports().iter().filter(|port| port.published_port != 0)
+}
+
+/// Past specs that were stored before, in the allocation that they have.
+fn share_past(old: &Service, new: &mut Service) {
+    let had = || {
+        let before = old.previous_spec.iter();
+        before.chain(old.history.iter().map(|past| &past.spec)).chain([&old.spec])
+    };
+    let share = |spec: &mut Arc<ServiceSpec>| {
+        if let Some(own) = had().find(|own| **own == *spec) {
+            *spec = Arc::clone(own);
+        }
+    };
+    if let Some(previous) = &mut new.previous_spec {
+        share(previous);
+    }
+    if old.history == new.history {
+        new.history = Arc::clone(&old.history);
+    } else {
+        let mut history = new.history.to_vec();
+        history.iter_mut().for_each(|past| share(&mut past.spec));
+        new.history = history.into();
     }
 }
 

@@ -3,27 +3,28 @@
 use std::sync::Arc;
 
 use skep_api::{
-    TaskId, Timestamp,
-    object::{Task, TaskStatus},
+    ServiceId, TaskId, Timestamp,
+    object::{SeatKey, Task, TaskStatus},
     spec::PortConfig,
 };
 
-use crate::{ObjectRef, Refusal, RefusalKind, View, view::NodeLoad};
+use crate::{Assigned, NodeLoad, ObjectRef, Refusal, RefusalKind, View};
 
 impl View {
     pub(super) fn put_task(&mut self, task: &Arc<Task>, now: Timestamp) -> Result<ObjectRef, Refusal> {
         let old = self.tasks.get(&task.id).cloned();
         let mut new = Task { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**task).clone() };
         if let Some(old) = &old {
-            new.status = merged(&old.status, &new.status).unwrap_or_else(|| old.status.clone());
+            new.status = merged(&old.status, &new.status, false).unwrap_or_else(|| old.status.clone());
             new.desired_state = new.desired_state.max(old.desired_state);
             // Decisions are guarded by the task's version, so this is a bug of the proposer; a panic here
             // would stop every replica, and again at each replay.
             let moves = old.node_id.is_some() && old.node_id != new.node_id;
-            let changes =
-                (old.service_id, old.spec_version, old.slot) != (new.service_id, new.spec_version, new.slot);
-            if moves || changes {
-                let words = format!("task {} would change its node, slot or spec: it never does", task.id);
+            let made_as = |task: &Task| {
+                (task.service_id, task.spec_version, task.slot, task.seat(), task.update, task.beside())
+            };
+            if moves || made_as(old) != made_as(&new) || old.job_iteration() != new.job_iteration() {
+                let words = format!("task {} would change its node, seat or spec: it never does", task.id);
                 return Err(Refusal::new(RefusalKind::Stale, words));
             }
         } else {
@@ -35,6 +36,62 @@ impl View {
             self.specs.insert(key, (spec, count + 1));
         }
         self.replace_task(old.as_ref(), new)
+    }
+
+    /// Gives a task its node; what is not there any more, or has another one, is refused.
+    pub(super) fn assign_task(
+        &mut self,
+        id: TaskId,
+        assigned: &Assigned,
+        now: Timestamp,
+    ) -> Result<ObjectRef, Refusal> {
+        let Some(old) = self.tasks.get(&id).cloned() else {
+            return Err(Refusal::new(RefusalKind::Missing, format!("task {id} not found")));
+        };
+        if old.node_id.is_some_and(|node| node != assigned.node) {
+            let words = format!("task {id} would change its node: it never does");
+            return Err(Refusal::new(RefusalKind::Stale, words));
+        }
+        let mut new = assigned.to(&old);
+        new.meta = self.meta(Some(old.meta), now);
+        if let Some(status) = merged(&old.status, &assigned.status, false) {
+            new.status = status;
+        }
+        self.replace_task(Some(&old), new)
+    }
+
+    /// A report of a task: it does not raise the version.
+    pub(super) fn report_task(
+        &mut self,
+        id: TaskId,
+        report: &TaskStatus,
+    ) -> Result<Option<ObjectRef>, Refusal> {
+        let Some(old) = self.tasks.get(&id).cloned() else { return Ok(None) };
+        // Of a task that is to stop, its agent knows only that it did; why stands there already.
+        let keeps_words = self.feature_level() >= 2 && !old.is_wanted();
+        let Some(status) = merged(&old.status, report, keeps_words) else { return Ok(None) };
+        let new = Task { status, ..(*old).clone() };
+        self.replace_task(Some(&old), new).map(Some)
+    }
+
+    /// A seat has one runnable task, or two while the newer takes over from the one that it names.
+    pub(super) fn check_seat(&self, service: ServiceId, seat: SeatKey) -> Result<(), Refusal> {
+        let mut counted = self.tasks_of_seat(service, seat);
+        counted.retain(|task| task.is_runnable());
+        let is_allowed = match counted.as_slice() {
+            [] | [_] => true,
+            [one, other] => one.beside() == Some(other.id) || other.beside() == Some(one.id),
+            _ => false,
+        };
+        if is_allowed {
+            return Ok(());
+        }
+        let seat = match seat {
+            SeatKey::Slot(slot) => format!("slot {slot}"),
+            SeatKey::Node(node) => format!("node {node}"),
+        };
+        let words = format!("{seat} of service {service} would have {} tasks", counted.len());
+        Err(Refusal::new(RefusalKind::SlotTaken, words))
     }
 
     /// Takes `old` out of every index and puts `new` into them.
@@ -67,24 +124,30 @@ impl View {
 
     fn index(&mut self, task: &Task) -> Result<(), Refusal> {
         self.tasks_by_service.insert((task.service_id, task.slot, task.id));
+        if let Some(node) = task.for_node() {
+            self.tasks_by_seat_node.insert((task.service_id, node, task.id));
+        }
         match task.node_id {
             Some(node) => {
                 self.tasks_by_node.insert((node, task.id));
-                let load = self.node_load(node).plus(taken_by(task));
+                let mut load = self.node_load(node);
+                if !load.add(task) {
+                    return Err(resource_taken(task));
+                }
                 // None is kept for nothing, whatever was there before: a restored store is the same.
                 if load != NodeLoad::default() {
                     self.loads.insert(node, load);
                 }
             }
             None if task.is_runnable() => {
-                self.unplaced.insert(task.id);
+                self.unplaced.insert((task.service_id, task.id));
             }
             None => {}
         }
         if task.is_runnable() {
             for key in Self::host_port_keys(task) {
                 if let Some(owner) = self.host_ports.get(&key) {
-                    let words = format!("port '{}' of node {} is in use by task {owner}", key.2, key.0);
+                    let words = format!("port '{}' of node {} is in use by task {owner}", key.1, key.2);
                     return Err(Refusal::new(RefusalKind::PortTaken, words));
                 }
                 self.host_ports.insert(key, task.id);
@@ -102,21 +165,20 @@ impl View {
 
     fn unindex(&mut self, task: &Task) {
         self.tasks_by_service.remove(&(task.service_id, task.slot, task.id));
+        if let Some(node) = task.for_node() {
+            self.tasks_by_seat_node.remove(&(task.service_id, node, task.id));
+        }
         if let Some(node) = task.node_id {
             self.tasks_by_node.remove(&(node, task.id));
-            let taken = taken_by(task);
-            let mut load = self.loads.get(&node).copied().unwrap_or_default();
-            load.n_tasks =
-                load.n_tasks.checked_sub(taken.n_tasks).expect("each task was counted when it was put");
-            load.nano_cpus = load.nano_cpus.saturating_sub(taken.nano_cpus);
-            load.memory_bytes = load.memory_bytes.saturating_sub(taken.memory_bytes);
+            let mut load = self.node_load(node);
+            load.subtract(task);
             if load == NodeLoad::default() {
                 self.loads.remove(&node);
             } else {
                 self.loads.insert(node, load);
             }
         }
-        self.unplaced.remove(&task.id);
+        self.unplaced.remove(&(task.service_id, task.id));
         for key in Self::host_port_keys(task) {
             if self.host_ports.get(&key) == Some(&task.id) {
                 self.host_ports.remove(&key);
@@ -147,18 +209,20 @@ fn is_indexed_alike(old: &Task, new: &Task) -> bool {
     let place =
         |task: &Task| (task.service_id, task.slot, task.node_id, task.ingress_addr, task.spec_version);
     let counts = |task: &Task| (task.is_runnable(), task.is_live());
-    place(old) == place(new) && counts(old) == counts(new) && old.ports == new.ports
+    place(old) == place(new)
+        && counts(old) == counts(new)
+        && old.ports == new.ports
+        && old.given() == new.given()
 }
 
-/// What a task on a node takes of it.
-pub(crate) fn taken_by(task: &Task) -> NodeLoad {
-    let (nano_cpus, memory_bytes) =
-        if task.is_live() { task.spec.task_template.reservations() } else { (0, 0) };
-    NodeLoad { n_tasks: u64::from(task.is_runnable()), nano_cpus, memory_bytes }
+pub(crate) fn resource_taken(task: &Task) -> Refusal {
+    let words = format!("task {} would have a generic resource that another one has", task.id);
+    Refusal::new(RefusalKind::ResourceTaken, words)
 }
 
-/// The later of two statuses with what the other one knows; `None` when the report brings nothing new.
-pub(super) fn merged(old: &TaskStatus, report: &TaskStatus) -> Option<TaskStatus> {
+/// The later of two statuses with what the other one knows; `None` when the report brings nothing new. A report
+/// without an error keeps the words that stand there, if `keeps_words`.
+pub(crate) fn merged(old: &TaskStatus, report: &TaskStatus, keeps_words: bool) -> Option<TaskStatus> {
     let newer = report.state > old.state || (report.state == old.state && report.timestamp > old.timestamp);
     if !newer {
         return None;
@@ -172,6 +236,9 @@ pub(super) fn merged(old: &TaskStatus, report: &TaskStatus) -> Option<TaskStatus
     }
     if new.host_ports.is_empty() {
         new.host_ports.clone_from(&old.host_ports);
+    }
+    if keeps_words && new.err.is_empty() {
+        new.err.clone_from(&old.err);
     }
     new.exit_code = new.exit_code.or(old.exit_code);
     if !old.running_at.is_zero() {

@@ -1,6 +1,6 @@
 //! What the agents of the test swarm do: each task goes on as its image says.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use skep_api::{
     TaskState, Timestamp,
@@ -18,7 +18,7 @@ impl Swarm {
         let tasks = view.tasks().filter(|task| self.due(task).is_some_and(|at| at <= self.now));
         let reports: Vec<Change> =
             tasks.map(|task| Change::TaskStatus(task.id, self.advanced(task))).collect();
-        for task in view.tasks().filter(|task| task.desired_state > TaskState::Running) {
+        for task in view.tasks().filter(|task| !task.is_wanted()) {
             self.stopping_since.entry(task.id).or_insert(self.now);
         }
         reports
@@ -35,11 +35,14 @@ impl Swarm {
             return None;
         }
         let since = task.status.timestamp;
-        if task.desired_state > TaskState::Running {
+        if !task.is_wanted() {
             let since = self.stopping_since.get(&task.id).copied().unwrap_or(self.now);
             return Some(since.after(self.stop_time));
         }
         let state = task.status.state;
+        if self.held.get(&(task.service_id, task.seat())).is_some_and(|held| state >= *held) {
+            return None;
+        }
         if state == TaskState::Running {
             exit_of(task).map(|(_, after)| since.after(after))
         } else if state == TaskState::Ready && task.desired_state < TaskState::Running {
@@ -51,7 +54,7 @@ impl Swarm {
 
     fn advanced(&self, task: &Task) -> TaskStatus {
         let state = |state| TaskStatus { state, timestamp: self.now, ..task.status.clone() };
-        if task.desired_state > TaskState::Running {
+        if !task.is_wanted() {
             return state(TaskState::Shutdown);
         }
         let (now, is_missing) = (task.status.state, image(task) == "missing");
@@ -73,7 +76,7 @@ impl Swarm {
     }
 }
 
-pub(super) fn image(task: &Task) -> &str {
+pub(in crate::pass::tests) fn image(task: &Task) -> &str {
     task.spec.container().unwrap().image.as_str()
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_api::object::{Node, Task};
+use skep_api::object::Task;
 use skep_store::{Change, View};
 
 use super::Swarm;
@@ -25,7 +25,9 @@ fn check_invariants(view: &View) {
     let mut addresses = BTreeSet::new();
     for task in view.tasks() {
         if task.is_runnable() {
-            assert!(slots.insert((task.service_id, task.slot)), "two runnable tasks in slot {}", task.slot);
+            let seat = task.seat();
+            let is_alone = slots.insert((task.service_id, seat));
+            assert!(is_alone || is_overlap(view, task), "two runnable tasks in {seat:?}");
         }
         if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
             assert!(addresses.insert(address), "{address} is given twice");
@@ -46,6 +48,16 @@ fn check_invariants(view: &View) {
         assert!(cpus <= node.description.nano_cpus && memory <= node.description.memory_bytes);
         let load = view.node_load(node.id);
         assert_eq!((load.nano_cpus, load.memory_bytes), (cpus, memory), "the index of loads is right");
+    }
+}
+
+/// Whether the runnable tasks of a seat are two, of which one takes over from the other.
+fn is_overlap(view: &View, task: &Task) -> bool {
+    let mut tasks = view.tasks_of_seat(task.service_id, task.seat());
+    tasks.retain(|task| task.is_runnable());
+    match tasks.as_slice() {
+        [one, other] => one.beside() == Some(other.id) || other.beside() == Some(one.id),
+        _ => false,
     }
 }
 

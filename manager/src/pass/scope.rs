@@ -1,0 +1,130 @@
+//! What a pass looks at: what changed, and what that concerns.
+
+use std::sync::Arc;
+
+use skep_api::{
+    ServiceId, TaskId,
+    object::{SeatKey, Service, Task, UpdateState},
+};
+use skep_orchestrator::{Scope, may_get_ports};
+use skep_store::{Dirty, View};
+
+/// What changed, the services that have tasks on nodes that changed, and those that may get a port by it.
+pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
+    let mut scope = Scope { nodes: dirty.nodes.clone(), ..Scope::default() };
+    if dirty.all {
+        scope.nodes = view.nodes().map(|node| node.id).collect();
+        view.services()
+            .map(|service| service.id)
+            .chain(view.services_with_tasks())
+            .for_each(|id| scope.add(id));
+        return scope;
+    }
+    dirty.services.iter().for_each(|id| scope.add(*id));
+    for (task, service) in &dirty.tasks {
+        match view.task(*task).filter(|_| !is_updating(view, *service)) {
+            Some(task) => scope.add_seat(*service, task.seat()),
+            None => scope.add(*service),
+        }
+    }
+    for node in &dirty.nodes {
+        let seat = SeatKey::Node(*node);
+        for task in view.tasks_of_node(*node).filter(|task| task.is_live()) {
+            if task.seat() == seat && !is_updating(view, task.service_id) {
+                scope.add_seat(task.service_id, seat);
+            } else {
+                scope.add(task.service_id);
+            }
+        }
+        view.global_services().for_each(|service| scope.add_seat(service.id, seat));
+    }
+    if !dirty.services.is_empty() {
+        // One of them may have given a port up that another one waits for, or does so in this pass.
+        let waiting = view.services_with_unplaced().filter_map(|id| view.service(id));
+        let may = |service: &&Arc<Service>| may_get_ports(view, service, &dirty.services);
+        waiting.filter(may).for_each(|service| scope.add(service.id));
+    }
+    scope
+}
+
+/// How far an update came is told by all seats together.
+fn is_updating(view: &View, service: ServiceId) -> bool {
+    let state = view.service(service).and_then(|service| service.update_status.as_ref()).map(|s| s.state);
+    matches!(state, Some(UpdateState::Updating | UpdateState::RollbackStarted))
+}
+
+/// Whether a task that found no node may find one now.
+pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
+    let has_ended = |id: &TaskId| !view.task(*id).is_some_and(|task: &Arc<Task>| task.is_live());
+    dirty.all || !dirty.nodes.is_empty() || dirty.tasks.keys().any(has_ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::{
+        Id, NodeId, Timestamp,
+        object::{TaskExtra, UpdateStatus},
+        spec::ServiceSpec,
+    };
+    use skep_orchestrator::Look;
+    use skep_store::{Change, Draft, ObjectRef};
+
+    use super::*;
+
+    const A: ServiceId = ServiceId(Id(1));
+    const B: ServiceId = ServiceId(Id(2));
+    const NODE: NodeId = NodeId(Id(7));
+
+    fn service(id: ServiceId, spec: &str) -> Change {
+        let spec: ServiceSpec = serde_json::from_str(spec).unwrap();
+        Change::PutService(Arc::new(Service { id, spec: Arc::new(spec), ..Service::default() }))
+    }
+
+    /// `a` has slots 1 and 2, the second on the node; `b` has a task of the node.
+    fn draft() -> Draft {
+        let mut draft = Draft::new(View::default(), Timestamp(1));
+        draft.push(service(A, r#"{"Name":"a"}"#)).unwrap();
+        draft.push(service(B, r#"{"Name":"b","Mode":{"Global":{}}}"#)).unwrap();
+        for (id, service, slot) in [(1, A, 1), (2, A, 2), (3, B, 0)] {
+            let service = draft.service(service).cloned().unwrap();
+            let mut task = Task::new(TaskId(Id(id)), &service, slot);
+            task.node_id = (slot != 1).then_some(NODE);
+            if slot == 0 {
+                task.extra = Some(Box::new(TaskExtra { for_node: Some(NODE), ..TaskExtra::default() }));
+            }
+            draft.push(Change::PutTask(Arc::new(task))).unwrap();
+        }
+        draft
+    }
+
+    #[track_caller]
+    fn check(view: &View, changed: &[ObjectRef], expect: &[(ServiceId, Look)]) {
+        let mut dirty = Dirty::default();
+        changed.iter().for_each(|object| dirty.mark(*object));
+        let found: Vec<(ServiceId, Look)> = scope(view, &dirty).services.into_iter().collect();
+        assert_eq!(found, expect, "{changed:?}");
+    }
+
+    #[test]
+    fn what_changed_is_looked_at_and_no_more() {
+        let mut draft = draft();
+        let slot = |n| Look::Seats([SeatKey::Slot(n)].into());
+        let seat = || Look::Seats([SeatKey::Node(NODE)].into());
+        let task = |id, service| ObjectRef::Task(TaskId(Id(id)), service, None);
+        check(&draft, &[task(1, A)], &[(A, slot(1))]);
+        check(&draft, &[task(3, B), task(2, A)], &[(A, slot(2)), (B, seat())]);
+        check(&draft, &[task(1, A), ObjectRef::Service(A)], &[(A, Look::Whole)]);
+        // Nobody knows which seat it had.
+        check(&draft, &[task(9, A)], &[(A, Look::Whole)]);
+        check(&draft, &[ObjectRef::Node(NODE)], &[(A, Look::Whole), (B, seat())]);
+        // A node that is new to all concerns those that have a task on each.
+        let other = NodeId(Id(8));
+        check(&draft, &[ObjectRef::Node(other)], &[(B, Look::Seats([SeatKey::Node(other)].into()))]);
+        check(&draft, &[ObjectRef::Cluster], &[(A, Look::Whole), (B, Look::Whole)]);
+
+        let updating = UpdateStatus::new(UpdateState::Updating, Timestamp(1), "");
+        let new = Service { update_status: Some(updating), ..(**draft.service(A).unwrap()).clone() };
+        draft.push(Change::PutService(Arc::new(new))).unwrap();
+        check(&draft, &[task(1, A)], &[(A, Look::Whole)]);
+    }
+}
