@@ -5,4 +5,5 @@ mod harness;
 mod nodes;
 mod placing;
 mod properties;
+mod script;
 mod updates;
