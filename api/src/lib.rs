@@ -9,6 +9,7 @@ pub mod id;
 pub mod json;
 pub mod object;
 mod secret;
+pub mod span;
 pub mod spec;
 pub mod state;
 pub mod template;

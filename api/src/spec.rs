@@ -5,6 +5,7 @@
 //! Keys are matched without regard to case, as Go's decoder does (`json::parse`).
 
 mod container;
+mod label;
 mod mode;
 mod network;
 mod placement;
@@ -16,6 +17,7 @@ mod task;
 mod update;
 
 pub use container::*;
+pub use label::*;
 pub use mode::*;
 pub use network::*;
 pub use placement::*;

@@ -4,6 +4,7 @@
 
 mod container;
 mod endpoint;
+mod labels;
 mod network;
 mod service;
 mod swarm;

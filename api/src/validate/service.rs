@@ -1,6 +1,6 @@
 //! A service as a whole: its name, its mode, and then its parts.
 
-use super::{endpoint::endpoint, field, network, not_honoured, task::task, update::update};
+use super::{endpoint::endpoint, field, labels::labels, network, not_honoured, task::task, update::update};
 use crate::{ApiError, spec::ServiceSpec};
 
 /// Longest name of a service.
@@ -15,6 +15,7 @@ pub const REPLICAS_MAX: u64 = 100_000;
 /// Names the first field that is wrong, or that asks for what is not honoured yet.
 pub fn service(spec: &ServiceSpec) -> Result<(), ApiError> {
     service_name(&spec.name)?;
+    labels(spec)?;
     mode(spec)?;
     task(&spec.task_template)?;
     network::attachments(spec)?;

@@ -62,6 +62,7 @@ fn what_is_not_honoured_is_refused_by_name() {
         ("", r#","Mode":{"Global":{}}"#, "Mode.Global"),
         ("", r#","UpdateConfig":{"Order":"start-first"}"#, "UpdateConfig.Order 'start-first'"),
         ("", r#","UpdateConfig":{"FailureAction":"rollback"}"#, "UpdateConfig.FailureAction 'rollback'"),
+        ("", r#","Labels":{"skep.priority":"7"}"#, "Labels.skep.priority '7' is not supported yet"),
         ("", r#","UnknownToAll":{"A":1}"#, ""),
     ] {
         check(template, rest, expect);
@@ -86,6 +87,13 @@ fn what_is_wrong_is_named() {
             "duplicate published ports",
         ),
         ("", r#","UpdateConfig":{"MaxFailureRatio":1.5}"#, "MaxFailureRatio"),
+        ("", r#","Labels":{"skeptical":"1","com.example":"1"}"#, ""),
+        (
+            "",
+            r#","Labels":{"skep.prio":"7"}"#,
+            "Labels.skep.prio: skep has no such label; it has skep.update",
+        ),
+        ("", r#","Labels":{"skep.priority":"high"}"#, "Labels.skep.priority: invalid value 'high': must be"),
     ] {
         check(template, rest, expect);
     }

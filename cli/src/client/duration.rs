@@ -2,53 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use skep_api::Timestamp;
-
-/// Units of a span in nanoseconds, the longest name first.
-const UNITS: [(&str, u128); 7] = [
-    ("ns", 1),
-    ("us", 1_000),
-    ("\u{b5}s", 1_000),
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-    ("m", 60_000_000_000),
-    ("h", 3_600_000_000_000),
-];
-
-/// Nanoseconds of `1h30m`, `1.5s`, `10ms`, `0`.
-pub(crate) fn parse(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration \"{text}\"");
-    if text == "0" {
-        return Ok(0);
-    }
-    let mut rest = text;
-    let mut total: u128 = 0;
-    while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(|| format!("time: missing unit in duration \"{text}\""))?;
-        let (number, tail) = rest.split_at(end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, after) = tail.split_at(unit_end);
-        let (_, factor) = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(|| format!("time: unknown unit \"{unit}\" in duration \"{text}\""))?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() && fraction.is_empty() || fraction.len() > 18 {
-            return Err(invalid());
-        }
-        let digits =
-            |text: &str| if text.is_empty() { Ok(0) } else { text.parse::<u128>().map_err(|_| invalid()) };
-        let scale = 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| invalid())?);
-        let part = digits(whole)?.checked_mul(*factor).ok_or_else(invalid)?;
-        total = total.checked_add(part + digits(fraction)? * factor / scale).ok_or_else(invalid)?;
-        rest = after;
-    }
-    if text.is_empty() {
-        return Err(invalid());
-    }
-    i64::try_from(total).map_err(|_| invalid())
-}
+pub(crate) use skep_api::span::parse;
 
 /// A span as Go prints it: `1h0m0s`, `1m30s`, `2.5s`, `100ms`.
 pub(crate) fn text(nanos: u64) -> String {
@@ -98,24 +52,6 @@ pub(crate) fn since(text: &str, now: Timestamp) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_are_read_as_go_reads_them() {
-        for (text, expect) in [
-            ("0", Some(0)),
-            ("1ms", Some(1_000_000)),
-            ("1.5s", Some(1_500_000_000)),
-            ("1h30m", Some(5_400_000_000_000)),
-            ("10us", Some(10_000)),
-            ("5", None),
-            ("", None),
-            ("s", None),
-            ("1x", None),
-            ("-1s", None),
-        ] {
-            assert_eq!(parse(text).ok(), expect, "{text}");
-        }
-    }
 
     #[test]
     fn spans_are_written_as_go_writes_them() {

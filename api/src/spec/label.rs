@@ -1,0 +1,244 @@
+//! skep's own labels of a service: what goes beyond Swarm is asked for with them.
+//!
+//! One table says which there are, what their values look like, and which are honoured by now.
+
+use std::time::Duration;
+
+use super::ServiceSpec;
+use crate::{constraint::Constraint, span};
+
+/// What labels of ours begin with.
+pub const SKEP_LABEL_PREFIX: &str = "skep.";
+
+/// The most that a soft constraint weighs.
+pub const SOFT_WEIGHT_MAX: u32 = 1_000;
+
+/// A label of ours.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SkepLabel {
+    /// A task of an update that does not run by then has failed.
+    ProgressDeadline,
+    /// How many past specs are kept.
+    UpdateHistory,
+    /// Restart delays double up to that.
+    BackoffMax,
+    /// Moves a minute towards an even spread; 0 for none.
+    Rebalance,
+    /// Which nodes come first.
+    Strategy,
+    /// The label of nodes that says what share of the tasks is theirs.
+    SpreadWeight,
+    /// A constraint that may be missed. There may be several, each with a name of its own behind the key.
+    Soft,
+    /// Higher ones may take the room of lower ones.
+    Priority,
+    /// When a job runs.
+    Cron,
+    /// The time zone that this is meant in.
+    CronZone,
+    /// What becomes of a run whose predecessor still runs.
+    CronOverlap,
+    /// How many past runs are kept.
+    CronHistory,
+}
+
+/// What values look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// A span that is longer than nothing: `10m`.
+    Span,
+    /// A whole number from 0 to that.
+    Number(u64),
+    /// One of these.
+    Word(&'static [&'static str]),
+    /// Anything but nothing.
+    Text,
+    /// A constraint, and behind a comma, which no constraint has, what it weighs: `node.labels.disk==ssd,10`.
+    Soft,
+}
+
+struct Row {
+    label: SkepLabel,
+    key: &'static str,
+    form: Form,
+    /// Until it is, it is refused.
+    is_honoured: bool,
+}
+
+const fn later(label: SkepLabel, key: &'static str, form: Form) -> Row {
+    Row { label, key, form, is_honoured: false }
+}
+
+const ROWS: &[Row] = &[
+    later(SkepLabel::ProgressDeadline, "skep.update.progress-deadline", Form::Span),
+    later(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
+    later(SkepLabel::BackoffMax, "skep.restart.backoff-max", Form::Span),
+    later(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
+    later(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),
+    later(SkepLabel::SpreadWeight, "skep.spread.weight", Form::Text),
+    later(SkepLabel::Soft, "skep.soft.", Form::Soft),
+    later(SkepLabel::Priority, "skep.priority", Form::Number(100)),
+    later(SkepLabel::Cron, "skep.cron", Form::Text),
+    later(SkepLabel::CronZone, "skep.cron.tz", Form::Text),
+    later(SkepLabel::CronOverlap, "skep.cron.overlap", Form::Word(&["skip", "replace"])),
+    later(SkepLabel::CronHistory, "skep.cron.history", Form::Number(100)),
+];
+
+impl SkepLabel {
+    /// The label that a key is for.
+    #[must_use]
+    pub fn find(key: &str) -> Option<Self> {
+        let is_it = |row: &&Row| match row.form {
+            Form::Soft => key.strip_prefix(row.key).is_some_and(|name| !name.is_empty()),
+            Form::Span | Form::Number(_) | Form::Word(_) | Form::Text => key == row.key,
+        };
+        ROWS.iter().find(is_it).map(|row| row.label)
+    }
+
+    /// All keys, as one writes them.
+    #[must_use]
+    pub fn keys() -> Vec<String> {
+        let written = |row: &Row| match row.form {
+            Form::Soft => format!("{}<name>", row.key),
+            Form::Span | Form::Number(_) | Form::Word(_) | Form::Text => row.key.to_owned(),
+        };
+        ROWS.iter().map(written).collect()
+    }
+
+    /// Its key, or what its keys begin with.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        self.row().key
+    }
+
+    /// Whether anything acts on it by now.
+    #[must_use]
+    pub fn is_honoured(self) -> bool {
+        self.row().is_honoured
+    }
+
+    /// Checks a value.
+    ///
+    /// # Errors
+    /// What values look like.
+    pub fn check(self, value: &str) -> Result<(), String> {
+        match self.row().form {
+            Form::Span => match span::parse(value)? {
+                ..=0 => Err("must be longer than 0s".to_owned()),
+                _ => Ok(()),
+            },
+            Form::Number(max) => match value.parse::<u64>() {
+                Ok(number) if number <= max => Ok(()),
+                Ok(_) | Err(_) => Err(format!("must be a whole number from 0 to {max}")),
+            },
+            Form::Word(words) if words.contains(&value) => Ok(()),
+            Form::Word(words) => Err(format!("must be one of {}", words.join(", "))),
+            Form::Text if value.is_empty() => Err("must not be empty".to_owned()),
+            Form::Text => Ok(()),
+            Form::Soft => soft(value).map(drop),
+        }
+    }
+
+    fn row(self) -> &'static Row {
+        ROWS.iter().find(|row| row.label == self).expect("each label has a row, as a test holds")
+    }
+}
+
+/// A constraint and what it weighs; 1 where that is not said.
+fn soft(value: &str) -> Result<(Constraint, u32), String> {
+    let (text, weight) = match value.rsplit_once(',') {
+        Some((text, weight)) => (text, weight.trim().parse().unwrap_or(0)),
+        None => (value, 1),
+    };
+    if !(1..=SOFT_WEIGHT_MAX).contains(&weight) {
+        return Err(format!("the weight behind the comma must be from 1 to {SOFT_WEIGHT_MAX}"));
+    }
+    let constraint = Constraint::parse(text).map_err(|error| error.to_string())?;
+    Ok((constraint, weight))
+}
+
+impl ServiceSpec {
+    /// The value of a label of ours, as written. Of soft constraints, see [`ServiceSpec::soft`].
+    #[must_use]
+    pub fn label(&self, label: SkepLabel) -> Option<&str> {
+        self.labels.as_ref().and_then(|labels| labels.get(label.key())).map(String::as_str)
+    }
+
+    /// The number that a label of ours gives.
+    #[must_use]
+    pub fn label_number(&self, label: SkepLabel) -> Option<u64> {
+        self.label(label).and_then(|value| value.parse().ok())
+    }
+
+    /// The span that a label of ours gives.
+    #[must_use]
+    pub fn label_span(&self, label: SkepLabel) -> Option<Duration> {
+        let nanos = span::parse(self.label(label)?).ok()?;
+        u64::try_from(nanos).ok().map(Duration::from_nanos)
+    }
+
+    /// Constraints that may be missed, and what each weighs.
+    pub fn soft(&self) -> impl Iterator<Item = (Constraint, u32)> {
+        let all = self.labels.iter().flatten();
+        all.filter(|(key, _)| SkepLabel::find(key) == Some(SkepLabel::Soft))
+            .filter_map(|(_, value)| soft(value).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_label_has_one_row() {
+        for row in ROWS {
+            assert_eq!(ROWS.iter().filter(|other| other.label == row.label).count(), 1, "{}", row.key);
+            let key = if row.form == Form::Soft { format!("{}a", row.key) } else { row.key.to_owned() };
+            assert_eq!(SkepLabel::find(&key), Some(row.label));
+            assert!(row.key.starts_with(SKEP_LABEL_PREFIX));
+        }
+        assert_eq!(SkepLabel::find("skep.soft."), None);
+        assert_eq!(SkepLabel::find("skep.cron.daily"), None);
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for (key, value, ok) in [
+            ("skep.update.progress-deadline", "10m", true),
+            ("skep.update.progress-deadline", "0s", false),
+            ("skep.update.progress-deadline", "10", false),
+            ("skep.rebalance", "0", true),
+            ("skep.rebalance", "-1", false),
+            ("skep.rebalance", "1.5", false),
+            ("skep.priority", "101", false),
+            ("skep.strategy", "binpack", true),
+            ("skep.strategy", "random", false),
+            ("skep.cron", "", false),
+            ("skep.soft.disk", "node.labels.disk==ssd", true),
+            ("skep.soft.disk", "node.labels.disk==ssd,10", true),
+            ("skep.soft.disk", "node.labels.disk==ssd,0", false),
+            ("skep.soft.disk", "node.labels.disk==ssd,99999999999", false),
+            ("skep.soft.disk", "node.labels.disk==ssd,", false),
+            ("skep.soft.disk", "node.labels.disk=ssd", false),
+        ] {
+            assert_eq!(SkepLabel::find(key).unwrap().check(value).is_ok(), ok, "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn labels_are_read() {
+        let spec: ServiceSpec = serde_json::from_str(
+            r#"{"Labels":{"skep.priority":"7","skep.restart.backoff-max":"1m","skep.soft.b":"node.role==worker,3",
+            "skep.soft.a":"node.ip==fd00::1","other":"x"}}"#,
+        )
+        .unwrap();
+        assert_eq!(spec.label_number(SkepLabel::Priority), Some(7));
+        assert_eq!(spec.label_span(SkepLabel::BackoffMax), Some(Duration::from_secs(60)));
+        assert_eq!(spec.label(SkepLabel::Cron), None);
+        let constraint = |text| Constraint::parse(text).unwrap();
+        assert_eq!(
+            spec.soft().collect::<Vec<_>>(),
+            [(constraint("node.ip==fd00::1"), 1), (constraint("node.role==worker"), 3)]
+        );
+    }
+}
