@@ -4,7 +4,8 @@
 //! batch before it. Header (32 bytes, little-endian): magic, version, kind, sequence number, length of
 //! the sealed body, CRC of the sealed body, CRC of the header. The CRCs tell a torn write (which they
 //! catch) from an altered one (which passes them and fails the seal). What a torn write lost is zeros, as
-//! it was before; a batch that cannot be read and lacks nothing is damaged.
+//! it was before; a batch that cannot be read and lacks nothing is damaged. The body is followed by a byte
+//! that is no zero, so that a body which ends in zeros lacks nothing.
 
 use bytes::Bytes;
 
@@ -18,12 +19,16 @@ pub(crate) const VERSION: u16 = 1;
 const MAGIC: [u8; 4] = *b"skwb";
 /// A batch of records; other kinds may come.
 const KIND_RECORDS: u16 = 1;
+/// The last byte of a batch: no single bit makes a zero of it.
+const END: u8 = 0xff;
+/// What a batch has beside its plain text and the padding.
+pub(crate) const FRAME_BYTES: usize = HEADER_BYTES + TAG_BYTES + 1;
 /// How much of the header the seal authenticates: all that is known before sealing.
 const PLACE: usize = 20;
 
 /// The bytes on disk of a batch with this much plain text.
 pub(crate) fn disk_len(plain_len: usize) -> usize {
-    (HEADER_BYTES + plain_len + TAG_BYTES).next_multiple_of(ALIGN)
+    (FRAME_BYTES + plain_len).next_multiple_of(ALIGN)
 }
 
 /// The batch as it goes to disk, padded with zeros to whole sectors.
@@ -44,6 +49,7 @@ pub(crate) fn encode(seal: &SegmentSeal, sequence: u64, plain: &[u8]) -> Vec<u8>
     bytes[20..24].copy_from_slice(&body_crc.to_le_bytes());
     let header_crc = crc32fast::hash(&bytes[..28]);
     bytes[28..32].copy_from_slice(&header_crc.to_le_bytes());
+    bytes.push(END);
     bytes.resize(disk_len(plain.len()), 0);
     bytes
 }
@@ -83,19 +89,21 @@ pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
         return Found::Newer(version);
     }
     let body_len = usize::try_from(le_u32(header, 16)).expect("a usize holds 32 bits");
-    let Some(body) = bytes.get(HEADER_BYTES..HEADER_BYTES + body_len) else {
+    let end = HEADER_BYTES + body_len;
+    let Some(whole) = bytes.get(..=end) else {
         return Found::Nothing("the batch reaches beyond the segment");
     };
+    let body = &whole[HEADER_BYTES..end];
     if crc32fast::hash(body) != le_u32(header, 20) {
-        return if is_torn(&bytes[..HEADER_BYTES + body_len]) {
+        return if is_torn(whole) {
             Found::Nothing("the batch's body is torn or damaged")
         } else {
             Found::Damaged("the batch's body is damaged")
         };
     }
-    // Zeros before the write and after it, so no torn write leaves anything else.
-    let end = HEADER_BYTES + body_len;
-    if !is_zero(&bytes[end..bytes.len().min(end.next_multiple_of(ALIGN))]) {
+    // Zeros before the write and after it, so no torn write leaves anything else. One may lack the end alone.
+    let rest = &bytes[end + 1..bytes.len().min((end + 1).next_multiple_of(ALIGN))];
+    if ![0, END].contains(&whole[end]) || !is_zero(rest) {
         return Found::Damaged("the rest of a batch's last sector is not empty");
     }
     let mut sequence = [0; 8];
@@ -110,7 +118,7 @@ pub(crate) fn decode(seal: &SegmentSeal, bytes: &[u8]) -> Found {
 }
 
 /// Whether a batch that is `whole` long lacks a sector, or its end. Sealed text has no zeros for a sector's
-/// length.
+/// length, and the rest of the last sector has the end.
 fn is_torn(whole: &[u8]) -> bool {
     whole.last() == Some(&0) || whole.chunks(ALIGN).any(is_zero)
 }

@@ -174,7 +174,7 @@ impl Writer {
 /// The most plain text that a fresh segment has room for.
 pub(crate) fn body_max(segment_bytes: u64) -> usize {
     let room = usize::try_from(segment_bytes - HEADER_BYTES).expect("a segment fits in memory");
-    room - BASE_BYTES - batch::HEADER_BYTES - crate::seal::TAG_BYTES
+    room - BASE_BYTES - batch::FRAME_BYTES
 }
 
 fn into_io(error: OpenError) -> io::Error {
