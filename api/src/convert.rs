@@ -77,12 +77,14 @@ impl From<&PortConfig> for wire::Port {
 
 impl From<wire::Port> for PortConfig {
     fn from(port: wire::Port) -> Self {
+        // With its defaults spelled out, as it is written.
+        let protocol = if port.protocol.is_empty() { "tcp".to_owned() } else { port.protocol };
         Self {
             name: port.name,
-            protocol: port.protocol,
+            protocol,
             target_port: u16::try_from(port.target).unwrap_or(0),
             published_port: u16::try_from(port.published).unwrap_or(0),
-            publish_mode: port.mode,
+            publish_mode: if port.mode == "host" { "host" } else { "ingress" }.to_owned(),
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::{Refusal, SnapshotError};
 
 /// An object and what belongs to it has far less; a length beyond is none.
 const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most have less.
+const ROOM_BYTES: u64 = 64 * 1024;
 
 /// One field.
 #[derive(Debug)]
@@ -39,6 +41,21 @@ pub enum Record {
 }
 
 impl Record {
+    /// Records stand in the order of this: each after all that it names.
+    pub(crate) fn place(&self) -> u8 {
+        match self {
+            Self::Format(_) => 0,
+            Self::Revision(_) => 1,
+            Self::Cluster(_) => 2,
+            Self::Node(_) => 3,
+            Self::Network(_) => 4,
+            Self::Service(_) => 5,
+            Self::Spec(_) => 6,
+            Self::Task(_) => 7,
+            Self::Request(_) => 8,
+        }
+    }
+
     /// The next field; `None` at the end. A field that this build does not know is refused: to drop it would be
     /// to rewrite what a newer build said.
     ///
@@ -63,7 +80,8 @@ impl Record {
         if key & 7 != 2 || len > RECORD_BYTES_MAX {
             return Err(SnapshotError(format!("its field {tag} has a length that no field has")));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+        // Its length is what it says of itself: nothing is taken for it before it comes.
+        let mut bytes = Vec::with_capacity(usize::try_from(len.min(ROOM_BYTES)).unwrap_or_default());
         input.take(len).read_to_end(&mut bytes).map_err(broken)?;
         if u64::try_from(bytes.len()).unwrap_or(u64::MAX) != len {
             return Err(SnapshotError("it ends early".to_owned()));

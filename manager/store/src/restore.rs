@@ -1,7 +1,7 @@
 //! A store from its records: objects first, then the indexes of all tasks at once, which is several times
 //! quicker than one task after the other, and can be done by two.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{fmt, net::Ipv4Addr, sync::Arc};
 
 use imbl::OrdSet;
 use skep_api::{
@@ -25,6 +25,8 @@ const WINDOW: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Restoring {
     has_format: bool,
+    /// Of the last record.
+    place: u8,
     revision: u64,
     store: Store,
     tasks: Vec<Arc<Task>>,
@@ -41,6 +43,10 @@ impl Restoring {
     /// # Errors
     /// It does not fit to those before.
     pub fn take(&mut self, record: Record) -> Result<(), SnapshotError> {
+        let place = std::mem::replace(&mut self.place, record.place());
+        if self.place < place {
+            return Err(SnapshotError("its records stand out of order".to_owned()));
+        }
         match record {
             Record::Format(format) if format == u64::from(FORMAT) => self.has_format = true,
             Record::Format(format) => {
@@ -51,6 +57,7 @@ impl Restoring {
                 let cluster: Cluster = (*cluster).try_into().map_err(Refusal::from)?;
                 // What follows may be what only a newer build reads.
                 level::check(cluster.feature_level).map_err(|error| SnapshotError(error.to_string()))?;
+                once(self.store.view.cluster.is_none(), format_args!("the swarm"))?;
                 self.store.view.cluster = Some(Arc::new(cluster));
             }
             Record::Node(node) => self.store.view.restore_node((*node).try_into().map_err(Refusal::from)?)?,
@@ -67,6 +74,8 @@ impl Restoring {
             }
             Record::Request(request) => {
                 let id = RequestId::from_bytes(&request.id).ok_or_else(|| without("a request", "an id"))?;
+                // Twice in the order and once in the map, it would never be forgotten whole.
+                once(!self.store.requests.contains_key(&id), format_args!("request {id}"))?;
                 self.store.remember(id, request.answer);
             }
         }
@@ -133,6 +142,11 @@ impl Restoring {
 
 fn without(what: &str, field: &str) -> Refusal {
     Refusal::new(RefusalKind::Format, format!("{what} is without {field}"))
+}
+
+/// Refuses what stands in a snapshot for the second time: it would be in the indexes twice, and in the state once.
+fn once(is_new: bool, what: fmt::Arguments<'_>) -> Result<(), Refusal> {
+    if is_new { Ok(()) } else { Err(Refusal::new(RefusalKind::Format, format!("{what} stands there twice"))) }
 }
 
 /// The places of `n` sorted keys in the order in which they are put into a map: five of each eight, then the
@@ -216,6 +230,7 @@ impl View {
 
     fn restore_node(&mut self, node: Node) -> Result<(), Refusal> {
         let (id, meta) = (node.id, node.meta);
+        once(!self.nodes.contains_key(&id), format_args!("node {id}"))?;
         self.put_node(&Arc::new(node), Timestamp(0))?;
         if let Some(node) = self.nodes.get_mut(&id) {
             Arc::make_mut(node).meta = meta;
@@ -225,6 +240,7 @@ impl View {
 
     fn restore_network(&mut self, network: Network) -> Result<(), Refusal> {
         let (id, meta) = (network.id, network.meta);
+        once(!self.networks.contains_key(&id), format_args!("network {id}"))?;
         self.put_network(&Arc::new(network), Timestamp(0))?;
         if let Some(network) = self.networks.get_mut(&id) {
             Arc::make_mut(network).meta = meta;
@@ -234,6 +250,7 @@ impl View {
 
     fn restore_service(&mut self, service: Service) -> Result<(), Refusal> {
         let (id, meta) = (service.id, service.meta);
+        once(!self.services.contains_key(&id), format_args!("service {id}"))?;
         // A service's spec version is the revision at which the spec was put.
         self.revision = service.spec_version;
         self.put_service(&Arc::new(service), Timestamp(0))?;
@@ -248,7 +265,7 @@ impl View {
             ServiceId::from_bytes(&spec.service_id).ok_or_else(|| without("a spec", "a service"))?;
         let read: ServiceSpec = serde_json::from_slice(&spec.spec)
             .map_err(|e| Refusal::new(RefusalKind::Format, format!("a spec of service {service}: {e}")))?;
-        self.specs.insert((service, spec.version), (Arc::new(read), 0));
-        Ok(())
+        let is_new = self.specs.insert((service, spec.version), (Arc::new(read), 0)).is_none();
+        once(is_new, format_args!("spec {} of service {service}", spec.version))
     }
 }

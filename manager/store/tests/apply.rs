@@ -2,16 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, ops::Range, sync::Arc};
 
 use skep_api::{
     Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
-    object::{Network, Node, Service, Subnet, Task, TaskStatus},
+    object::{Cluster, Network, Node, Service, Subnet, Task, TaskStatus},
     spec::{NetworkAttachment, NetworkSpec, PortConfig, ServiceSpec},
 };
 use skep_store::{
-    Change, Draft, Guard, GuardKind, Proposal, ProposalError, RefusalKind, Store, View, decode_result,
+    Change, Draft, Guard, GuardKind, Proposal, ProposalError, Record, RefusalKind, Store, View, decode_result,
 };
 
 fn service(id: u128, name: &str) -> Service {
@@ -346,4 +346,47 @@ fn a_network_has_its_name_and_addresses_alone_and_stays_while_it_is_used() {
     propose(&mut store, vec![Change::DeleteService(ServiceId(Id(1))), gone]).unwrap();
     assert_eq!(store.view().networks().count(), 0);
     propose(&mut store, vec![network(2, "a", "10.0.0.0/16", 4097)]).unwrap();
+}
+
+/// Where each field of a snapshot stands.
+fn fields(state: &[u8]) -> Vec<(Record, Range<usize>)> {
+    let mut rest = state;
+    let mut found = Vec::new();
+    loop {
+        let from = state.len() - rest.len();
+        let Some(record) = Record::read(&mut rest).unwrap() else { return found };
+        found.push((record, from..state.len() - rest.len()));
+    }
+}
+
+#[test]
+fn a_snapshot_that_says_anything_twice_or_out_of_order_is_refused() {
+    let mut store = with_service();
+    let network = Network { id: NetworkId(Id(2)), vni: 4097, ..Network::default() };
+    let changes = vec![
+        Change::PutCluster(Arc::new(Cluster::default())),
+        Change::PutNode(Arc::new(Node { id: NodeId(Id(3)), ..Node::default() })),
+        Change::PutNetwork(Arc::new(network)),
+        put_task(task(&store.view(), 4, 1)),
+    ];
+    let spec = ServiceSpec { name: "api".into(), ..ServiceSpec::default() };
+    let request = Some(RequestId(Id(9)));
+    let proposal = Proposal { request, changes, now: Timestamp(1), ..Proposal::default() };
+    decode_result(&store.apply(&proposal.encode()).answer).unwrap();
+    // The task keeps the spec that its service had.
+    propose(&mut store, vec![put_service(Service { spec: Arc::new(spec), ..service(1, "web") })]).unwrap();
+
+    let mut state = Vec::new();
+    store.write(&mut state).unwrap();
+    assert!(Store::restore(&mut &*state).unwrap() == store);
+    let fields = fields(&state);
+    assert_eq!(fields.len(), 9, "one of each: {fields:?}");
+    for (record, at) in fields {
+        let is_number = matches!(record, Record::Format(_) | Record::Revision(_));
+        let twice = [&state[..at.end], &state[at.clone()], &state[at.end..]].concat();
+        assert_eq!(Store::restore(&mut &*twice).is_ok(), is_number, "{record:?}");
+        let late = [&state[..at.start], &state[at.end..], &state[at]].concat();
+        let is_last = matches!(record, Record::Request(_));
+        assert_eq!(Store::restore(&mut &*late).is_ok(), is_last, "{record:?}");
+    }
 }
