@@ -20,7 +20,7 @@ use crate::command::{Output, run};
 use crate::http::{self, Answer};
 use crate::task::Task;
 use crate::wait::wait_for;
-pub use build::{Builder, next_build};
+pub use build::{Builder, next_build, skep_program};
 pub use truth::{Program, mark_of, programs_of};
 
 /// The longest that one command of a client may take.

@@ -14,7 +14,9 @@ mod registry;
 mod task;
 mod wait;
 
-pub use cluster::{Builder, Cluster, Node, NodeRole, Program, mark_of, next_build, programs_of};
+pub use cluster::{
+    Builder, Cluster, Node, NodeRole, Program, mark_of, next_build, programs_of, skep_program,
+};
 pub use command::{Output, run};
 pub use connection::Connection;
 pub use http::{Answer, get, request, request_within};

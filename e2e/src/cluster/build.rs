@@ -104,7 +104,6 @@ fn sweep() {
     }
 }
 
-/// The `skep` that was built with this test: beside the directory of the test programs.
 /// The build that stands in for the next release, which `e2e/run-tests.sh` makes beside the one under test.
 ///
 /// # Panics
@@ -116,7 +115,12 @@ pub fn next_build() -> PathBuf {
     path
 }
 
-fn skep_program() -> PathBuf {
+/// The `skep` that was built with this test: beside the directory of the test programs.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn skep_program() -> PathBuf {
     if let Some(path) = std::env::var_os("SKEP_BIN") {
         return path.into();
     }
