@@ -124,12 +124,10 @@ fn proposal(bytes: &[u8]) {
     comes_back(&store);
 }
 
-/// A state from a snapshot. No apply ever led to most of those that are taken: only what they say is looked at.
+/// A state from a snapshot.
 fn state(bytes: &[u8]) {
     if let Ok(store) = Store::restore(&mut &*bytes) {
-        let state = written(&store);
-        let again = Store::restore(&mut &*state).expect("what was written is read");
-        assert!(written(&again) == state, "a restored state is written as it was");
+        comes_back(&store);
     }
 }
 

@@ -52,7 +52,8 @@ impl Record {
             Self::Service(_) => 5,
             Self::Spec(_) => 6,
             Self::Task(_) => 7,
-            Self::Request(_) => 8,
+            Self::Ticket(_) => 8,
+            Self::Request(_) => 9,
         }
     }
 
