@@ -95,6 +95,7 @@ fn host_port_in(port: &HostPort) -> PortConfig {
         target_port: port.target,
         published_port: port.published,
         publish_mode: "host".to_owned(),
+        ..PortConfig::default()
     }
 }
 

@@ -15,7 +15,12 @@ pub use task::task_in;
 
 use std::net::Ipv4Addr;
 
-use crate::{Timestamp, object::Meta, spec::PortConfig, wire};
+use crate::{
+    Timestamp,
+    object::Meta,
+    spec::{Extra, PortConfig},
+    wire,
+};
 
 /// Stored bytes do not have the form that this build reads.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -85,6 +90,7 @@ impl From<wire::Port> for PortConfig {
             target_port: u16::try_from(port.target).unwrap_or(0),
             published_port: u16::try_from(port.published).unwrap_or(0),
             publish_mode: if port.mode == "host" { "host" } else { "ingress" }.to_owned(),
+            extra: Extra::default(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct EndpointSpec {
 }
 
 /// A published port, as asked for and as given.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct PortConfig {
     /// Of no effect.
@@ -38,6 +38,9 @@ pub struct PortConfig {
     /// ingress, host; empty: ingress.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub publish_mode: String,
+    /// Unknown keys, of a port as asked for; one that is given has none.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]

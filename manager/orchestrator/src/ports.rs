@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use skep_api::{
     ServiceId,
     object::{Service, Task},
-    spec::{PortConfig, ServiceSpec},
+    spec::{Extra, PortConfig, ServiceSpec},
 };
 use skep_store::{Draft, View};
 
@@ -70,6 +70,7 @@ pub fn assign_ports(
         let mut port = PortConfig {
             protocol: port.protocol().to_owned(),
             publish_mode: mode.to_owned(),
+            extra: Extra::default(),
             ..port.clone()
         };
         if port.is_ingress() && port.published_port == 0 {
