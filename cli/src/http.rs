@@ -19,6 +19,7 @@ mod recovery;
 mod registry;
 mod render;
 mod rest;
+mod rollout;
 mod services;
 mod swarm;
 mod system;
@@ -137,6 +138,7 @@ fn router(api: Api) -> Router {
         .merge(rest::routes())
         .merge(daemon::routes())
         .merge(recovery::routes())
+        .merge(rollout::routes())
         .layer(middleware::from_fn(limit_time));
     let streams = Router::new()
         .merge(logs::routes())

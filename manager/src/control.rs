@@ -7,10 +7,10 @@ mod cluster;
 mod networks;
 mod nodes;
 mod recovery;
-mod services;
+pub(crate) mod services;
 
 pub use cluster::Rotation;
-pub use services::RegistryAuth;
+pub use services::{RegistryAuth, RollOut};
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Meta;
 use crate::{
     Secret, ServiceId, Timestamp,
-    spec::{PortConfig, ServiceSpec},
+    spec::{PortConfig, ServiceSpec, SkepLabel},
 };
 
 /// A service.
@@ -37,12 +37,55 @@ pub struct Service {
     pub job_iteration: u64,
     /// Of a job: when this iteration began; zero for none.
     pub last_execution: Timestamp,
-    /// Specs before the previous one, the newest first.
+    /// Specs that it had, the newest first.
     pub history: Arc<[PastSpec]>,
     /// Of a job: earlier iterations, the newest first.
     pub runs: Arc<[JobRun]>,
     /// The last planned time that led to a run; zero for none.
     pub cron_last: Timestamp,
+}
+
+/// How many past specs are kept, if no label says so.
+const HISTORY_DEFAULT: u64 = 10;
+/// Past specs of a service are no larger together, as JSON: each write of the service carries them.
+const HISTORY_BYTES_MAX: usize = 256 << 10;
+
+impl Service {
+    /// The specs that it had once `new` takes the place of the present one. Another number of tasks alone is
+    /// nothing to go back to.
+    #[must_use]
+    pub fn history_before(&self, new: &ServiceSpec, now: Timestamp) -> Arc<[PastSpec]> {
+        let n_max = new.label_number(SkepLabel::UpdateHistory).unwrap_or(HISTORY_DEFAULT);
+        let n_max = usize::try_from(n_max).unwrap_or(usize::MAX);
+        let scaled = ServiceSpec { mode: new.mode.clone(), ..(*self.spec).clone() };
+        let present = (scaled != *new).then(|| PastSpec {
+            spec: Arc::clone(&self.spec),
+            spec_version: self.spec_version,
+            registry_auth: self.registry_auth.clone(),
+            at: now,
+        });
+        let mut bytes = 0_usize;
+        let is_small = |past: &PastSpec| {
+            let own = serde_json::to_vec(&*past.spec).map_or(usize::MAX, |text| text.len());
+            bytes = bytes.saturating_add(own);
+            bytes <= HISTORY_BYTES_MAX
+        };
+        present.into_iter().chain(self.history.iter().cloned()).take(n_max).take_while(is_small).collect()
+    }
+
+    /// Whether an update or a rollback goes on: not one that is paused.
+    #[must_use]
+    pub fn is_updating(&self) -> bool {
+        let state = self.update_status.as_ref().map(|status| status.state);
+        matches!(state, Some(UpdateState::Updating | UpdateState::RollbackStarted))
+    }
+
+    /// Whether an update or a rollback is paused: only somebody's change goes on with it.
+    #[must_use]
+    pub fn is_update_paused(&self) -> bool {
+        let state = self.update_status.as_ref().map(|status| status.state);
+        matches!(state, Some(UpdateState::Paused | UpdateState::RollbackPaused))
+    }
 }
 
 /// A spec that a service had.

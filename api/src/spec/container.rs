@@ -110,6 +110,18 @@ pub struct Mount {
     pub extra: Extra,
 }
 
+/// The label of a volume's mount that says that no two tasks may have the volume at the same time.
+pub const EXCLUSIVE_LABEL: &str = "skep.exclusive";
+
+impl Mount {
+    /// Whether no other task may have its volume at the same time.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        let labels = self.volume_options.as_ref().and_then(|options| options.labels.as_ref());
+        labels.and_then(|labels| labels.get(EXCLUSIVE_LABEL)).is_some_and(|value| value == "true")
+    }
+}
+
 /// Settings of a tmpfs mount.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -69,9 +69,13 @@ const fn later(label: SkepLabel, key: &'static str, form: Form) -> Row {
     Row { label, key, form, is_honoured: false }
 }
 
+const fn honoured(label: SkepLabel, key: &'static str, form: Form) -> Row {
+    Row { label, key, form, is_honoured: true }
+}
+
 const ROWS: &[Row] = &[
-    later(SkepLabel::ProgressDeadline, "skep.update.progress-deadline", Form::Span),
-    later(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
+    honoured(SkepLabel::ProgressDeadline, "skep.update.progress-deadline", Form::Span),
+    honoured(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
     later(SkepLabel::BackoffMax, "skep.restart.backoff-max", Form::Span),
     later(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
     later(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),

@@ -43,6 +43,17 @@ pub enum FailureAction {
     Pause,
     /// No watch at all.
     Continue,
+    /// Back to the previous spec.
+    Rollback,
+}
+
+/// Which of two tasks of a seat goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UpdateOrder {
+    /// The old one stops before the new one starts.
+    StopFirst,
+    /// The new one runs before the old one stops.
+    StartFirst,
 }
 
 /// An update's settings with Swarm's defaults filled in (`SK:api/defaults/service.go`).
@@ -58,6 +69,8 @@ pub struct UpdateSettings {
     pub monitor: Duration,
     /// Strictly more than this share of failed slots triggers the action.
     pub max_failure_ratio: f64,
+    /// In a slot.
+    pub order: UpdateOrder,
 }
 
 impl UpdateSettings {
@@ -74,11 +87,16 @@ impl UpdateSettings {
             delay: nanos(config.delay.unwrap_or(0)),
             failure_action: match config.failure_action.as_deref() {
                 Some("continue") => FailureAction::Continue,
+                Some("rollback") => FailureAction::Rollback,
                 _ => FailureAction::Pause,
             },
             // The API's zero means the default (measured on Docker: `peers.md` 3c).
             monitor: if monitor.is_zero() { UPDATE_MONITOR_DEFAULT } else { monitor },
             max_failure_ratio: config.max_failure_ratio.unwrap_or(0.0),
+            order: match config.order.as_deref() {
+                Some("start-first") => UpdateOrder::StartFirst,
+                _ => UpdateOrder::StopFirst,
+            },
         }
     }
 }

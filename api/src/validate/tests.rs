@@ -60,8 +60,19 @@ fn what_is_not_honoured_is_refused_by_name() {
         (r#","Env":["A={{.Node.Hostname}}"]"#, "", ""),
         (r#","Env":["A={{index .Service.Labels 1}}"]"#, "", "placeholder"),
         ("", r#","Mode":{"Global":{}}"#, "Mode.Global"),
-        ("", r#","UpdateConfig":{"Order":"start-first"}"#, "UpdateConfig.Order 'start-first'"),
-        ("", r#","UpdateConfig":{"FailureAction":"rollback"}"#, "UpdateConfig.FailureAction 'rollback'"),
+        ("", r#","UpdateConfig":{"Order":"start-first","FailureAction":"rollback"}"#, ""),
+        ("", r#","RollbackConfig":{"Order":"start-first","FailureAction":"continue"}"#, ""),
+        (
+            "",
+            r#","RollbackConfig":{"FailureAction":"rollback"}"#,
+            "RollbackConfig.FailureAction: unrecognized action 'rollback'",
+        ),
+        ("", r#","Labels":{"skep.update.progress-deadline":"10m","skep.update.history":"3"}"#, ""),
+        (
+            "",
+            r#","Labels":{"skep.update.history":"many"}"#,
+            "Labels.skep.update.history: invalid value 'many': must be a whole number",
+        ),
         ("", r#","Labels":{"skep.priority":"7"}"#, "Labels.skep.priority '7' is not supported yet"),
         ("", r#","UnknownToAll":{"A":1}"#, ""),
     ] {

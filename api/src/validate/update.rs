@@ -1,26 +1,18 @@
 //! How a change rolls out.
 
-use super::not_honoured;
 use crate::{ApiError, spec::UpdateConfig};
 
-pub(super) fn update(
-    config: Option<&UpdateConfig>,
-    path: &str,
-    actions: &[&str],
-    later: &str,
-) -> Result<(), ApiError> {
+pub(super) fn update(config: Option<&UpdateConfig>, path: &str, actions: &[&str]) -> Result<(), ApiError> {
     let Some(config) = config else { return Ok(()) };
     match config.failure_action.as_deref().unwrap_or("") {
         "" => {}
         action if actions.contains(&action) => {}
-        action if action == later => return Err(not_honoured(&format!("{path}.FailureAction"), action)),
         action => {
             return Err(ApiError::invalid(format!("{path}.FailureAction: unrecognized action '{action}'")));
         }
     }
     match config.order.as_deref().unwrap_or("") {
-        "" | "stop-first" => {}
-        "start-first" => return Err(not_honoured(&format!("{path}.Order"), "start-first")),
+        "" | "stop-first" | "start-first" => {}
         order => return Err(ApiError::invalid(format!("{path}.Order: unrecognized order '{order}'"))),
     }
     for (name, value) in [("Delay", config.delay), ("Monitor", config.monitor)] {

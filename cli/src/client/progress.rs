@@ -94,18 +94,26 @@ pub(crate) async fn wait(daemon: &Connection, service: &str, quiet: bool, back: 
 async fn watch(daemon: &Connection, word: &str, quiet: bool, back: bool) -> anyhow::Result<()> {
     let mut screen = Screen::new(std::io::stdout().is_terminal(), quiet);
     let mut converged_at: Option<Instant> = None;
+    let mut why_back = String::new();
     loop {
         let service = daemon.get(&format!("/services/{}", escape(word))).await?;
         let monitor =
             service.pointer("/Spec/UpdateConfig/Monitor").and_then(Value::as_u64).filter(|n| *n != 0);
         let monitor = monitor.map_or(Duration::from_secs(5), Duration::from_nanos);
-        let rolling_back = check_update(&service, back)?;
+        let rolling_back = check_update(&service, back, &mut why_back)?;
         let look = look(daemon, &service, rolling_back).await?;
         let elapsed = converged_at.map(|at| at.elapsed());
-        let mut lines = vec![look.overall()];
+        let mut lines = Vec::new();
+        if !why_back.is_empty() {
+            lines.push(format!("rollback: {why_back}"));
+        }
+        lines.push(look.overall());
         lines.extend(look.lines.iter().cloned());
         if look.converged() && elapsed.is_some_and(|elapsed| elapsed >= monitor) {
             lines.push(format!("verify: Service {word} converged"));
+            if text(&service, "/UpdateStatus/State") == "rollback_completed" {
+                lines.push(format!("rollback: {}", text(&service, "/UpdateStatus/Message")));
+            }
             return screen.show(lines);
         }
         if look.converged() {
@@ -120,14 +128,19 @@ async fn watch(daemon: &Connection, word: &str, quiet: bool, back: bool) -> anyh
     }
 }
 
-/// Whether a rollback goes on.
-fn check_update(service: &Value, back: bool) -> anyhow::Result<bool> {
+/// Whether a rollback goes on; `why` it began is kept, as nobody says it afterwards.
+fn check_update(service: &Value, back: bool, why: &mut String) -> anyhow::Result<bool> {
     let message = text(service, "/UpdateStatus/Message");
     match text(service, "/UpdateStatus/State") {
         "paused" => bail!("service update paused: {message}"),
         "rollback_paused" => bail!("service rollback paused: {message}"),
-        "rollback_completed" if !back => bail!("service rolled back: {message}"),
-        state => Ok(state == "rollback_started"),
+        "rollback_completed" if !back && why.is_empty() => bail!("service rolled back: {message}"),
+        "rollback_completed" if !back => bail!("service rolled back: {why}"),
+        "rollback_started" => {
+            message.clone_into(why);
+            Ok(true)
+        }
+        _ => Ok(false),
     }
 }
 
@@ -229,11 +242,16 @@ mod tests {
     #[test]
     fn a_paused_update_is_an_error() {
         let service = json!({ "UpdateStatus": { "State": "paused", "Message": "why" } });
-        assert_eq!(check_update(&service, false).unwrap_err().to_string(), "service update paused: why");
-        assert!(check_update(&json!({ "UpdateStatus": { "State": "rollback_started" } }), false).unwrap());
-        assert!(!check_update(&json!({}), false).unwrap());
+        let check = |service: &Value, back: bool| check_update(service, back, &mut String::new());
+        assert_eq!(check(&service, false).unwrap_err().to_string(), "service update paused: why");
+        assert!(!check(&json!({}), false).unwrap());
         let back = json!({ "UpdateStatus": { "State": "rollback_completed", "Message": "why" } });
-        assert_eq!(check_update(&back, false).unwrap_err().to_string(), "service rolled back: why");
-        assert!(!check_update(&back, true).unwrap());
+        assert_eq!(check(&back, false).unwrap_err().to_string(), "service rolled back: why");
+        assert!(!check(&back, true).unwrap());
+        let mut why = String::new();
+        let begun = json!({ "UpdateStatus": { "State": "rollback_started", "Message": "it failed" } });
+        assert!(check_update(&begun, false, &mut why).unwrap());
+        let error = check_update(&back, false, &mut why).unwrap_err().to_string();
+        assert_eq!(error, "service rolled back: it failed");
     }
 }

@@ -3,6 +3,7 @@
 mod change;
 mod inspect;
 mod networks;
+mod rollout;
 mod scale;
 pub(crate) mod settings;
 
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     Rollback {
         #[command(flatten)]
         waiting: settings::Waiting,
+        /// To a past spec, by its number in `service history`
+        #[arg(long, value_name = "NUMBER")]
+        to: Option<u64>,
         #[arg(value_name = "SERVICE")]
         service: String,
     },
@@ -45,6 +49,14 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "SERVICE=REPLICAS")]
         targets: Vec<String>,
     },
+    /// Pause a service's update: no further tasks are replaced
+    Pause(rollout::RollOut),
+    /// Go on with a service's paused update
+    Resume(rollout::RollOut),
+    /// End a service's update: back to the previous specification
+    Abort(rollout::RollOut),
+    /// List the specifications that a service had
+    History(rollout::History),
     /// Update a service
     Update(Box<change::Change>),
     /// Remove one or more services
@@ -75,7 +87,16 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::Create(create) => create::run(daemon, *create).await,
         Command::Inspect(flags) => inspect::run(daemon, &flags).await,
         Command::Ls(flags) => ls(daemon, &flags).await,
-        Command::Rollback { waiting, service } => change::roll_back(daemon, &service, &waiting).await,
+        Command::Rollback { waiting, to: Some(number), service } => {
+            rollout::back_to(daemon, &service, number, &waiting).await
+        }
+        Command::Rollback { waiting, to: None, service } => {
+            change::roll_back(daemon, &service, &waiting).await
+        }
+        Command::Pause(flags) => flags.run(daemon, "pause").await,
+        Command::Resume(flags) => flags.run(daemon, "resume").await,
+        Command::Abort(flags) => flags.run(daemon, "abort").await,
+        Command::History(flags) => flags.run(daemon).await,
         Command::Scale { detach, targets } => scale::run(daemon, &targets, detach).await,
         Command::Update(flags) => Box::pin(change::run(daemon, *flags)).await,
         Command::Ps(flags) => tasks::run(daemon, &flags).await,

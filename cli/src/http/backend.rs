@@ -20,8 +20,8 @@ use skep_api::{
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, UnlockKey,
-    View, recovery::Preview,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, RollOut, Rotation,
+    UnlockKey, View, recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
 
@@ -64,6 +64,8 @@ pub(crate) trait ControlPlane: Send + Sync + 'static {
         spec: Option<ServiceSpec>,
         auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError>;
+    /// An update by hand, or the way back to any spec that is kept.
+    async fn roll_out(&self, id: ServiceId, version: u64, what: RollOut) -> Result<(), ApiError>;
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError>;
     async fn create_network(&self, spec: NetworkSpec) -> Result<CreatedNetwork, ApiError>;
     async fn remove_network(&self, id: NetworkId) -> Result<(), ApiError>;
@@ -110,6 +112,10 @@ impl ControlPlane for skep_manager::Control {
         auth: RegistryAuth,
     ) -> Result<Vec<String>, ApiError> {
         Self::update_service(self, id, version, spec, auth).await
+    }
+
+    async fn roll_out(&self, id: ServiceId, version: u64, what: RollOut) -> Result<(), ApiError> {
+        Self::roll_out(self, id, version, what).await
     }
 
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError> {

@@ -13,7 +13,7 @@ use skep_api::{object::Meta, spec::PortConfig};
 pub(crate) use engine::{container, container_details, image, image_details};
 pub(crate) use network::{ingress, local_network, network};
 pub(crate) use node::node;
-pub(crate) use service::{service, service_status};
+pub(crate) use service::{service, service_status, spec};
 pub(crate) use swarm::{Roots, cluster};
 pub(crate) use task::task;
 

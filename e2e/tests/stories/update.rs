@@ -49,6 +49,86 @@ fn no_request_fails_during_an_update_and_a_rollback() {
 }
 
 #[test]
+fn no_request_fails_when_new_tasks_start_first() {
+    let cluster = cluster_with_example(2);
+    // One task: between two there would be none with the other order.
+    let _ = cluster.docker(&["service", "scale", "--detach", "whoami=1"]).ok();
+    let before = cluster.wait_running("whoami", 1, SOON);
+    let load = Load::start(&cluster.addresses(), 8080);
+    wait_for("the client is under way", SOON, || (load.n_ok() > 30).then_some(()));
+    let change = ["service", "update", "--detach", "--env-add", "VERSION=2", "--update-order", "start-first"];
+    let _ = cluster.docker(&[&change[..], &["--update-monitor", "100ms", "whoami"]].concat()).ok();
+    wait_update(&cluster, "whoami", "completed");
+    let after = cluster.wait_running("whoami", 1, SOON);
+    assert!(after.iter().all(|task| !before.contains(task)), "{after:?}");
+    let n_before = load.n_ok();
+    wait_for("the client goes on", SOON, || (load.n_ok() > n_before + 30).then_some(()));
+    let seen = load.stop();
+    assert!(seen.failures.is_empty(), "{} answered, failed: {:#?}", seen.n_ok, seen.failures);
+}
+
+#[test]
+fn a_failing_update_goes_back_by_itself_while_the_cli_waits() {
+    let cluster = cluster(1);
+    let flags = ["--replicas", "2", "--restart-delay", "100ms", "--rollback-monitor", "100ms"];
+    create(&cluster, "web", &flags, IDLE);
+    let old = cluster.wait_running("web", 2, SOON);
+    let change =
+        ["service", "update", "--update-monitor", "1s", "--update-failure-action", "rollback", "--args"];
+    let done = cluster.docker(&[&change[..], &["sh -c 'exit 7'", "web"]].concat());
+    assert!(done.code.is_some(), "the docker CLI comes to an end: {done:?}");
+    let shown = format!("{}{}", done.stdout, done.stderr);
+    assert!(shown.contains("update rolled back due to failure or early termination of task"), "{shown}");
+    wait_update(&cluster, "web", "rollback_completed");
+    let now = cluster.wait_running("web", 2, SOON);
+    assert!(now.iter().any(|task| old.contains(task)), "the second slot was not touched: {now:?}");
+    let service = cluster.service("web");
+    assert!(service.get("PreviousSpec").is_none(), "{service}");
+    let refused = cluster.docker(&["service", "rollback", "web"]).refused();
+    assert!(refused.contains("does not have a previous spec"), "{refused}");
+
+    let ours = cluster.skep(&[
+        "service",
+        "update",
+        "--update-failure-action",
+        "rollback",
+        "--args",
+        "sh -c 'exit 8'",
+        "web",
+    ]);
+    let error = ours.refused();
+    assert!(error.contains("service rolled back: update rolled back due to failure"), "{error}");
+    let _ = cluster.wait_running("web", 2, SOON);
+    let history = cluster.skep(&["service", "history", "--format", "json", "web"]).ok();
+    assert_eq!(history.lines().count(), 4, "both tries, and what was there before each: {history}");
+}
+
+#[test]
+fn an_update_by_hand() {
+    let cluster = cluster(1);
+    create(&cluster, "web", &["--replicas", "3", "--update-delay", "1h"], IDLE);
+    let old = cluster.wait_running("web", 3, SOON);
+    let _ = cluster.skep(&["service", "update", "--detach", "--env-add", "A=1", "web"]).ok();
+    wait_for("the first slot is replaced", SOON, || {
+        let running = cluster.running("web");
+        (running.len() == 3 && running.iter().any(|task| !old.contains(task))).then_some(())
+    });
+    let _ = cluster.skep(&["service", "pause", "web"]).ok();
+    wait_update(&cluster, "web", "paused");
+    let refused = cluster.skep(&["service", "pause", "web"]).refused();
+    assert!(refused.contains("service web has no update that goes on"), "{refused}");
+    let _ = cluster.skep(&["service", "resume", "web"]).ok();
+    wait_update(&cluster, "web", "updating");
+    let _ = cluster.skep(&["service", "abort", "web"]).ok();
+    wait_for("it goes back", SOON, || {
+        (cluster.service("web")["UpdateStatus"]["State"] == "rollback_completed").then_some(())
+    });
+    let _ = cluster.wait_running("web", 3, SOON);
+    let _ = cluster.skep(&["service", "rollback", "--detach", "--to", "1", "web"]).ok();
+    wait_update(&cluster, "web", "rollback_started");
+}
+
+#[test]
 fn an_update_takes_one_slot_at_a_time() {
     let cluster = cluster(1);
     create(&cluster, "web", &["--replicas", "4", "--update-monitor", "50ms"], IDLE);

@@ -52,7 +52,8 @@ impl ServicePart for Enforcer {
             let Some(node) = task.node_id else { continue };
             let Some(reason) = reason(draft.node(node), &task, at.service()) else { continue };
             at.shut_down(draft, &task, reason.why());
-            at.create(draft, cx, key, NewTask::from(draft.now()));
+            let new = NewTask::instead_of(&task, at.seat(key), draft.now());
+            at.create(draft, cx, key, new);
         }
     }
 }

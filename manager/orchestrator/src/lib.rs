@@ -16,6 +16,7 @@ mod restart;
 mod seats;
 mod situation;
 mod subnets;
+mod takeover;
 mod update;
 
 pub use addresses::assign_addresses;
@@ -29,13 +30,15 @@ pub use restart::Restart;
 pub use seats::Seat;
 pub use situation::{NewTask, Situation, Why, clear_away};
 pub use subnets::{SubnetError, assign_subnets, free_vni};
+pub use takeover::Takeover;
 pub use update::Update;
 
 use skep_api::ServiceId;
 use skep_store::Draft;
 
 /// What is decided of each service, in order.
-pub const PARTS: &[&dyn ServicePart] = &[&Ports, &Replicated, &Enforcer, &Restart, &Update, &Reaper];
+pub const PARTS: &[&dyn ServicePart] =
+    &[&Ports, &Replicated, &Enforcer, &Takeover, &Restart, &Update, &Reaper];
 
 /// Decides what becomes of one service, as far as it is looked at.
 pub fn reconcile(draft: &mut Draft, cx: &mut Context<'_>, id: ServiceId, look: &Look) {

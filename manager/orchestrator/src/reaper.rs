@@ -5,7 +5,7 @@ use std::{cmp, sync::Arc};
 use skep_api::{object::Task, spec::SwarmSpec};
 use skep_store::Draft;
 
-use crate::{Context, Seat, ServicePart, Situation, seats::is_stopped};
+use crate::{Context, Seat, ServicePart, Situation, seats::is_stopped, update::judged};
 
 /// Finds old tasks; they are deleted at the end of the pass.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +25,12 @@ impl ServicePart for Reaper {
         let n_max = draft.cluster().map_or(&default, |cluster| &cluster.spec).task_history_max();
         for (_, seat) in at.seats() {
             let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
-            cx.reaped.extend(gone.chain(superfluous(seat, n_max)).map(|task| task.id));
+            // How an update goes is told by the first task that it made.
+            let told = judged(draft, at.service(), seat)
+                .filter(|_| at.service().is_updating() || at.service().is_update_paused());
+            let told = told.map(|task| task.id);
+            let old = superfluous(seat, n_max).filter(|task| Some(task.id) != told);
+            cx.reaped.extend(gone.chain(old).map(|task| task.id));
         }
     }
 }

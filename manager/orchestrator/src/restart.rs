@@ -14,7 +14,9 @@ use skep_api::{
 use skep_store::Draft;
 
 use crate::{
-    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why, dirt::Differences, seats::ended_itself,
+    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
+    dirt::Differences,
+    seats::{ended_itself, is_told},
 };
 
 /// Replaces ended tasks as their policy says, and lets waiting ones run when their time has come.
@@ -53,7 +55,13 @@ fn start_when_due(
     task: &Arc<Task>,
 ) {
     let Some(seat) = at.seat(key) else { return };
-    let start = seat.start_at(draft, task, task.meta.created_at);
+    let created = task.meta.created_at;
+    let start = if is_told(created, draft.now()) {
+        seat.start_at(draft, task, created)
+    } else {
+        // Its delay is of a clock that was ahead; what has to stop before it is waited for.
+        seat.start_at(draft, &Task { not_before: Timestamp::ZERO, ..(**task).clone() }, created)
+    };
     if start > draft.now() {
         cx.wake(WakeKey::Service(task.service_id), start);
         return;
@@ -76,6 +84,10 @@ fn succeed(
     let is_handled = !last.is_wanted();
     // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay.
     let is_outdated = differences.is_dirty(draft, &last, at.service());
+    if is_outdated && !at.service().is_update_paused() && !at.mode().is_job() {
+        // The update takes the seat up, as one of so many at the same time.
+        return;
+    }
     if !is_handled && !is_outdated && last.not_before > now {
         // It ended while it was being prepared (an image that no node has): its delay is the successor's
         // too, or the slot would spin.
@@ -103,7 +115,7 @@ fn succeed(
     }
 }
 
-fn may_restart(settings: &RestartSettings, seat: &Seat, last: &Task) -> bool {
+pub(crate) fn may_restart(settings: &RestartSettings, seat: &Seat, last: &Task) -> bool {
     let allowed = match settings.condition {
         RestartCondition::None => false,
         RestartCondition::OnFailure => last.status.state != TaskState::Complete,

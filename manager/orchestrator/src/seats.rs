@@ -55,7 +55,19 @@ impl Seat {
 
     /// The task that fills it: of two, while one takes over from the other, the newer.
     pub(crate) fn counted(&self) -> Option<&Arc<Task>> {
-        self.tasks.iter().rev().find(|task| task.is_runnable())
+        self.pair().map(|(_, new)| new).or_else(|| self.tasks.iter().rev().find(|task| task.is_runnable()))
+    }
+
+    /// The tasks that may come to run or run: two while one takes over from the other.
+    pub(crate) fn runnable(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.iter().filter(|task| task.is_runnable())
+    }
+
+    /// The task that another one takes over from, and that one.
+    pub(crate) fn pair(&self) -> Option<(&Arc<Task>, &Arc<Task>)> {
+        let new = self.runnable().find(|task| task.beside().is_some())?;
+        let old = self.runnable().find(|task| Some(task.id) == new.beside())?;
+        Some((old, new))
     }
 
     /// The task that was made last.
@@ -74,6 +86,15 @@ impl Seat {
             task.not_before.max(created.after(STOP_WAIT_MAX))
         }
     }
+}
+
+/// Times that are as far ahead are another clock's: that of a manager that leads no more, or that took a report.
+const AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// Whether a stored time tells when something was, by the clock that decides. What another clock put ahead of it is
+/// not waited for, or everything would stand still until then.
+pub(crate) fn is_told(at: Timestamp, now: Timestamp) -> bool {
+    at <= now.after(AHEAD_MAX)
 }
 
 /// Whether nothing of the task runs as far as anybody can know: what a lost node does is not waited for.

@@ -43,6 +43,13 @@ impl NewTask {
     pub fn from(not_before: Timestamp) -> Self {
         Self { not_before, beside: None, update: 0 }
     }
+
+    /// One at once for a task that we stop: what that was to do is still to be done.
+    #[must_use]
+    pub fn instead_of(task: &Task, seat: Option<&Seat>, now: Timestamp) -> Self {
+        let still = seat.and_then(Seat::counted).map(|old| old.id);
+        Self { beside: task.beside().filter(|old| Some(*old) == still), update: task.update, not_before: now }
+    }
 }
 
 /// What a task that we stop says of it.

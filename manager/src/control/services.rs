@@ -1,7 +1,8 @@
 //! Writes on services.
 
 mod ports;
-mod update;
+mod rollout;
+pub(crate) mod update;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use skep_store::{Change, Guard, GuardKind, View};
 
 use self::{
     ports::{check_ports, named_ports},
-    update::{no_previous_spec, rolled_back, updated},
+    update::{check_level, no_previous_spec, rolled_back, updated},
 };
 use super::{
     Control, CreatedService,
@@ -21,6 +22,10 @@ use super::{
     out_of_sequence,
 };
 use crate::{SystemIds, names};
+
+pub use rollout::RollOut;
+#[cfg(test)]
+pub(crate) use rollout::{aborted, paused, resumed};
 
 impl Control {
     /// Creates a service. Its tasks come with the leader's next pass.
@@ -47,6 +52,7 @@ impl Control {
             let mut spec = spec.clone();
             resolve(view, &mut spec)?;
             check_ports(view, &spec, id)?;
+            check_level(view, &spec)?;
             let warnings = network_note(view, &spec).into_iter().collect();
             let registry_auth = registry_auth.clone();
             let ports = named_ports(view, &spec, id).unwrap_or_default();
@@ -77,19 +83,34 @@ impl Control {
             })
             .transpose()?;
         let now = Timestamp((self.shared.clock)());
+        self.change_service(id, version, |view, old| {
+            let level = view.feature_level();
+            match spec.clone() {
+                Some(mut spec) => {
+                    resolve(view, &mut spec)?;
+                    check_level(view, &spec)?;
+                    updated(old, spec, registry_auth.clone(), level, now)
+                }
+                None => rolled_back(old, level, now),
+            }
+        })
+        .await
+    }
+
+    /// Writes what `change` makes of a service, if it is at that version.
+    async fn change_service(
+        &self,
+        id: ServiceId,
+        version: u64,
+        change: impl Fn(&View, &Service) -> Result<Service, ApiError>,
+    ) -> Result<Vec<String>, ApiError> {
         let decide = |view: &View| {
             let old =
                 view.service(id).ok_or_else(|| ApiError::not_found(format!("service {id} not found")))?;
             if old.meta.version != version {
                 return Err(out_of_sequence());
             }
-            let new = match spec.clone() {
-                Some(mut spec) => {
-                    resolve(view, &mut spec)?;
-                    updated(old, spec, registry_auth.clone())?
-                }
-                None => rolled_back(old, now)?,
-            };
+            let new = change(view, old)?;
             check_ports(view, &new.spec, id)?;
             let warnings = network_note(view, &new.spec).into_iter().collect();
             let ports = named_ports(view, &new.spec, id).unwrap_or_else(|| Arc::clone(&new.ports));

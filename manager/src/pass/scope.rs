@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skep_api::{
     ServiceId, TaskId,
-    object::{SeatKey, Service, Task, UpdateState},
+    object::{SeatKey, Service, Task},
 };
 use skep_orchestrator::{Scope, may_get_ports};
 use skep_store::{Dirty, View};
@@ -49,8 +49,7 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
 
 /// How far an update came is told by all seats together.
 fn is_updating(view: &View, service: ServiceId) -> bool {
-    let state = view.service(service).and_then(|service| service.update_status.as_ref()).map(|s| s.state);
-    matches!(state, Some(UpdateState::Updating | UpdateState::RollbackStarted))
+    view.service(service).is_some_and(|service| service.is_updating())
 }
 
 /// Whether a task that found no node may find one now.
@@ -63,7 +62,7 @@ pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
 mod tests {
     use skep_api::{
         Id, NodeId, Timestamp,
-        object::{TaskExtra, UpdateStatus},
+        object::{TaskExtra, UpdateState, UpdateStatus},
         spec::ServiceSpec,
     };
     use skep_orchestrator::Look;

@@ -12,7 +12,7 @@ use super::{nanos, object, port, put_meta, to_json};
 
 /// A service as `GET /services/{id}` shows it.
 pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
-    let render = |spec: &ServiceSpec| if insert_defaults { with_defaults(spec) } else { spec_json(spec) };
+    let render = |spec: &ServiceSpec| if insert_defaults { with_defaults(spec) } else { self::spec(spec) };
     let mut out = Map::new();
     out.insert("ID".into(), service.id.to_string().into());
     put_meta(&mut out, &service.meta);
@@ -35,7 +35,7 @@ pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
 }
 
 /// The spec with what Docker always shows: labels, the mode, the count of forced updates.
-fn spec_json(spec: &ServiceSpec) -> Value {
+pub(crate) fn spec(spec: &ServiceSpec) -> Value {
     let mut out = object(to_json(spec));
     out.entry("Labels").or_insert_with(|| json!({}));
     let asks = |mode: &ServiceMode| *mode != ServiceMode::default();
@@ -50,7 +50,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
 
 /// The spec with every default written out (`insertDefaults`).
 fn with_defaults(spec: &ServiceSpec) -> Value {
-    let mut out = object(spec_json(spec));
+    let mut out = object(self::spec(spec));
     let update = json!({
         "Parallelism": 1,
         "Delay": 0,
@@ -134,7 +134,7 @@ mod tests {
     fn defaults_are_shown_only_when_asked_for() {
         let spec =
             parse(r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a","Init":false}},"Zebra":1}"#);
-        let plain = spec_json(&spec);
+        let plain = super::spec(&spec);
         assert_eq!(plain["Mode"]["Replicated"]["Replicas"], 1);
         assert_eq!((&plain["Labels"], &plain["Zebra"]), (&json!({}), &json!(1)));
         assert!(plain.get("UpdateConfig").is_none());

@@ -19,8 +19,8 @@ use skep_api::{
     spec::{Availability, InitRequest, JoinBody, NetworkSpec, NodeSpec, Role, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, Rotation, UnlockKey,
-    View,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, RollOut, Rotation,
+    UnlockKey, View,
     recovery::{
         Preview,
         backup::{self, Sealed, Title},
@@ -229,6 +229,18 @@ impl ControlPlane for FakeControl {
         self.apply(vec![Change::PutService(Arc::new(service))])?;
         self.reconcile(id);
         Ok(Vec::new())
+    }
+
+    async fn roll_out(&self, id: ServiceId, version: u64, what: RollOut) -> Result<(), ApiError> {
+        let mut service = Service::clone(self.stale_view().service(id).unwrap());
+        assert_eq!(service.meta.version, version);
+        let state = match what {
+            RollOut::Pause => UpdateState::Paused,
+            RollOut::Resume => UpdateState::Completed,
+            RollOut::Abort | RollOut::BackTo(_) => UpdateState::RollbackCompleted,
+        };
+        service.update_status = Some(UpdateStatus::new(state, START, format!("{what:?}")));
+        self.apply(vec![Change::PutService(Arc::new(service))]).map(drop)
     }
 
     async fn remove_service(&self, id: ServiceId) -> Result<(), ApiError> {

@@ -1,6 +1,6 @@
 //! Promise 4: never two counted tasks in a slot on live nodes, but for start-first overlap or a partition.
 //!
-//! No update here starts first. What a cut-off machine runs on is not counted: the state has given its tasks up.
+//! What a cut-off machine runs on is not counted: the state has given its tasks up.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,13 @@ use crate::swarm::world::State;
 /// In a state no slot has two tasks that are wanted.
 pub(crate) fn view(state: &mut State, view: &View) {
     let mut counted: BTreeMap<(ServiceId, u64), TaskId> = BTreeMap::new();
-    for task in view.tasks().filter(|task| task.desired_state <= TaskState::Running) {
+    let is_beside =
+        |task: TaskId, other: TaskId| view.task(task).is_some_and(|task| task.beside() == Some(other));
+    for task in view.tasks().filter(|task| task.is_runnable()) {
         if let Some(other) = counted.insert((task.service_id, task.slot), task.id) {
+            if is_beside(task.id, other) || is_beside(other, task.id) {
+                continue;
+            }
             let line = format!(
                 "tasks {other} and {} both count for slot {} of {} at {}",
                 task.id,
@@ -41,6 +46,10 @@ pub(crate) fn containers(state: &mut State) {
                 continue;
             }
             if let Some(other) = running.insert((known.service, known.slot), seen.task) {
+                let is_beside = state.tasks.get(&other).is_some_and(|task| task.beside == Some(seen.task));
+                if is_beside || known.beside == Some(other) {
+                    continue;
+                }
                 wrong.push(format!(
                     "{other} and {} both run in slot {} of {}",
                     seen.task, known.slot, known.service

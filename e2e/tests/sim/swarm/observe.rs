@@ -59,6 +59,7 @@ fn learn(state: &mut State, view: &View) {
                 service: task.service_id,
                 slot: task.slot,
                 node: task.node_id,
+                beside: task.beside(),
                 state: task.status.state,
                 desired: task.desired_state,
                 is_gone: false,

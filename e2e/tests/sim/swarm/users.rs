@@ -142,7 +142,12 @@ pub(crate) fn spec(name: &str, number: u64, image: &str, replicas: u64, port: u6
             "RestartPolicy": { "Condition": "any", "Delay": 500_000_000_u64 },
         },
         "Mode": { "Replicated": { "Replicas": replicas } },
-        "UpdateConfig": { "Parallelism": 1 + number % 2, "FailureAction": "pause", "Monitor": 1_000_000_000_u64 },
+        "UpdateConfig": {
+            "Parallelism": 1 + number % 2,
+            "FailureAction": "pause",
+            "Monitor": 1_000_000_000_u64,
+            "Order": if number % 4 == 2 { "start-first" } else { "stop-first" },
+        },
         "EndpointSpec": { "Ports": ports },
     });
     serde_json::from_value(spec).unwrap()

@@ -50,6 +50,8 @@ pub(crate) struct Known {
     pub(crate) service: ServiceId,
     pub(crate) slot: u64,
     pub(crate) node: Option<NodeId>,
+    /// What it runs beside until it takes over.
+    pub(crate) beside: Option<TaskId>,
     pub(crate) state: TaskState,
     pub(crate) desired: TaskState,
     /// It is not in the state any more.

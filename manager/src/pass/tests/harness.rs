@@ -14,9 +14,9 @@ use std::{
 };
 
 use skep_api::{
-    Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    ApiError, Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
-    object::{Cluster, Node, NodeState, NodeStatus, SeatKey, Service, Task, UpdateState, UpdateStatus},
+    object::{Cluster, Node, NodeState, NodeStatus, SeatKey, Service, Task, UpdateState},
     spec::{Availability, ServiceSpec},
 };
 use skep_orchestrator::WakeKey;
@@ -24,7 +24,13 @@ use skep_store::{Change, Dirty, FEATURE_LEVEL, ObjectRef, Proposal, Store, View,
 
 pub(super) use self::agents::image;
 use self::check::explained;
-use crate::pass::{Memo, Pass, pass};
+use crate::{
+    control::{
+        RegistryAuth,
+        services::update::{rolled_back, updated},
+    },
+    pass::{Memo, Pass, pass},
+};
 
 /// How long an agent takes for each step of a task.
 const STEP: Duration = Duration::from_millis(10);
@@ -49,6 +55,8 @@ pub(super) struct Swarm {
     pub(super) budget: usize,
     /// Seats whose agents do not let a task come further than that.
     pub(super) held: BTreeMap<(ServiceId, SeatKey), TaskState>,
+    /// By service and update, how many seats wait for their new task to run.
+    pub(super) in_flight: BTreeMap<(ServiceId, u64), usize>,
     /// Every task that there was, as `service.seat#n`: the nth of its seat.
     pub(super) names: BTreeMap<TaskId, String>,
 }
@@ -112,6 +120,7 @@ impl Swarm {
             n_passes: 0,
             budget: usize::MAX,
             held: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             names: BTreeMap::new(),
         };
         swarm.apply(vec![Change::PutCluster(Arc::new(cluster()))]);
@@ -182,27 +191,35 @@ impl Swarm {
         service_id(n)
     }
 
-    /// What the control API does for `service update`.
+    /// `service update`.
     pub(super) fn update(&mut self, id: ServiceId, spec: ServiceSpec) {
-        let mut service = (**self.view().service(id).unwrap()).clone();
-        service.previous_spec = Some(std::mem::replace(&mut service.spec, Arc::new(spec)));
-        service.previous_spec_version = service.spec_version;
-        service.update_status = None;
-        self.apply(vec![Change::PutService(Arc::new(service))]);
+        let now = self.now;
+        self.change(id, |old| updated(old, spec, RegistryAuth::OfSpec, FEATURE_LEVEL, now));
     }
 
-    /// What the control API does for `service rollback`.
+    /// `service rollback`.
     pub(super) fn rollback(&mut self, id: ServiceId) {
-        let mut service = (**self.view().service(id).unwrap()).clone();
-        let previous = service.previous_spec.take().unwrap();
-        service.previous_spec = Some(std::mem::replace(&mut service.spec, previous));
-        service.update_status = Some(UpdateStatus::new(
-            UpdateState::RollbackStarted,
-            // The clock of the manager that was asked may be ahead of the leader's.
-            self.now.after(Duration::from_secs(3)),
-            "manually requested rollback",
-        ));
-        self.apply(vec![Change::PutService(Arc::new(service))]);
+        // The clock of the manager that was asked may be ahead of the leader's.
+        let now = self.now.after(Duration::from_secs(3));
+        self.change(id, |old| rolled_back(old, FEATURE_LEVEL, now));
+    }
+
+    /// What the control API makes of a service.
+    pub(super) fn change(
+        &mut self,
+        id: ServiceId,
+        change: impl FnOnce(&Service) -> Result<Service, ApiError>,
+    ) {
+        let new = change(self.view().service(id).unwrap()).unwrap();
+        self.apply(vec![Change::PutService(Arc::new(new))]);
+    }
+
+    /// How many tasks of a seat are kept as history.
+    pub(super) fn keep_history(&mut self, n: u64) {
+        let mut cluster = (**self.view().cluster().unwrap()).clone();
+        let text = format!(r#"{{"Orchestration":{{"TaskHistoryRetentionLimit":{n}}}}}"#);
+        cluster.spec = serde_json::from_str(&text).unwrap();
+        self.apply(vec![Change::PutCluster(Arc::new(cluster))]);
     }
 
     pub(super) fn edit_node(&mut self, n: u128, edit: impl FnOnce(&mut Node)) {

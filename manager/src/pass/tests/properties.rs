@@ -5,6 +5,8 @@ use std::time::Duration;
 use skep_api::{object::NodeState, spec::Availability};
 use skep_store::Change;
 
+use crate::control::services::{paused, resumed};
+
 use super::harness::{Swarm, node_id, service_id, simple, with};
 
 /// xorshift64*, seeded.
@@ -19,6 +21,12 @@ impl Chance {
     }
 }
 
+impl Chance {
+    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[usize::try_from(self.below(words.len() as u64)).unwrap()]
+    }
+}
+
 const N_NODES: u64 = 4;
 const N_SERVICES: u64 = 3;
 
@@ -28,7 +36,8 @@ fn random_spec(name: &str, chance: &mut Chance) -> skep_api::spec::ServiceSpec {
     let patch = format!(
         r#"{{"TaskTemplate":{{"RestartPolicy":{{"Delay":{},"MaxAttempts":{}}},"ForceUpdate":{},
             "Resources":{{"Reservations":{{"NanoCPUs":{}}}}}}},
-            "UpdateConfig":{{"Parallelism":{},"Delay":{},"FailureAction":"{}"}},
+            "UpdateConfig":{{"Parallelism":{},"Delay":{},"FailureAction":"{}","Order":"{}","MaxFailureRatio":{}}},
+            "RollbackConfig":{{"Parallelism":{},"FailureAction":"{}","Order":"{}"}},
             "EndpointSpec":{{"Ports":[{{"TargetPort":80,"PublishMode":"{}"}}]}}}}"#,
         chance.below(3) * 1_000_000_000,
         chance.below(4),
@@ -36,8 +45,13 @@ fn random_spec(name: &str, chance: &mut Chance) -> skep_api::spec::ServiceSpec {
         chance.below(3) * 500_000_000,
         chance.below(3),
         chance.below(2) * 1_000_000_000,
-        ["pause", "continue"][usize::try_from(chance.below(2)).unwrap()],
-        ["ingress", "host"][usize::try_from(chance.below(2)).unwrap()],
+        chance.of(&["pause", "continue", "rollback"]),
+        chance.of(&["stop-first", "start-first"]),
+        chance.of(&["0", "0.3"]),
+        chance.below(3),
+        chance.of(&["pause", "continue"]),
+        chance.of(&["stop-first", "start-first"]),
+        chance.of(&["ingress", "host"]),
     );
     with(&simple(name, image, chance.below(7)), &patch)
 }
@@ -47,7 +61,7 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance) {
     let node = u128::from(chance.below(N_NODES) + 1);
     let name = format!("s{id}");
     let service = swarm.view().service(id).cloned();
-    match chance.below(8) {
+    match chance.below(11) {
         0..=2 => {
             let spec = random_spec(&name, chance);
             if service.is_some() {
@@ -69,6 +83,10 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance) {
             let state = if chance.below(2) == 0 { NodeState::Down } else { NodeState::Ready };
             swarm.set_state(node, state);
         }
+        8 => swarm.change_leader(),
+        9 if service.as_ref().is_some_and(|service| service.is_updating()) => swarm.change(id, paused),
+        9 if service.as_ref().is_some_and(|service| service.is_update_paused()) => swarm.change(id, resumed),
+        10 => swarm.keep_history(chance.below(3)),
         7 if swarm.view().node(node_id(node)).is_none() => swarm.add_node(node),
         7 if chance.below(4) == 0 => swarm.apply(vec![Change::DeleteNode(node_id(node))]),
         _ => {}

@@ -16,9 +16,14 @@ use skep_api::{
     object::{NodeState, SeatKey, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
-use skep_store::Change;
+use skep_store::{Change, FEATURE_LEVEL};
 
 use super::harness::{EPOCH, Swarm, image, node_id, service_id, simple, with};
+
+use crate::control::services::{
+    aborted, paused, resumed,
+    update::{rolled_back, rolled_back_to},
+};
 
 /// `until` waits no longer.
 const UNTIL_MAX: Duration = Duration::from_secs(600);
@@ -63,9 +68,8 @@ impl Script {
                 let old = self.swarm.view().service(id).unwrap().spec.clone();
                 self.swarm.update(id, changed(&old, &[&format!("replicas={n}")], "{}"));
             }
-            ["rollback", name] => {
-                let id = self.id(name);
-                self.swarm.rollback(id);
+            [verb @ ("pause" | "resume" | "abort" | "rollback"), name, rest @ ..] => {
+                self.roll_out(verb, name, rest)
             }
             ["advance", span] => self.swarm.run(duration(span)),
             ["until", state] => self.until(state),
@@ -99,6 +103,25 @@ impl Script {
             other => panic!("no command: {other:?}"),
         }
         self.swarm.settle();
+    }
+
+    fn roll_out(&mut self, verb: &str, name: &str, rest: &[&str]) {
+        let (id, now) = (self.id(name), self.swarm.now);
+        match (verb, rest) {
+            ("pause", _) => self.swarm.change(id, paused),
+            ("resume", _) => self.swarm.change(id, resumed),
+            ("abort", _) => self.swarm.change(id, |old| aborted(old, FEATURE_LEVEL, now)),
+            (_, []) => self.swarm.rollback(id),
+            (_, ["refused"]) => {
+                let service = self.swarm.view().service(id).cloned().unwrap();
+                let error = rolled_back(&service, FEATURE_LEVEL, now).unwrap_err();
+                writeln!(self.shown, "  refused: {}", error.message).unwrap();
+            }
+            (_, back) => {
+                let back = back[0].parse().unwrap();
+                self.swarm.change(id, |old| rolled_back_to(old, back, FEATURE_LEVEL, now));
+            }
+        }
     }
 
     fn nodes(&mut self, n: u128, facts: &[&str]) {
@@ -171,6 +194,7 @@ impl Script {
             "updated" => swarm.view().services().all(|service| {
                 service.update_status.as_ref().is_some_and(|status| status.completed_at.is_some())
             }),
+            "paused" => swarm.view().services().all(|service| service.is_update_paused()),
             word => {
                 let state = state(word);
                 let view = swarm.view();

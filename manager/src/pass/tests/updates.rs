@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use skep_api::{TaskState, object::UpdateState, spec::Availability};
+use skep_api::{TaskState, Timestamp, object::UpdateState, spec::Availability};
 
 use super::harness::{Swarm, simple, with};
 
@@ -46,6 +46,8 @@ fn delay_and_monitor_are_kept() {
         assert_eq!(swarm.images(web).iter().filter(|(_, image)| image == "ok2").count(), n_new);
         swarm.run(Duration::from_millis(1100));
     }
+    // The delay of the last slot, and then Swarm watches for one second more than that.
+    swarm.seconds(10);
     assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Updating);
     swarm.seconds(1);
     assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Completed);
@@ -123,7 +125,7 @@ fn continue_does_not_look() {
     let web = swarm.create(1, with(&simple("web", "ok", 3), config));
     swarm.seconds(1);
     swarm.update(web, with(&simple("web", "exit:1:100", 3), config));
-    swarm.seconds(2);
+    swarm.seconds(6);
     assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Completed);
 }
 
@@ -176,6 +178,44 @@ fn an_update_of_tasks_that_never_ran_goes_through() {
 }
 
 #[test]
+fn what_is_in_flight_and_what_failed_is_known_without_history() {
+    for limit in [0, 1, 5] {
+        let mut swarm = Swarm::new(2);
+        swarm.keep_history(limit);
+        let config = r#"{"UpdateConfig":{"Parallelism":1,"MaxFailureRatio":0.5,"Monitor":1000000000,
+            "Delay":500000000},"TaskTemplate":{"RestartPolicy":{"Delay":10000000}}}"#;
+        let web = swarm.create(1, with(&simple("web", "ok", 4), config));
+        swarm.seconds(1);
+        swarm.n_missing_max = 0;
+        // Each restarts often while the others have their turn; three of four are more than half.
+        swarm.update(web, with(&simple("web", "exit:1:400", 4), config));
+        swarm.seconds(30);
+        assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Paused, "history {limit}");
+        let status = swarm.view().service(web).unwrap().update_status.clone().unwrap();
+        assert_eq!((status.slots, status.failed), (4, 3), "history {limit}");
+        assert_eq!(swarm.images(web).iter().filter(|(_, image)| image == "ok").count(), 1);
+    }
+}
+
+#[test]
+fn a_clock_that_is_ahead_holds_no_update_up() {
+    let mut swarm = Swarm::new(2);
+    let slow = r#"{"UpdateConfig":{"Parallelism":1,"Delay":2000000000,"Monitor":1000000000}}"#;
+    let web = swarm.create(1, with(&simple("web", "ok", 2), slow));
+    swarm.seconds(1);
+    swarm.update(web, with(&simple("web", "ok2", 2), slow));
+    swarm.settle();
+    // The leader's clock was an hour ahead, and another one leads.
+    swarm.now = swarm.now.after(Duration::from_secs(3600));
+    swarm.run(Duration::from_millis(100));
+    swarm.now = Timestamp(swarm.now.0 - 3_600_000_000_000);
+    swarm.change_leader();
+    swarm.seconds(60);
+    assert_eq!(swarm.images(web), all("ok2", 2));
+    assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Completed);
+}
+
+#[test]
 fn a_drain_in_the_middle_does_not_stop_it() {
     let mut swarm = Swarm::new(3);
     let web = swarm.create(1, with(&simple("web", "ok", 6), TWO_AT_ONCE));
@@ -194,6 +234,7 @@ fn a_better_image_is_tried_at_once() {
     let web = swarm.create(1, simple("web", "missing", 3));
     swarm.seconds(7);
     swarm.update(web, simple("web", "ok", 3));
-    swarm.run(Duration::from_millis(100));
+    // One after the other, but for no delay.
+    swarm.run(Duration::from_millis(200));
     assert_eq!(swarm.images(web), all("ok", 3));
 }

@@ -1,8 +1,14 @@
 //! What holds after each pass.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use skep_api::object::Task;
+use skep_api::{
+    TaskState,
+    object::{SeatKey, Service, Task},
+};
 use skep_store::{Change, View};
 
 use super::Swarm;
@@ -14,8 +20,35 @@ impl Swarm {
         for service in view.services() {
             let n_running = self.running(service.id).len();
             let n_wanted = usize::try_from(service.spec.replicas()).unwrap();
+            self.check_in_flight(&view, service);
             self.n_missing_max = self.n_missing_max.max(n_wanted.saturating_sub(n_running));
         }
+    }
+}
+
+impl Swarm {
+    /// At most `parallelism` seats of an update wait for a task of its own to run; more only when somebody lowered it.
+    fn check_in_flight(&mut self, view: &View, service: &Service) {
+        if !service.is_updating() {
+            return;
+        }
+        let is_rollback = service.update_status.as_ref().is_some_and(|status| status.state.is_rollback());
+        let settings = if is_rollback { service.spec.rollback() } else { service.spec.update() };
+        let mut first: BTreeMap<SeatKey, &Arc<Task>> = BTreeMap::new();
+        let mut own: Vec<&Arc<Task>> = view
+            .tasks_of_service(service.id)
+            .filter(|task| task.update == service.updates && task.desired_state < TaskState::Remove)
+            .filter(|task| task.is_runnable() || task.status.state != TaskState::Shutdown)
+            .collect();
+        own.sort_by_key(|task| (task.meta.created_at, task.is_runnable()));
+        for task in own {
+            first.entry(task.seat()).or_insert(task);
+        }
+        let is_coming = |task: &&&Arc<Task>| task.is_runnable() && task.status.running_at.is_zero();
+        let n = first.values().filter(is_coming).count();
+        let before = self.in_flight.insert((service.id, service.updates), n).unwrap_or(0);
+        let n_max = usize::try_from(settings.parallelism).unwrap_or(usize::MAX);
+        assert!(n <= n_max.max(before), "{n} seats are in flight, not {n_max}: {service:?}");
     }
 }
 
