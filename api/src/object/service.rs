@@ -198,3 +198,45 @@ impl UpdateState {
         matches!(self, Self::RollbackStarted | Self::RollbackPaused | Self::RollbackCompleted)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> Arc<ServiceSpec> {
+        Arc::new(serde_json::from_str(json).unwrap())
+    }
+
+    /// The images of the specs that are kept after each of these was the service's.
+    fn kept(all: &[&str]) -> Vec<String> {
+        let mut service = Service { spec: spec(all[0]), ..Service::default() };
+        for json in &all[1..] {
+            let new = spec(json);
+            service.history = service.history_before(&new, Timestamp(1));
+            service.spec = new;
+        }
+        let image = |past: &PastSpec| past.spec.container().map(|container| container.image.clone());
+        service.history.iter().map(|past| image(past).unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn past_specs_are_kept() {
+        let of = |image: &str, more: &str| {
+            format!(r#"{{"TaskTemplate":{{"ContainerSpec":{{"Image":"{image}"}}}}{more}}}"#)
+        };
+        let (a, b, c) = (of("a", ""), of("b", ""), of("c", ""));
+        assert_eq!(kept(&[&a, &b, &c]), ["b", "a"]);
+        assert_eq!(kept(&[&a, &a, &b]), ["a"], "nothing changed");
+        let scaled = of("a", r#","Mode":{"Replicated":{"Replicas":9}}"#);
+        assert_eq!(kept(&[&a, &scaled, &b]), ["a"], "another number of tasks is no other spec");
+        let few = of("c", r#","Labels":{"skep.update.history":"1"}"#);
+        assert_eq!(kept(&[&a, &b, &few]), ["b"]);
+        let none = of("c", r#","Labels":{"skep.update.history":"0"}"#);
+        assert_eq!(kept(&[&a, &b, &none]), Vec::<String>::new());
+        let many: Vec<String> = (0..20).map(|n| of(&n.to_string(), "")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(kept(&many).len(), 10);
+        let large = of("large", &format!(r#","Labels":{{"a":"{}"}}"#, "x".repeat(HISTORY_BYTES_MAX)));
+        assert_eq!(kept(&[&a, &large, &b]), Vec::<String>::new(), "each write would carry it");
+    }
+}

@@ -165,6 +165,31 @@ async fn a_service_is_changed() {
 }
 
 #[tokio::test]
+async fn an_update_is_paused_resumed_and_given_up() {
+    let server = Running::manager();
+    good(&server, "service create -d --name web --rollback-monitor 1ms skep/whoami", &[]).await;
+    for image in ["skep/a", "skep/b"] {
+        good(&server, &format!("service update -d --image {image} web"), &[]).await;
+    }
+    good(
+        &server,
+        "service history web",
+        &["NUMBER    IMAGE", "1         skep/a:latest", "2         skep/whoami:latest"],
+    )
+    .await;
+    good(&server, "service history --format json web", &[r#""Number":2"#, r#""Name":"web""#]).await;
+    good(&server, "service pause web", &["web\n"]).await;
+    good(&server, "service inspect web", &[r#""Message": "Pause""#]).await;
+    good(&server, "service resume web", &["web\n"]).await;
+    good(&server, "service abort web", &["web\n"]).await;
+    good(&server, "service rollback -d --to 2 web", &["web\n"]).await;
+    good(&server, "service inspect web", &[r#""Message": "BackTo(2)""#]).await;
+    bad(&server, "service rollback --to 0 web", "invalid value 0 for --to: past specs are numbered from 1")
+        .await;
+    bad(&server, "service pause none", "Error response from daemon: service none not found").await;
+}
+
+#[tokio::test]
 async fn nodes_are_changed() {
     let server = Running::manager();
     good(&server, "service create -d --name web --replicas 2 skep/whoami", &[]).await;

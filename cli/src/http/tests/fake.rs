@@ -221,6 +221,7 @@ impl ControlPlane for FakeControl {
                 return Err(ApiError::new(ErrorKind::FailedPrecondition, words));
             }
         };
+        service.history = service.history_before(&next, START);
         service.previous_spec = Some(std::mem::replace(&mut service.spec, next));
         service.update_status = state.map(|state| UpdateStatus {
             completed_at: Some(START),

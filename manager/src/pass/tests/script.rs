@@ -289,6 +289,21 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The rules of updates and rollbacks, as scripts name them.
+const UPDATE_RULES: std::ops::RangeInclusive<u32> = 93..=112;
+
+#[test]
+fn each_rule_of_updates_has_a_script() {
+    let mut found = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pass/tests/scripts/update"), &mut found);
+    let texts: Vec<String> = found.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let heads: Vec<&str> = texts.iter().filter_map(|text| text.lines().next()).collect();
+    for rule in UPDATE_RULES {
+        let name = format!("sem:{rule} ");
+        assert!(heads.iter().any(|head| head.contains(&name)), "no script shows {name}");
+    }
+}
+
 #[test]
 fn scripts_show_what_they_did() {
     let mut found = Vec::new();
