@@ -8,7 +8,7 @@ use std::{
 
 use skep_api::{
     NodeId, TaskId, TaskState,
-    object::{Node, NodeState, Task, ingress},
+    object::{Node, NodeState, Service, Task, ingress},
     wire,
 };
 use skep_store::View;
@@ -51,24 +51,27 @@ impl Mesh {
             };
             mesh.addresses.push((address, node));
             if is_endpoint(task, view.node(node).map(AsRef::as_ref))
-                && view.service(task.service_id).is_some()
+                && let Some(service) = view.service(task.service_id)
             {
-                mesh.add_endpoint(task, address);
+                mesh.add_endpoint(service, task, address);
             }
         }
         mesh
     }
 
-    fn add_endpoint(&mut self, task: &Task, address: Ipv4Addr) {
-        for port in task.ports.iter().filter(|port| port.is_ingress()) {
-            let key = (port.protocol().to_owned(), port.published_port, port.target_port);
-            // A task of an older spec serves its own target of a port that the service still has.
-            let published =
-                self.ports.range((key.0.clone(), key.1, 0)..=(key.0.clone(), key.1, u16::MAX)).count();
-            if published > 0 {
-                self.ports.entry(key).or_default().push(address);
-                self.members.insert(task.id);
-            }
+    /// A task of an older spec serves the ports that the service has now, and no other: what the service gave up
+    /// may be another one's. It serves its own target of a port, or of a port that is new the same target.
+    fn add_endpoint(&mut self, service: &Service, task: &Task, address: Ipv4Addr) {
+        for port in service.ports.iter().filter(|port| port.is_ingress() && port.published_port != 0) {
+            let alike =
+                || task.ports.iter().filter(|own| own.is_ingress() && own.protocol() == port.protocol());
+            let same = alike().find(|own| own.published_port == port.published_port);
+            let Some(own) = same.or_else(|| alike().find(|own| own.target_port == port.target_port)) else {
+                continue;
+            };
+            let key = (port.protocol().to_owned(), port.published_port, own.target_port);
+            self.ports.entry(key).or_default().push(address);
+            self.members.insert(task.id);
         }
     }
 
@@ -123,3 +126,7 @@ fn is_endpoint(task: &Task, node: Option<&Node>) -> bool {
     let is_to_run = task.is_wanted() && task.desired_state >= TaskState::Running;
     task.status.state == TaskState::Running && is_to_run && node_is_there
 }
+
+#[cfg(test)]
+#[path = "mesh_tests.rs"]
+mod tests;

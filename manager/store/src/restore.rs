@@ -1,9 +1,10 @@
 //! A store from its records: objects first, then the indexes of all tasks at once, which is several times
-//! quicker than one task after the other, and can be done by two.
+//! quicker than one task after the other, and can be done by two. What the indexes are made of is noted when a
+//! task comes: later each look at one would be a look at cold memory.
 
 use std::{fmt, net::Ipv4Addr, sync::Arc};
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 use skep_api::{
     Id, NodeId, RequestId, ServiceId, TaskId, Timestamp,
     object::{Cluster, Network, Node, Service, Task},
@@ -32,6 +33,16 @@ pub struct Restoring {
     tasks: Vec<Arc<Task>>,
     /// How many of the tasks are in the map.
     n_put: usize,
+    noted: Noted,
+}
+
+/// Of each task, what its indexes hold.
+#[derive(Debug, Default)]
+struct Noted {
+    by_service: Vec<(ServiceId, u64, TaskId)>,
+    /// With the task's place.
+    by_node: Vec<(NodeId, TaskId, usize)>,
+    addresses: Vec<(Ipv4Addr, Id)>,
 }
 
 /// What of the end of a restoration may run on a thread of its own.
@@ -99,6 +110,14 @@ impl Restoring {
         {
             new.ports = Arc::clone(&service.ports);
         }
+        self.noted.by_service.push((task.service_id, task.slot, task.id));
+        if let Some(node) = task.node_id {
+            self.noted.by_node.push((node, task.id, self.tasks.len()));
+        }
+        if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
+            self.noted.addresses.push((address, task.id.0));
+        }
+        view.put_wants(&task)?;
         self.tasks.push(task);
         if self.tasks.len() - self.n_put == WINDOW {
             self.put_read();
@@ -125,16 +144,22 @@ impl Restoring {
             return Err(SnapshotError("it names no format".to_owned()));
         }
         self.put_read();
+        let Noted { by_service: services, by_node: nodes, addresses } = &mut self.noted;
         let tasks = &self.tasks;
         let view = &mut self.store.view;
         let mut by_service = OrdSet::new();
-        let mut given = Ok(());
-        both(&mut || by_service = index_by_service(tasks), &mut || {
-            given = view.put_placed(tasks).and_then(|()| view.put_addresses(tasks));
-        });
-        given?;
+        let mut held = std::mem::take(&mut view.addresses);
+        let (mut are_free, mut given) = (Ok(()), Ok(()));
+        both(
+            &mut || {
+                by_service = index_by_service(services);
+                are_free = put_addresses(&mut held, addresses);
+            },
+            &mut || given = view.put_placed(nodes, tasks),
+        );
+        are_free.and(given)?;
         view.tasks_by_service = by_service;
-        view.put_wants(tasks)?;
+        view.addresses = held;
         view.revision = self.revision;
         Ok(self.store)
     }
@@ -155,72 +180,69 @@ fn in_two_passes(n: usize) -> impl Iterator<Item = usize> {
     (0..n).filter(|at| at % 8 < 5).chain((0..n).filter(|at| at % 8 >= 5))
 }
 
-fn index_by_service(tasks: &[Arc<Task>]) -> OrdSet<(ServiceId, u64, TaskId)> {
-    let mut sorted: Vec<_> = tasks.iter().map(|task| (task.service_id, task.slot, task.id)).collect();
-    sorted.sort_unstable();
+fn index_by_service(noted: &mut [(ServiceId, u64, TaskId)]) -> OrdSet<(ServiceId, u64, TaskId)> {
+    noted.sort_unstable();
     let mut index = OrdSet::new();
-    for at in in_two_passes(sorted.len()) {
-        index.insert(sorted[at]);
+    for at in in_two_passes(noted.len()) {
+        index.insert(noted[at]);
     }
     index
 }
 
-impl View {
-    /// Seats that are nodes, and what live tasks want or hold.
-    fn put_wants(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
-        for task in tasks {
-            if let Some(node) = task.for_node() {
-                self.tasks_by_seat_node.insert((task.service_id, node, task.id));
-            }
+fn put_addresses(held: &mut OrdMap<Ipv4Addr, Id>, noted: &mut [(Ipv4Addr, Id)]) -> Result<(), Refusal> {
+    noted.sort_unstable();
+    for at in in_two_passes(noted.len()) {
+        let (address, owner) = noted[at];
+        if held.insert(address, owner).is_some() {
+            let words = format!("address {address} is given to two");
+            return Err(Refusal::new(RefusalKind::AddressTaken, words));
         }
-        for task in tasks.iter().filter(|task| task.is_runnable()) {
-            if task.node_id.is_none() {
-                self.unplaced.insert((task.service_id, task.id));
-            }
-            for key in Self::host_port_keys(task) {
-                let (port, node) = (key.1, key.2);
-                if self.host_ports.insert(key, task.id).is_some() {
-                    let words = format!("port '{port}' of node {node} is in use by two tasks");
-                    return Err(Refusal::new(RefusalKind::PortTaken, words));
-                }
+    }
+    Ok(())
+}
+
+impl View {
+    /// A seat that is a node, and what a live task wants or holds.
+    fn put_wants(&mut self, task: &Task) -> Result<(), Refusal> {
+        if let Some(node) = task.for_node() {
+            self.tasks_by_seat_node.insert((task.service_id, node, task.id));
+        }
+        if !task.is_runnable() {
+            return Ok(());
+        }
+        if task.node_id.is_none() {
+            self.unplaced.insert((task.service_id, task.id));
+        }
+        for key in Self::host_port_keys(task) {
+            let (port, node) = (key.1, key.2);
+            if self.host_ports.insert(key, task.id).is_some() {
+                let words = format!("port '{port}' of node {node} is in use by two tasks");
+                return Err(Refusal::new(RefusalKind::PortTaken, words));
             }
         }
         Ok(())
     }
 
     /// The indexes by node.
-    fn put_placed(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
-        let mut placed: Vec<(NodeId, &Arc<Task>)> =
-            tasks.iter().filter_map(|task| Some((task.node_id?, task))).collect();
-        placed.sort_unstable_by_key(|(node, task)| (*node, task.id));
-        for at in in_two_passes(placed.len()) {
-            let (node, task) = &placed[at];
-            self.tasks_by_node.insert((*node, task.id));
+    fn put_placed(
+        &mut self,
+        noted: &mut [(NodeId, TaskId, usize)],
+        tasks: &[Arc<Task>],
+    ) -> Result<(), Refusal> {
+        noted.sort_unstable();
+        for at in in_two_passes(noted.len()) {
+            let (node, task, _) = noted[at];
+            self.tasks_by_node.insert((node, task));
         }
-        for of_node in placed.chunk_by(|one, other| one.0 == other.0) {
+        for of_node in noted.chunk_by(|one, other| one.0 == other.0) {
             let mut load = NodeLoad::default();
-            for (_, task) in of_node {
-                if !load.add(task) {
-                    return Err(resource_taken(task));
+            for (_, _, at) in of_node {
+                if !load.add(&tasks[*at]) {
+                    return Err(resource_taken(&tasks[*at]));
                 }
             }
             if load != NodeLoad::default() {
                 self.loads.insert(of_node[0].0, load);
-            }
-        }
-        Ok(())
-    }
-
-    fn put_addresses(&mut self, tasks: &[Arc<Task>]) -> Result<(), Refusal> {
-        let live = tasks.iter().filter(|task| task.is_live());
-        let mut given: Vec<(Ipv4Addr, Id)> =
-            live.filter_map(|task| Some((task.ingress_addr?, task.id.0))).collect();
-        given.sort_unstable();
-        for at in in_two_passes(given.len()) {
-            let (address, owner) = given[at];
-            if self.addresses.insert(address, owner).is_some() {
-                let words = format!("address {address} is given to two");
-                return Err(Refusal::new(RefusalKind::AddressTaken, words));
             }
         }
         Ok(())
