@@ -58,8 +58,13 @@ impl Assignment {
     }
 
     /// As Docker names it: `service.slot.task`.
-    pub(crate) fn name(&self) -> String {
-        format!("{}.{}.{}", self.service_name, self.slot, self.task)
+    pub(crate) fn name(&self, node: &str) -> String {
+        format!("{}.{}.{}", self.service_name, self.slot_name(node), self.task)
+    }
+
+    /// Its slot, or the node where it has none (`SK:api/naming`); so it is for the first slot of a job, too.
+    pub(crate) fn slot_name(&self, node: &str) -> String {
+        if self.slot == 0 { node.to_owned() } else { self.slot.to_string() }
     }
 
     pub(crate) fn container(&self) -> Option<&ContainerSpec> {

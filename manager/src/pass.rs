@@ -12,7 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_api::{Timestamp, id::IdSource};
-use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, reconcile};
+use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, expire_nodes, reconcile};
 use skep_store::{Change, Dirty, Draft, View};
 
 use self::scope::{is_room_freed, scope};
@@ -66,6 +66,7 @@ pub fn pass(
         // It is there, or was not found.
         draft.push(Change::DeleteTask(id)).ok();
     }
+    expire_nodes(&mut draft, &mut cx);
     let whole = scope.services.iter().filter(|(_, look)| **look == Look::Whole);
     let nodes = scope.nodes.iter().map(|id| WakeKey::Node(*id));
     let settled = whole.map(|(id, _)| WakeKey::Service(*id)).chain(nodes).collect();

@@ -66,6 +66,21 @@ impl Picture {
         self.nodes.get(&id)
     }
 
+    /// Takes what a task of a group needs from the one node that it may run on.
+    ///
+    /// # Errors
+    /// What refuses it there.
+    pub fn confirm(&mut self, group: &TaskGroup, id: NodeId) -> Result<(), Filter> {
+        let info = self.nodes.get_mut(&id).ok_or(Filter::Ready)?;
+        match refused_by(group, info) {
+            Some(filter) => Err(filter),
+            None => {
+                info.take(group);
+                Ok(())
+            }
+        }
+    }
+
     /// Places up to `n_tasks` of a group and takes what they need from the picture.
     pub fn place(&mut self, group: &TaskGroup, n_tasks: usize) -> Placement {
         let mut refusal = Refusal::default();

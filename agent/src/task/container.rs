@@ -128,8 +128,8 @@ fn facts(assignment: &Assignment, node: Whereabouts<'_>) -> TaskFacts {
         node_id: node.id.to_owned(),
         node_hostname: node.name.to_owned(),
         task_id: assignment.task.to_string(),
-        task_name: assignment.name(),
-        slot: assignment.slot.to_string(),
+        task_name: assignment.name(node.id),
+        slot: assignment.slot_name(node.id),
     }
 }
 
@@ -139,7 +139,7 @@ fn labels(assignment: &Assignment, spec: &spec::ContainerSpec, node: &str) -> BT
     labels.extend([
         ("com.docker.swarm.task".to_owned(), String::new()),
         (TASK_ID_LABEL.to_owned(), assignment.task.to_string()),
-        (TASK_NAME_LABEL.to_owned(), assignment.name()),
+        (TASK_NAME_LABEL.to_owned(), assignment.name(node)),
         (NODE_ID_LABEL.to_owned(), node.to_owned()),
         ("com.docker.swarm.service.id".to_owned(), assignment.service.to_string()),
         ("com.docker.swarm.service.name".to_owned(), assignment.service_name.clone()),

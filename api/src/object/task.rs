@@ -174,12 +174,12 @@ impl Task {
         self.status.state <= TaskState::Running
     }
 
-    /// Its name as Docker shows it: `service.slot.id`, or with the node instead of a slot.
+    /// Its name as Docker shows it: `service.slot.id`, with the node where the slot is 0 (`SK:api/naming`).
     #[must_use]
     pub fn name(&self) -> String {
-        match self.seat() {
-            SeatKey::Slot(slot) => format!("{}.{slot}.{}", self.spec.name, self.id),
-            SeatKey::Node(node) => format!("{}.{node}.{}", self.spec.name, self.id),
+        match self.node_id.or(self.for_node()).filter(|_| self.slot == 0) {
+            Some(node) => format!("{}.{node}.{}", self.spec.name, self.id),
+            None => format!("{}.{}.{}", self.spec.name, self.slot, self.id),
         }
     }
 

@@ -53,7 +53,8 @@ impl ServiceSpec {
         self.mode.as_ref().and_then(|mode| mode.replicated.as_ref()).and_then(|r| r.replicas).unwrap_or(1)
     }
 
-    /// Spells out what Docker fills in when it takes a service in: one replica where no number is given.
+    /// Spells out what Docker fills in when it takes a service in: one replica where no number is given, and the
+    /// numbers of a job.
     pub fn fill_in(&mut self) {
         let mode = self.mode.get_or_insert_with(|| ServiceMode {
             replicated: Some(Replicated::default()),
@@ -61,6 +62,10 @@ impl ServiceSpec {
         });
         if let Some(replicated) = &mut mode.replicated {
             replicated.replicas.get_or_insert(1);
+        }
+        if let Some(job) = &mut mode.replicated_job {
+            let concurrent = *job.max_concurrent.get_or_insert(1);
+            job.total_completions.get_or_insert(concurrent);
         }
     }
 

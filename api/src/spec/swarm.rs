@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Extra, Labels};
-use crate::{Secret, json::is_zero};
+use crate::{Secret, json::is_zero, span};
 
+/// The label of the swarm that says after how long a worker that is down is removed.
+pub const DOWN_TTL_LABEL: &str = "skep.node.down-ttl";
 /// How often an agent beats unless the swarm's settings say otherwise (Swarm: 5 s).
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 /// Beats closer than this cost more than they tell: a busy machine would look down.
@@ -151,6 +153,13 @@ impl SwarmSpec {
     pub fn task_history_max(&self) -> Option<usize> {
         let limit = self.setting("Orchestration", "TaskHistoryRetentionLimit").and_then(Value::as_i64);
         usize::try_from(limit.unwrap_or(TASK_HISTORY_DEFAULT)).ok()
+    }
+
+    /// After how long a worker that is down is removed; `None`: never.
+    #[must_use]
+    pub fn down_ttl(&self) -> Option<Duration> {
+        let nanos = span::parse(self.labels.get(DOWN_TTL_LABEL)?).ok()?;
+        u64::try_from(nanos).ok().filter(|nanos| *nanos != 0).map(Duration::from_nanos)
     }
 
     /// After how many log entries a manager makes a snapshot.

@@ -1,13 +1,15 @@
 //! A service as a whole: its name, its mode, and then its parts.
 
-use super::{endpoint::endpoint, field, labels::labels, network, not_honoured, task::task, update::update};
+use super::{endpoint::endpoint, labels::labels, network, task::task, update::update};
 use crate::{ApiError, spec::ServiceSpec};
 
 /// Longest name of a service.
 pub const NAME_CHARS_MAX: usize = 63;
 
-/// Most replicas of one service: a limit so that a typo does not fill the store.
+/// Most replicas of one service, and most completions of a job: a limit so that a typo does not fill the store.
 pub const REPLICAS_MAX: u64 = 100_000;
+/// What is too much.
+const REPLICAS_AND_MORE: u64 = REPLICAS_MAX + 1;
 
 /// Checks a service's spec for creation or update.
 ///
@@ -42,20 +44,43 @@ pub(super) fn service_name(name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// One mode, with numbers that a store can hold (`SK:manager/controlapi/service.go:validateMode`).
 fn mode(spec: &ServiceSpec) -> Result<(), ApiError> {
     let Some(mode) = &spec.mode else { return Ok(()) };
-    // An empty object asks for the mode, so these are not looked at as zero values.
-    for (key, asked) in [
-        ("Global", mode.global.is_some()),
-        ("ReplicatedJob", mode.replicated_job.is_some()),
-        ("GlobalJob", mode.global_job.is_some()),
-    ] {
-        if asked {
-            return Err(not_honoured(&field("Mode", key), ""));
-        }
+    // An empty object asks for the mode.
+    let asked = [
+        mode.replicated.is_some(),
+        mode.global.is_some(),
+        mode.replicated_job.is_some(),
+        mode.global_job.is_some(),
+    ];
+    if asked.into_iter().filter(|asked| *asked).count() > 1 {
+        return Err(ApiError::invalid("Mode: must specify only one service mode"));
     }
-    if spec.replicas() > REPLICAS_MAX {
-        return Err(ApiError::invalid(format!("Mode.Replicated.Replicas: at most {REPLICAS_MAX}")));
+    if spec.mode().is_job() && spec.update_config.is_some() {
+        return Err(invalid_argument("Jobs may not have an update config"));
+    }
+    let number = |path: &str, n: Option<u64>, negative: &str| match n.unwrap_or(0) {
+        // Clients cast what is below zero.
+        n if i64::try_from(n).is_err() => Err(invalid_argument(negative)),
+        REPLICAS_AND_MORE.. => Err(ApiError::invalid(format!("{path}: at most {REPLICAS_MAX}"))),
+        _ => Ok(()),
+    };
+    if let Some(replicated) = &mode.replicated {
+        let words = "Number of replicas must be non-negative";
+        number("Mode.Replicated.Replicas", replicated.replicas, words)?;
+    }
+    if let Some(job) = &mode.replicated_job {
+        let path = "Mode.ReplicatedJob";
+        let words = "Maximum concurrent jobs must not be negative";
+        number(&format!("{path}.MaxConcurrent"), job.max_concurrent, words)?;
+        let words = "Total completed jobs must not be negative";
+        number(&format!("{path}.TotalCompletions"), job.total_completions, words)?;
     }
     Ok(())
+}
+
+/// Docker passes its control API's status on in the message.
+fn invalid_argument(words: &str) -> ApiError {
+    ApiError::invalid(format!("rpc error: code = InvalidArgument desc = {words}"))
 }

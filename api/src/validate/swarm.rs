@@ -8,7 +8,8 @@ use super::unhonoured;
 use crate::{
     ApiError,
     json::is_zero,
-    spec::{HEARTBEAT_MIN, SwarmSpec},
+    span,
+    spec::{DOWN_TTL_LABEL, HEARTBEAT_MIN, SKEP_LABEL_PREFIX, SwarmSpec},
 };
 
 /// Swarm's least life of a node's certificate (`SK:ca/certificates.go`).
@@ -27,6 +28,7 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
     if spec.labels.keys().any(String::is_empty) {
         return Err(ApiError::invalid("Spec.Labels: a label needs a key"));
     }
+    labels(spec)?;
     numbers(spec)?;
     external_cas(spec)?;
     // Ticks are each daemon's own setting; Swarm's defaults may be spelled out.
@@ -49,6 +51,23 @@ pub fn swarm(spec: &SwarmSpec) -> Result<(), ApiError> {
     }
     if let Some(Value::Object(map)) = spec.extra.get("TaskDefaults") {
         unhonoured(map, "Spec.TaskDefaults", &["LogDriver"])?;
+    }
+    Ok(())
+}
+
+/// Those of ours are known and well-formed.
+fn labels(spec: &SwarmSpec) -> Result<(), ApiError> {
+    for (key, value) in spec.labels.iter().filter(|(key, _)| key.starts_with(SKEP_LABEL_PREFIX)) {
+        if key != DOWN_TTL_LABEL {
+            return Err(ApiError::invalid(format!(
+                "Spec.Labels.{key}: skep has no such label of the swarm; it has {DOWN_TTL_LABEL}"
+            )));
+        }
+        let refused =
+            |words: &str| ApiError::invalid(format!("Spec.Labels.{key}: invalid value '{value}': {words}"));
+        if span::parse(value).map_err(|words| refused(&words))? <= 0 {
+            return Err(refused("must be longer than 0s"));
+        }
     }
     Ok(())
 }

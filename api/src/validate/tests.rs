@@ -59,7 +59,9 @@ fn what_is_not_honoured_is_refused_by_name() {
         (r#","Healthcheck":{"Test":["NONE"]}"#, "", ""),
         (r#","Env":["A={{.Node.Hostname}}"]"#, "", ""),
         (r#","Env":["A={{index .Service.Labels 1}}"]"#, "", "placeholder"),
-        ("", r#","Mode":{"Global":{}}"#, "Mode.Global"),
+        ("", r#","Mode":{"Global":{}}"#, ""),
+        ("", r#","Mode":{"ReplicatedJob":{}}"#, ""),
+        ("", r#","Mode":{"GlobalJob":{}},"RollbackConfig":{}"#, ""),
         ("", r#","UpdateConfig":{"Order":"start-first","FailureAction":"rollback"}"#, ""),
         ("", r#","RollbackConfig":{"Order":"start-first","FailureAction":"continue"}"#, ""),
         (
@@ -98,6 +100,28 @@ fn what_is_wrong_is_named() {
             "duplicate published ports",
         ),
         ("", r#","UpdateConfig":{"MaxFailureRatio":1.5}"#, "MaxFailureRatio"),
+        (
+            "",
+            r#","Mode":{"Global":{},"Replicated":{"Replicas":1}}"#,
+            "Mode: must specify only one service mode",
+        ),
+        ("", r#","Mode":{"GlobalJob":{}},"UpdateConfig":{}"#, "Jobs may not have an update config"),
+        ("", r#","Mode":{"Replicated":{"Replicas":100001}}"#, "Mode.Replicated.Replicas: at most 100000"),
+        (
+            "",
+            r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#,
+            "Number of replicas must be non-negative",
+        ),
+        (
+            "",
+            r#","Mode":{"ReplicatedJob":{"MaxConcurrent":18446744073709551615}}"#,
+            "Maximum concurrent jobs must not be negative",
+        ),
+        (
+            "",
+            r#","Mode":{"ReplicatedJob":{"TotalCompletions":100001}}"#,
+            "Mode.ReplicatedJob.TotalCompletions: at most 100000",
+        ),
         ("", r#","Labels":{"skeptical":"1","com.example":"1"}"#, ""),
         (
             "",

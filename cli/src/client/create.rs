@@ -1,11 +1,11 @@
 //! `skep service create`: flags to a spec.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::Value;
 use skep_api::spec::{
-    ContainerSpec, EndpointSpec, Mount, NetworkAttachment, Placement, Replicated, ServiceMode, ServiceSpec,
-    TaskSpec,
+    ContainerSpec, EndpointSpec, Global, Mount, NetworkAttachment, Placement, Replicated, ReplicatedJob,
+    ServiceMode, ServiceSpec, TaskSpec,
 };
 
 use super::{
@@ -24,6 +24,12 @@ pub(crate) struct Create {
     /// Number of tasks
     #[arg(long)]
     replicas: Option<u64>,
+    /// Service mode ("replicated", "global", "replicated-job", "global-job")
+    #[arg(long, default_value = "replicated")]
+    mode: String,
+    /// Number of job tasks to run concurrently (default equal to --replicas)
+    #[arg(long)]
+    max_concurrent: Option<u64>,
     /// Set environment variables
     #[arg(short, long, value_parser = flags::env)]
     env: Vec<String>,
@@ -101,19 +107,52 @@ impl Create {
             }),
             ..TaskSpec::default()
         };
+        let mode = mode(&self.mode, self.replicas, self.max_concurrent)?;
+        let (update_config, rollback_config) = (self.update.config(), self.rollback.config());
+        let is_job = mode.replicated_job.is_some() || mode.global_job.is_some();
+        if is_job && (update_config.is_some() || rollback_config.is_some()) {
+            bail!("update and rollback configuration is not supported for jobs");
+        }
         let ports = given(self.publish.into_iter().flat_map(|ports| ports.0).collect());
-        let replicated = Replicated { replicas: Some(self.replicas.unwrap_or(1)), ..Replicated::default() };
         Ok(ServiceSpec {
             name: self.name.unwrap_or_default(),
             labels: Some(flags::labels(&self.label)),
             task_template: template,
-            mode: Some(ServiceMode { replicated: Some(replicated), ..ServiceMode::default() }),
-            update_config: self.update.config(),
-            rollback_config: self.rollback.config(),
+            mode: Some(mode),
+            update_config,
+            rollback_config,
             endpoint_spec: Some(EndpointSpec { mode: Some("vip".into()), ports, ..EndpointSpec::default() }),
             ..ServiceSpec::default()
         })
     }
+}
+
+/// Docker's rules and words (`CLI:cli/command/service/opts.go`).
+fn mode(word: &str, replicas: Option<u64>, max_concurrent: Option<u64>) -> anyhow::Result<ServiceMode> {
+    if replicas.is_some() && matches!(word, "global" | "global-job") {
+        bail!("replicas can only be used with replicated or replicated-job mode");
+    }
+    if max_concurrent.is_some() && word != "replicated-job" {
+        bail!("max-concurrent can only be used with replicated-job mode");
+    }
+    let mut mode = ServiceMode::default();
+    match word {
+        "replicated" => {
+            let replicas = Some(replicas.unwrap_or(1));
+            mode.replicated = Some(Replicated { replicas, ..Replicated::default() });
+        }
+        "global" => mode.global = Some(Global::default()),
+        "replicated-job" => {
+            mode.replicated_job = Some(ReplicatedJob {
+                max_concurrent: max_concurrent.or(replicas),
+                total_completions: replicas,
+                ..ReplicatedJob::default()
+            });
+        }
+        "global-job" => mode.global_job = Some(Global::default()),
+        other => bail!("unknown mode: {other}, only replicated and global supported"),
+    }
+    Ok(mode)
 }
 
 /// As `--network` asks; the daemon finds the network by its name or id.
@@ -206,6 +245,41 @@ mod tests {
                 "EndpointSpec": { "Mode": "vip" },
             })
         );
+    }
+
+    #[test]
+    fn modes_are_asked_for_as_in_docker() {
+        for (flags, expect) in [
+            ("--mode global", json!({ "Global": {} })),
+            ("--mode global-job", json!({ "GlobalJob": {} })),
+            ("--mode replicated-job", json!({ "ReplicatedJob": {} })),
+            (
+                "--mode replicated-job --replicas 5",
+                json!({ "ReplicatedJob": { "MaxConcurrent": 5, "TotalCompletions": 5 } }),
+            ),
+            (
+                "--mode replicated-job --replicas 5 --max-concurrent 2",
+                json!({ "ReplicatedJob": { "MaxConcurrent": 2, "TotalCompletions": 5 } }),
+            ),
+        ] {
+            assert_eq!(spec(&format!("{flags} img"))["Mode"], expect, "{flags}");
+        }
+        for (flags, expect) in [
+            (
+                "--mode global --replicas 2",
+                "replicas can only be used with replicated or replicated-job mode",
+            ),
+            ("--max-concurrent 2", "max-concurrent can only be used with replicated-job mode"),
+            ("--mode all", "unknown mode: all, only replicated and global supported"),
+            (
+                "--mode global-job --update-delay 1s",
+                "update and rollback configuration is not supported for jobs",
+            ),
+        ] {
+            let words = std::iter::once("x").chain(flags.split_ascii_whitespace()).chain(["img"]);
+            let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(line.create.spec().unwrap_err().to_string(), expect, "{flags}");
+        }
     }
 
     #[test]

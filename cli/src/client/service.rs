@@ -123,7 +123,20 @@ fn row(service: &Value) -> (Vec<String>, Value) {
     let mode = modes.into_iter().find(|(key, _)| service["Spec"]["Mode"].get(key).is_some());
     let mode = mode.map_or("replicated", |(_, word)| word);
     let count = |key: &str| service["ServiceStatus"][key].as_u64().unwrap_or(0);
-    let replicas = format!("{}/{}", count("RunningTasks"), count("DesiredTasks"));
+    let mut replicas = format!("{}/{}", count("RunningTasks"), count("DesiredTasks"));
+    let completed = count("CompletedTasks");
+    let max = service.pointer("/Spec/TaskTemplate/Placement/MaxReplicas").and_then(Value::as_u64);
+    match (mode, max) {
+        ("replicated job", _) => {
+            let total = service.pointer("/Spec/Mode/ReplicatedJob/TotalCompletions").and_then(Value::as_u64);
+            replicas.push_str(&format!(" ({completed}/{} completed)", total.unwrap_or(1)));
+        }
+        ("global job", _) => {
+            replicas.push_str(&format!(" ({completed}/{} completed)", count("DesiredTasks") + completed));
+        }
+        ("replicated", Some(max)) if max > 0 => replicas.push_str(&format!(" (max {max} per node)")),
+        _ => {}
+    }
     let (id, name) = (short(text(service, "/ID")), text(service, "/Spec/Name"));
     let image = image_name(text(service, "/Spec/TaskTemplate/ContainerSpec/Image"));
     let ports = ports(service["Endpoint"]["Ports"].as_array().map_or(&[], Vec::as_slice));

@@ -318,7 +318,7 @@ async fn without_a_daemon_it_is_said() {
 
 #[test]
 fn unknown_flags_are_refused() {
-    for line in ["skep service create --mode global x", "skep swarm update --unlock", "skep node ls -z"] {
+    for line in ["skep service create --modes global x", "skep swarm update --unlock", "skep node ls -z"] {
         let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{line}");
     }

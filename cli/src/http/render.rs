@@ -24,6 +24,11 @@ fn put_meta(out: &mut Map<String, Value>, meta: &Meta) {
     out.insert("UpdatedAt".into(), meta.updated_at.to_string().into());
 }
 
+/// A version as Go writes one: without its number while that is 0.
+fn version(index: u64) -> Value {
+    if index == 0 { json!({}) } else { json!({ "Index": index }) }
+}
+
 /// A port with its defaults, as Docker shows allocated ones.
 fn port(port: &PortConfig) -> Value {
     let mut out = Map::new();

@@ -82,7 +82,9 @@ impl Wanted {
         let mut is_dirty =
             |service: &Service| compared.entry(service.id).or_default().is_dirty(view, task, service);
         let filters = &self.filters;
-        self.nodes.as_ref().is_none_or(|nodes| task.node_id.is_some_and(|id| nodes.contains(&id)))
+        self.nodes
+            .as_ref()
+            .is_none_or(|nodes| task.node_id.or(task.for_node()).is_some_and(|id| nodes.contains(&id)))
             && filters.prefix("id", &task.id.to_string())
             && filters.prefix("name", &task.name())
             && filters.labels("label", task.spec.labels.as_ref())
@@ -95,7 +97,8 @@ impl Wanted {
 async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let control = api.manager()?;
     let filters = Filters::parse(Params::of(&uri)?.text("filters"), FILTERS)?;
-    let words: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
+    // Docker has one more, which its tasks come to between two others of ours.
+    let words: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).chain(["allocated"]).collect();
     filters.check("desired-state", &words)?;
     let view = control.view().await?;
     let wanted = Wanted::new(filters, &view, control.node_id());

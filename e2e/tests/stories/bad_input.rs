@@ -77,11 +77,11 @@ fn unknown_keys_are_kept_and_unhonoured_fields_are_refused_by_name() {
     assert_eq!(kept["Colour"], "green", "{kept}");
     assert_eq!(kept["TaskTemplate"]["ContainerSpec"]["Taste"]["Sweet"], 1, "{kept}");
 
-    let mut global = spec.clone();
-    global["Name"] = json!("everywhere");
-    global["Mode"] = json!({"GlobalJob": {}});
-    let answer = cluster.api("POST", "/services/create", &global);
-    assert!(answer.status >= 400 && answer.message().contains("GlobalJob"), "{}", answer.message());
+    let mut terminal = spec.clone();
+    terminal["Name"] = json!("terminal");
+    terminal["TaskTemplate"]["ContainerSpec"]["TTY"] = json!(true);
+    let answer = cluster.api("POST", "/services/create", &terminal);
+    assert!(answer.status >= 400 && answer.message().contains("TTY"), "{}", answer.message());
 }
 
 #[test]

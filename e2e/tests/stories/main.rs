@@ -12,6 +12,7 @@ mod failing;
 mod five;
 mod identity;
 mod loss;
+mod modes;
 mod nodes;
 mod own_cli;
 mod ports;

@@ -1,18 +1,32 @@
 //! Takes tasks off nodes that are lost, gone, drained, or no longer what the tasks ask for.
 //!
 //! Losing a node is not a task's failure: the successor comes at once, whatever the restart policy says,
-//! and does not count as an attempt.
+//! and does not count as an attempt. Where the node is the seat, it comes once the node will do again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use skep_api::{
     TaskState,
-    object::{Node, NodeState, Service, Task},
+    object::{Node, NodeState, SeatKey, Service, Task},
     spec::Availability,
 };
-use skep_store::Draft;
+use skep_store::{Draft, View};
 
-use crate::{Context, NewTask, Seat, ServicePart, Situation, Why, dirt::satisfies, seats::said};
+use crate::{
+    Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
+    dirt::satisfies,
+    seats::{NO_LONGER_MEETS, said},
+};
+
+/// Nobody will say any more what became of a task whose node is down for so long
+/// (`SK:manager/dispatcher/dispatcher.go`).
+const ORPHANED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Swarm's words for a task whose node was removed (`SK:manager/controlapi/node.go`).
+const NODE_DELETED: &str = "Task belonged to a node that has been deleted";
+
+/// What a task says that the node no longer allows (`SK:manager/orchestrator/constraintenforcer`).
+const REJECTED_BY_ENFORCER: &str = "task rejected by constraint enforcer";
 
 /// Replaces tasks whose node will not do any more.
 #[derive(Clone, Copy, Debug)]
@@ -23,15 +37,18 @@ pub struct Enforcer;
 enum Reason {
     Down,
     Drained,
-    Constraints,
+    /// The service asks for other nodes by now; where nodes are the seats.
+    Elsewhere,
+    /// The node has changed, in its labels or in what it has.
+    Rejected,
 }
 
 impl Reason {
     /// What the task says of it.
     fn why(self) -> Why {
         match self {
-            Self::Down | Self::Drained => Why::Quiet,
-            Self::Constraints => Why::Words("assigned node no longer meets constraints"),
+            Self::Down | Self::Drained | Self::Elsewhere => Why::Quiet,
+            Self::Rejected => Why::Words(NO_LONGER_MEETS),
         }
     }
 }
@@ -46,41 +63,112 @@ impl ServicePart for Enforcer {
     }
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
-        orphan(at, draft);
+        orphan(at, draft, cx);
+        reject(at, draft);
+        let fit = Fit::of(at);
         for key in at.keys() {
             let Some(task) = at.seat(key).and_then(Seat::counted).cloned() else { continue };
-            let Some(node) = task.node_id else { continue };
-            let Some(reason) = reason(draft.node(node), &task, at.service()) else { continue };
+            let Some(node) = task.node_id.or(task.for_node()) else { continue };
+            let Some(reason) = reason(draft, draft.node(node), &task, at.service()) else { continue };
             at.shut_down(draft, &task, reason.why());
-            let new = NewTask::instead_of(&task, at.seat(key), draft.now());
-            at.create(draft, cx, key, new);
+            if fit.may_fill(draft, key) {
+                let new = NewTask::instead_of(&task, at.seat(key), draft.now());
+                at.create(draft, cx, key, new);
+            }
         }
     }
 }
 
-fn reason(node: Option<&Arc<Node>>, task: &Task, service: &Service) -> Option<Reason> {
+fn reason(view: &View, node: Option<&Arc<Node>>, task: &Task, service: &Service) -> Option<Reason> {
     // Tasks of removed nodes are orphaned before, so there is always a node.
     let node = node?;
     if node.status.state == NodeState::Down {
         return Some(Reason::Down);
     }
-    if node.spec.availability == Availability::Drain {
-        return Some(Reason::Drained);
+    match node.spec.availability {
+        Availability::Drain => return Some(Reason::Drained),
+        // What is there stays, whatever becomes of the node.
+        Availability::Pause => return None,
+        Availability::Active => {}
     }
     // The task was placed under its own constraints, so the node has changed when they fail; what the
-    // service asks by now may still allow it, and a change of the service is the update's business.
-    let lost = !satisfies(node, &task.spec.task_template) && !satisfies(node, &service.spec.task_template);
-    lost.then_some(Reason::Constraints)
+    // service asks by now may still allow it, and a change of the service is the update's business, but where
+    // nodes are the seats.
+    let meets_own = satisfies(node, &task.spec.task_template);
+    if !satisfies(node, &service.spec.task_template) {
+        if !meets_own {
+            return Some(Reason::Rejected);
+        }
+        if matches!(task.seat(), SeatKey::Node(_)) {
+            return Some(Reason::Elsewhere);
+        }
+    }
+    (task.node_id.is_some() && !has_room(view, node, task)).then_some(Reason::Rejected)
 }
 
-/// Nobody will ever report what became of the tasks of a removed node.
-fn orphan(at: &mut Situation, draft: &mut Draft) {
-    let is_lost =
-        |task: &&Arc<Task>| task.is_live() && task.node_id.is_some_and(|id| draft.node(id).is_none());
-    let tasks = at.seats().flat_map(|(_, seat)| seat.tasks.iter().chain(&seat.leaving));
-    let lost: Vec<Arc<Task>> = tasks.filter(is_lost).cloned().collect();
-    for task in lost {
-        let status = said(&task.status, draft.now(), TaskState::Orphaned, "orphaned", "its node was removed");
+/// Whether a task still has what it reserved: on a node that shrank, the newest go first.
+fn has_room(view: &View, node: &Node, task: &Task) -> bool {
+    let (cpus, memory) = (node.description.nano_cpus, node.description.memory_bytes);
+    let load = view.node_load(node.id);
+    if load.nano_cpus <= cpus && load.memory_bytes <= memory {
+        return true;
+    }
+    let mut tasks: Vec<&Arc<Task>> =
+        view.tasks_of_node(node.id).filter(|other| other.is_runnable()).collect();
+    tasks.sort_by_key(|other| (other.meta.created_at, other.id));
+    let (mut cpus, mut memory) = (cpus, memory);
+    for other in tasks {
+        let (asked_cpus, asked_memory) = other.spec.task_template.reservations();
+        let fits = |asked: i64, left: i64| asked <= 0 || asked <= left;
+        let is_kept = fits(asked_cpus, cpus) && fits(asked_memory, memory);
+        if other.id == task.id {
+            return is_kept;
+        }
+        if is_kept {
+            cpus -= asked_cpus.max(0);
+            memory -= asked_memory.max(0);
+        }
+    }
+    true
+}
+
+/// What had to leave its node shows so once it has stopped: before, it still holds what it has there.
+fn reject(at: &mut Situation, draft: &mut Draft) {
+    let is_told = |task: &&Arc<Task>| {
+        task.status.state == TaskState::Shutdown && task.status.err.as_str() == NO_LONGER_MEETS
+    };
+    let stopped: Vec<Arc<Task>> =
+        at.seats().flat_map(|(_, seat)| seat.tasks.iter().filter(is_told)).cloned().collect();
+    for task in stopped {
+        let status =
+            said(&task.status, draft.now(), TaskState::Rejected, REJECTED_BY_ENFORCER, NO_LONGER_MEETS);
+        at.put(draft, Task { status, ..(*task).clone() });
+    }
+}
+
+/// Nobody will ever report what became of the tasks of a node that was removed, or is down for too long.
+fn orphan(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+    let now = draft.now();
+    let mut lost: Vec<(Arc<Task>, Option<&str>)> = Vec::new();
+    for task in at.seats().flat_map(|(_, seat)| seat.tasks.iter().chain(&seat.leaving)) {
+        let Some(id) = task.node_id.filter(|_| task.is_live()) else { continue };
+        match draft.node(id) {
+            None => lost.push((Arc::clone(task), Some(NODE_DELETED))),
+            Some(node) if node.status.state == NodeState::Down && !node.status.since.is_zero() => {
+                let due = node.status.since.after(ORPHANED_AFTER);
+                if due <= now {
+                    lost.push((Arc::clone(task), None));
+                } else {
+                    cx.wake(WakeKey::Service(task.service_id), due);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    for (task, message) in lost {
+        let old = &task.status;
+        let message = message.unwrap_or(old.message.as_str());
+        let status = said(old, now, TaskState::Orphaned, message, old.err.as_str());
         at.put(draft, Task { status, ..(*task).clone() });
     }
 }

@@ -9,6 +9,9 @@ mod addresses;
 mod context;
 mod dirt;
 mod enforcer;
+mod global;
+mod jobs;
+mod nodes;
 mod ports;
 mod reaper;
 mod replicated;
@@ -23,6 +26,9 @@ pub use addresses::assign_addresses;
 pub use context::{Context, Look, Scope, ServicePart, WakeKey};
 pub use dirt::{Differences, is_dirty, same_endpoint};
 pub use enforcer::Enforcer;
+pub use global::{Fit, Global};
+pub use jobs::Jobs;
+pub use nodes::expire_nodes;
 pub use ports::{PortError, Ports, assign_ports, may_get_ports};
 pub use reaper::Reaper;
 pub use replicated::Replicated;
@@ -38,7 +44,7 @@ use skep_store::Draft;
 
 /// What is decided of each service, in order.
 pub const PARTS: &[&dyn ServicePart] =
-    &[&Ports, &Replicated, &Enforcer, &Takeover, &Restart, &Update, &Reaper];
+    &[&Ports, &Replicated, &Jobs, &Global, &Enforcer, &Takeover, &Restart, &Update, &Reaper];
 
 /// Decides what becomes of one service, as far as it is looked at.
 pub fn reconcile(draft: &mut Draft, cx: &mut Context<'_>, id: ServiceId, look: &Look) {

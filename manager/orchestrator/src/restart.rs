@@ -4,20 +4,23 @@
 //! slot, wanted READY until its delay has passed and the one before it has stopped, then RUNNING.
 //! Attempts are counted in the slot's stored history, for each spec version.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use skep_api::{
     TaskState, Timestamp,
-    object::{SeatKey, Task},
-    spec::{RestartCondition, RestartSettings},
+    object::{SeatKey, Service, Task},
+    spec::{RestartCondition, RestartSettings, SkepLabel},
 };
 use skep_store::Draft;
 
 use crate::{
-    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
+    Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
     dirt::Differences,
     seats::{ended_itself, is_told},
 };
+
+/// Delays are not doubled more often: the longest one is reached long before.
+const DOUBLINGS_MAX: u32 = 30;
 
 /// Replaces ended tasks as their policy says, and lets waiting ones run when their time has come.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,7 @@ impl ServicePart for Restart {
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
         let mut differences = Differences::default();
+        let fit = Fit::of(at);
         for key in at.keys() {
             let Some(seat) = at.seat(key) else { continue };
             match seat.counted().cloned() {
@@ -41,7 +45,7 @@ impl ServicePart for Restart {
                     start_when_due(at, draft, cx, key, &task)
                 }
                 Some(_) => {}
-                None => succeed(at, draft, cx, key, &mut differences),
+                None => succeed(at, draft, cx, key, (&mut differences, &fit)),
             }
         }
     }
@@ -76,15 +80,21 @@ fn succeed(
     draft: &mut Draft,
     cx: &mut Context<'_>,
     key: SeatKey,
-    differences: &mut Differences,
+    (differences, fit): (&mut Differences, &Fit),
 ) {
     let Some(seat) = at.seat(key) else { return };
     let Some(last) = seat.newest().cloned() else { return };
+    if at.mode().is_job() && last.status.state == TaskState::Complete {
+        // That is what was wanted of it.
+        return;
+    }
     let now = draft.now();
     let is_handled = !last.is_wanted();
     // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay.
     let is_outdated = differences.is_dirty(draft, &last, at.service());
-    if is_outdated && !at.service().is_update_paused() && !at.mode().is_job() {
+    // Where the node is the seat, it came back.
+    let is_back = is_handled && at.mode().is_global() && !ended_itself(&last);
+    if is_outdated && !is_back && !at.service().is_update_paused() && !at.mode().is_job() {
         // The update takes the seat up, as one of so many at the same time.
         return;
     }
@@ -94,25 +104,37 @@ fn succeed(
         cx.wake(WakeKey::Service(last.service_id), last.not_before);
         return;
     }
-    let not_before = if is_handled {
-        // Ended by itself and nothing followed: its policy gave up, until something else is asked for.
-        // Else we stopped it and what should follow is missing.
-        if ended_itself(&last) && !is_outdated {
-            return;
-        }
-        Some(now)
-    } else if is_outdated || last.status.state == TaskState::Orphaned {
-        Some(now)
-    } else {
-        let settings = last.spec.task_template.restart();
-        may_restart(&settings, seat, &last).then(|| now.after(settings.delay))
-    };
+    let settings = last.spec.task_template.restart();
+    let is_lost = last.status.state == TaskState::Orphaned;
+    let has_failed = !is_handled && !is_outdated && !is_lost;
+    let is_judged = has_failed || (ended_itself(&last) && !is_outdated);
+    let has_given_up = is_judged && !may_restart(&settings, seat, &last);
+    let delay = if has_failed { delay(&settings, at.service(), &last) } else { Duration::ZERO };
     if !is_handled {
         at.shut_down(draft, &last, Why::Quiet);
     }
-    if let Some(not_before) = not_before {
-        at.create(draft, cx, key, NewTask::from(not_before));
+    if !has_given_up && fit.may_fill(draft, key) {
+        let restarts = if has_failed { n_restarts(at.service(), &last) } else { 0 };
+        at.create(draft, cx, key, NewTask { restarts, ..NewTask::from(now.after(delay)) });
     }
+}
+
+/// How long the successor of a task that ended waits: as the policy says, or doubled with each end where the service
+/// asks for that.
+fn delay(settings: &RestartSettings, service: &Service, last: &Task) -> Duration {
+    let Some(max) = service.spec.label_span(SkepLabel::BackoffMax) else { return settings.delay };
+    let n = n_restarts(service, last).saturating_sub(1).min(DOUBLINGS_MAX);
+    settings.delay.saturating_mul(1 << n).min(max.max(settings.delay))
+}
+
+/// How many ends led to what follows a task. Only where delays grow with them; one that ran longer than the longest
+/// delay was a good one, and counting begins anew.
+fn n_restarts(service: &Service, last: &Task) -> u32 {
+    let Some(max) = service.spec.label_span(SkepLabel::BackoffMax) else { return 0 };
+    let (running_at, end) = (last.status.running_at, last.status.timestamp);
+    let was_good = !running_at.is_zero() && end.since(running_at) > max;
+    let before = last.extra.as_ref().map_or(0, |extra| extra.restarts);
+    if was_good { 1 } else { before.saturating_add(1) }
 }
 
 pub(crate) fn may_restart(settings: &RestartSettings, seat: &Seat, last: &Task) -> bool {

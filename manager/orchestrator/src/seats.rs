@@ -14,6 +14,9 @@ pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a new task says of itself until it has a node.
 pub(crate) const PENDING_MESSAGE: &str = "pending task scheduling";
 
+/// What a task says that had to leave because its node changed (`SK:manager/orchestrator/constraintenforcer`).
+pub(crate) const NO_LONGER_MEETS: &str = "assigned node no longer meets constraints";
+
 /// The tasks of one seat, oldest first.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Seat {
@@ -111,6 +114,7 @@ fn is_on_live_node(view: &View, task: &Task) -> bool {
 /// Whether the task came to an end by itself, not because we wanted it.
 pub(crate) fn ended_itself(task: &Task) -> bool {
     matches!(task.status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected)
+        && task.status.err.as_str() != NO_LONGER_MEETS
 }
 
 /// A status of the manager's own: later than what it replaces, so that it wins the merge.

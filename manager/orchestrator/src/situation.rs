@@ -1,9 +1,12 @@
 //! One service as a pass sees it: read once, and kept true by its own writes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use skep_api::{
-    ServiceId, TaskId, TaskState, Timestamp,
+    NodeId, ServiceId, TaskId, TaskState, Timestamp,
     object::{SeatKey, Service, Task, TaskExtra},
     spec::Mode,
 };
@@ -35,20 +38,23 @@ pub struct NewTask {
     pub beside: Option<TaskId>,
     /// The update that makes it; 0 for none.
     pub update: u64,
+    /// Ends of its seat that led to it; see [`TaskExtra::restarts`].
+    pub restarts: u32,
 }
 
 impl NewTask {
     /// One that nothing is special about, to run from `not_before` on.
     #[must_use]
     pub fn from(not_before: Timestamp) -> Self {
-        Self { not_before, beside: None, update: 0 }
+        Self { not_before, beside: None, update: 0, restarts: 0 }
     }
 
     /// One at once for a task that we stop: what that was to do is still to be done.
     #[must_use]
     pub fn instead_of(task: &Task, seat: Option<&Seat>, now: Timestamp) -> Self {
         let still = seat.and_then(Seat::counted).map(|old| old.id);
-        Self { beside: task.beside().filter(|old| Some(*old) == still), update: task.update, not_before: now }
+        let beside = task.beside().filter(|old| Some(*old) == still);
+        Self { beside, update: task.update, ..Self::from(now) }
     }
 }
 
@@ -107,6 +113,21 @@ impl Situation {
         self.is_over
     }
 
+    /// The nodes whose seats are looked at, of a service that has a task on each.
+    #[must_use]
+    pub fn nodes(&self, view: &View) -> BTreeSet<NodeId> {
+        let node = |key: &SeatKey| match key {
+            SeatKey::Node(id) => Some(*id),
+            SeatKey::Slot(_) => None,
+        };
+        match &self.look {
+            Look::Whole => {
+                view.nodes().map(|node| node.id).chain(self.seats.keys().filter_map(node)).collect()
+            }
+            Look::Seats(keys) => keys.iter().filter_map(node).collect(),
+        }
+    }
+
     /// The seats that have tasks, in order.
     pub fn seats(&self) -> impl Iterator<Item = (SeatKey, &Seat)> {
         self.seats.iter().map(|(key, seat)| (*key, seat))
@@ -139,7 +160,8 @@ impl Situation {
         };
         let mut task = Task::new(TaskId(cx.ids.next_id()), &self.service, slot);
         let job_iteration = if self.mode.is_job() { self.service.job_iteration } else { 0 };
-        let extra = TaskExtra { for_node, job_iteration, beside: new.beside, ..TaskExtra::default() };
+        let (beside, restarts) = (new.beside, new.restarts);
+        let extra = TaskExtra { for_node, job_iteration, beside, restarts, ..TaskExtra::default() };
         task.extra = (extra != TaskExtra::default()).then(|| Box::new(extra));
         task.update = new.update;
         task.desired_state = self.mode.goal();
@@ -218,10 +240,11 @@ impl Situation {
 
 /// The tasks of a service that is gone go, too: all of them, or those of the seats that are looked at.
 pub fn clear_away(draft: &mut Draft, id: ServiceId, look: &Look) {
-    let tasks: Vec<Arc<Task>> = match look {
+    let mut tasks: Vec<Arc<Task>> = match look {
         Look::Whole => draft.tasks_of_service(id).cloned().collect(),
         Look::Seats(keys) => keys.iter().flat_map(|key| draft.tasks_of_seat(id, *key)).cloned().collect(),
     };
+    tasks.sort_by_key(|task| (task.seat(), task.id));
     for task in tasks {
         if let Some(change) = removal(draft, &task) {
             push(draft, change);

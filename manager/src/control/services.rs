@@ -43,6 +43,7 @@ impl Control {
         validate::service(&spec)?;
         spec.fill_in();
         let id = ServiceId(SystemIds::default().next_id());
+        let now = Timestamp((self.shared.clock)());
         let decide = |view: &View| {
             if view.service_by_name(&spec.name).is_some() {
                 let words =
@@ -56,7 +57,10 @@ impl Control {
             let warnings = network_note(view, &spec).into_iter().collect();
             let registry_auth = registry_auth.clone();
             let ports = named_ports(view, &spec, id).unwrap_or_default();
-            Ok((Service { id, spec: Arc::new(spec), ports, registry_auth, ..Service::default() }, warnings))
+            let last_execution = if spec.mode().is_job() { now } else { Timestamp::ZERO };
+            let spec = Arc::new(spec);
+            let service = Service { id, spec, ports, registry_auth, last_execution, ..Service::default() };
+            Ok((service, warnings))
         };
         let (service, warnings) = self.decide(decide).await?;
         let guard = Guard { kind: GuardKind::Service, id: id.0, version: 0 };
@@ -188,5 +192,36 @@ mod tests {
         let spec = (*service.spec).clone();
         let auth = RegistryAuth::OfSpec;
         control.update_service(id, service.meta.version, Some(spec), auth).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_update_of_a_job_is_an_iteration() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let text = r#"{"Name":"job","TaskTemplate":{"ContainerSpec":{"Image":"busybox"}},
+            "Mode":{"ReplicatedJob":{"MaxConcurrent":2}}}"#;
+        let id =
+            control.create_service(serde_json::from_str(text).unwrap(), Secret::default()).await.unwrap().id;
+        let first = control.view().await.unwrap().service(id).cloned().unwrap();
+        assert_eq!(first.spec.mode(), skep_api::spec::Mode::ReplicatedJob { concurrent: 2, total: 2 });
+        assert!(!first.last_execution.is_zero() && first.job_iteration == 0);
+        // Also with the spec that it has. The leader may write it in between.
+        let update = async |spec: &ServiceSpec| loop {
+            let now = control.view().await.unwrap().service(id).cloned().unwrap();
+            let auth = RegistryAuth::OfSpec;
+            match control.update_service(id, now.meta.version, Some(spec.clone()), auth).await {
+                Err(error) if error.message.contains("out of sequence") => {}
+                done => break done,
+            }
+        };
+        update(&first.spec).await.unwrap();
+        let second = control.view().await.unwrap().service(id).cloned().unwrap();
+        assert_eq!((second.job_iteration, second.spec_version), (1, first.spec_version));
+        assert!(second.last_execution >= first.last_execution);
+        // A mode is for life.
+        let mut other = (*first.spec).clone();
+        other.mode = None;
+        let error = update(&other).await.unwrap_err();
+        assert_eq!(error.message, "service mode change is not allowed");
     }
 }

@@ -64,10 +64,21 @@ fn place_group(draft: &mut Draft, picture: &mut Picture, tasks: Vec<Arc<Task>>) 
             return;
         }
     };
+    let (preassigned, ready): (Vec<_>, Vec<_>) =
+        ready.into_iter().partition(|task| task.for_node().is_some());
+    for (task, node) in preassigned.iter().filter_map(|task| Some((task, task.for_node()?))) {
+        match picture.confirm(&group, node) {
+            Ok(()) => assign(draft, task, node, "scheduler confirmed task can run on preassigned node"),
+            Err(filter) => explain(draft, task, PENDING.to_owned(), filter.explain(1)),
+        }
+    }
+    if ready.is_empty() {
+        return;
+    }
     let placement = picture.place(&group, ready.len());
     let n_placed = placement.nodes.len();
     for (task, node) in ready.iter().zip(placement.nodes) {
-        assign(draft, task, node);
+        assign(draft, task, node, "scheduler assigned task to node");
     }
     if let Some(refusal) = placement.refusal {
         let (message, err) = (detailed(draft, &refusal), refusal.explain());
@@ -143,9 +154,8 @@ fn failed_lately(task: &Task, now: Timestamp) -> bool {
         && now.since(task.status.timestamp) < FAILURES_WINDOW
 }
 
-fn assign(draft: &mut Draft, task: &Task, node: NodeId) {
-    let message = "scheduler assigned task to node".to_owned();
-    let status = said(draft, task, TaskState::Assigned, message, String::new());
+fn assign(draft: &mut Draft, task: &Task, node: NodeId, message: &str) {
+    let status = said(draft, task, TaskState::Assigned, message.to_owned(), String::new());
     if draft.feature_level() >= 2 {
         let assigned = Assigned { node, status, given: Vec::new() };
         push(draft, Change::AssignTask(task.id, assigned));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use skep_api::{
     ServiceId, TaskId,
     object::{SeatKey, Service, Task},
+    spec::Mode,
 };
 use skep_orchestrator::{Scope, may_get_ports};
 use skep_store::{Dirty, View};
@@ -22,7 +23,7 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
     }
     dirty.services.iter().for_each(|id| scope.add(*id));
     for (task, service) in &dirty.tasks {
-        match view.task(*task).filter(|_| !is_updating(view, *service)) {
+        match view.task(*task).filter(|_| !goes_together(view, *service)) {
             Some(task) => scope.add_seat(*service, task.seat()),
             None => scope.add(*service),
         }
@@ -30,13 +31,19 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
     for node in &dirty.nodes {
         let seat = SeatKey::Node(*node);
         for task in view.tasks_of_node(*node).filter(|task| task.is_live()) {
-            if task.seat() == seat && !is_updating(view, task.service_id) {
+            if task.seat() == seat && !goes_together(view, task.service_id) {
                 scope.add_seat(task.service_id, seat);
             } else {
                 scope.add(task.service_id);
             }
         }
-        view.global_services().for_each(|service| scope.add_seat(service.id, seat));
+        for service in view.global_services() {
+            if goes_together(view, service.id) {
+                scope.add(service.id);
+            } else {
+                scope.add_seat(service.id, seat);
+            }
+        }
     }
     if !dirty.services.is_empty() {
         // One of them may have given a port up that another one waits for, or does so in this pass.
@@ -47,9 +54,10 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
     scope
 }
 
-/// How far an update came is told by all seats together.
-fn is_updating(view: &View, service: ServiceId) -> bool {
-    view.service(service).is_some_and(|service| service.is_updating())
+/// How far an update came, and what of a replicated job may run, is told by all seats together.
+fn goes_together(view: &View, service: ServiceId) -> bool {
+    let Some(service) = view.service(service) else { return false };
+    service.is_updating() || matches!(service.spec.mode(), Mode::ReplicatedJob { .. })
 }
 
 /// Whether a task that found no node may find one now.

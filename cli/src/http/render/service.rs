@@ -1,14 +1,18 @@
 //! A service, its counts, and Docker's defaults.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use skep_api::{
     TaskState,
-    object::{NodeState, Service},
-    spec::{RESTART_DELAY_DEFAULT, STOP_GRACE_DEFAULT, ServiceMode, ServiceSpec, UPDATE_MONITOR_DEFAULT},
+    object::{NodeState, Service, Task},
+    spec::{
+        Mode, RESTART_DELAY_DEFAULT, STOP_GRACE_DEFAULT, ServiceMode, ServiceSpec, UPDATE_MONITOR_DEFAULT,
+    },
 };
 use skep_manager::View;
 
-use super::{nanos, object, port, put_meta, to_json};
+use super::{nanos, object, port, put_meta, to_json, version};
 
 /// A service as `GET /services/{id}` shows it.
 pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
@@ -30,6 +34,12 @@ pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
         }
         status.insert("Message".into(), update.message.clone().into());
         out.insert("UpdateStatus".into(), status.into());
+    }
+    if service.spec.mode().is_job() {
+        let mut status = Map::new();
+        status.insert("JobIteration".into(), version(service.job_iteration));
+        status.insert("LastExecution".into(), service.last_execution.to_string().into());
+        out.insert("JobStatus".into(), status.into());
     }
     Value::Object(out)
 }
@@ -59,7 +69,10 @@ fn with_defaults(spec: &ServiceSpec) -> Value {
         "MaxFailureRatio": 0,
         "Order": "stop-first",
     });
-    fill(&mut out, "UpdateConfig", &update);
+    if !spec.mode().is_job() {
+        // What a job may not have is not shown either: a client may send back what it got.
+        fill(&mut out, "UpdateConfig", &update);
+    }
     fill(&mut out, "RollbackConfig", &update);
     fill(&mut out, "EndpointSpec", &json!({ "Mode": "vip" }));
     let mut template = out.remove("TaskTemplate").map(object).unwrap_or_default();
@@ -104,25 +117,38 @@ fn endpoint(service: &Service) -> Value {
     Value::Object(out)
 }
 
-/// How many tasks run, are wanted, and have completed.
+/// How many tasks run, are wanted, and have completed; of a job, in its current iteration
+/// (`SK:manager/controlapi/service.go:ListServiceStatuses`).
 pub(crate) fn service_status(service: &Service, view: &View) -> Value {
-    let (mut running, mut completed) = (0_u64, 0_u64);
-    for task in view.tasks_of_service(service.id) {
+    let mode = service.spec.mode();
+    let (mut running, mut completed, mut wanted) = (0_u64, 0_u64, 0_u64);
+    let is_current = |task: &&Arc<Task>| !mode.is_job() || task.job_iteration() == service.job_iteration;
+    for task in view.tasks_of_service(service.id).filter(is_current) {
         let is_there = task
             .node_id
             .and_then(|id| view.node(id))
             .is_some_and(|node| node.status.state != NodeState::Down);
+        let is_complete = task.status.state == TaskState::Complete;
         running += u64::from(task.status.state == TaskState::Running && is_there);
-        completed += u64::from(task.status.state == TaskState::Complete);
+        completed += u64::from(mode.is_job() && is_complete);
+        wanted += u64::from(task.is_wanted() && !(mode.is_job() && is_complete));
     }
-    json!({ "RunningTasks": running, "DesiredTasks": service.spec.replicas(), "CompletedTasks": completed })
+    let desired = match mode {
+        Mode::Replicated { replicas } => replicas,
+        Mode::ReplicatedJob { concurrent, .. } => concurrent,
+        Mode::Global | Mode::GlobalJob => wanted,
+    };
+    json!({ "RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use skep_api::spec::PortConfig;
+    use skep_api::{
+        Id, NodeId, ServiceId, TaskId, Timestamp,
+        object::{Node, TaskExtra},
+        spec::PortConfig,
+    };
+    use skep_store::{Change, Draft};
 
     use super::*;
 
@@ -143,6 +169,54 @@ mod tests {
         assert_eq!(full["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"], 10_000_000_000_u64);
         assert_eq!(full["TaskTemplate"]["ContainerSpec"]["Init"], false);
         assert_eq!(full["TaskTemplate"]["RestartPolicy"]["Condition"], "any");
+    }
+
+    /// A job in its second iteration with tasks in these states, of an iteration each.
+    fn counts(mode: &str, tasks: &[(TaskState, u64)]) -> Value {
+        let spec = parse(&format!(r#"{{"Name":"job","Mode":{mode}}}"#));
+        let id = ServiceId(Id(1));
+        let object = Service { id, spec: Arc::new(spec), job_iteration: 1, ..Service::default() };
+        let mut draft = Draft::new(View::default(), Timestamp(1));
+        draft.push(Change::PutService(Arc::new(object))).unwrap();
+        let node = Node { id: NodeId(Id(9)), ..Node::default() };
+        draft.push(Change::PutNode(Arc::new(node))).unwrap();
+        let object = draft.service(id).cloned().unwrap();
+        for (n, (state, job_iteration)) in (1..).zip(tasks) {
+            let mut task = Task::new(TaskId(Id(n)), &object, u64::try_from(n).unwrap());
+            task.node_id = Some(NodeId(Id(9)));
+            task.desired_state = object.spec.mode().goal();
+            task.status.state = *state;
+            task.extra = Some(Box::new(TaskExtra { job_iteration: *job_iteration, ..TaskExtra::default() }));
+            draft.push(Change::PutTask(Arc::new(task))).unwrap();
+        }
+        service_status(&object, &draft)
+    }
+
+    #[test]
+    fn each_mode_counts_what_it_wants() {
+        let tasks = [
+            (TaskState::Running, 1),
+            (TaskState::Complete, 1),
+            (TaskState::Complete, 0),
+            (TaskState::Ready, 1),
+        ];
+        let status = |running: u64, desired: u64, completed: u64| json!({ "RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed });
+        let job = r#"{"ReplicatedJob":{"MaxConcurrent":3,"TotalCompletions":9}}"#;
+        assert_eq!(counts(job, &tasks), status(1, 3, 1));
+        assert_eq!(counts(r#"{"GlobalJob":{}}"#, &tasks), status(1, 2, 1));
+        assert_eq!(counts(r#"{"Global":{}}"#, &tasks[..1]), status(1, 1, 0));
+        assert_eq!(counts(r#"{"Replicated":{"Replicas":7}}"#, &tasks[..1]), status(1, 7, 0));
+    }
+
+    #[test]
+    fn a_job_shows_its_runs_and_has_no_update_config() {
+        let spec = parse(r#"{"Name":"job","Mode":{"GlobalJob":{}}}"#);
+        assert!(with_defaults(&spec).get("UpdateConfig").is_none());
+        let mut object = Service { spec: Arc::new(spec), last_execution: Timestamp(1), ..Service::default() };
+        assert_eq!(service(&object, false)["JobStatus"]["JobIteration"], json!({}));
+        object.job_iteration = 2;
+        assert_eq!(service(&object, false)["JobStatus"]["JobIteration"]["Index"], 2);
+        assert_eq!(service(&object, false)["Spec"]["Mode"], json!({ "GlobalJob": {} }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use skep_api::object::{Cluster, Task, ingress};
 
-use super::{object, port, put_meta, to_json};
+use super::{object, port, put_meta, to_json, version};
 
 /// A task as `GET /tasks/{id}` shows it. `note` is what it asks for and does not get yet.
 pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -> Value {
@@ -15,12 +15,18 @@ pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -
     spec.entry("ForceUpdate").or_insert_with(|| json!(0));
     out.insert("Spec".into(), spec.into());
     out.insert("ServiceID".into(), task.service_id.to_string().into());
-    out.insert("Slot".into(), task.slot.into());
-    if let Some(node) = task.node_id {
+    if task.slot != 0 {
+        out.insert("Slot".into(), task.slot.into());
+    }
+    // One whose seat is a node will run there or nowhere, and clients tell it by that.
+    if let Some(node) = task.node_id.or(task.for_node()) {
         out.insert("NodeID".into(), node.to_string().into());
     }
     out.insert("Status".into(), status(task, note.filter(|_| task.is_runnable())));
     out.insert("DesiredState".into(), task.desired_state.as_str().into());
+    if task.spec.mode().is_job() {
+        out.insert("JobIteration".into(), version(task.job_iteration()));
+    }
     if let (Some(address), Some(cluster)) = (task.ingress_addr, cluster) {
         out.insert(
             "NetworksAttachments".into(),
@@ -75,9 +81,24 @@ fn status(task: &Task, note: Option<&str>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use skep_api::{TaskId, TaskState, object::Service};
+    use skep_api::{
+        TaskId, TaskState,
+        object::{Service, TaskExtra},
+    };
 
     use super::*;
+
+    #[test]
+    fn a_task_of_a_node_has_no_slot_and_names_it_before_it_runs_there() {
+        let spec = serde_json::from_str(r#"{"Name":"a","Mode":{"GlobalJob":{}}}"#).unwrap();
+        let service = Service { spec: std::sync::Arc::new(spec), ..Service::default() };
+        let mut object = Task::new(TaskId::default(), &service, 0);
+        let node = skep_api::NodeId(skep_api::Id(7));
+        object.extra = Some(Box::new(TaskExtra { for_node: Some(node), ..TaskExtra::default() }));
+        let out = task(&object, None, None);
+        assert!(out.get("Slot").is_none());
+        assert_eq!((&out["NodeID"], &out["JobIteration"]), (&json!(node.to_string()), &json!({})));
+    }
 
     #[test]
     fn a_task_shows_what_docker_shows() {

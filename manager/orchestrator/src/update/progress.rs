@@ -14,7 +14,7 @@ use skep_api::{
 use skep_store::{Draft, View};
 
 use crate::{
-    Context, Seat, Situation, WakeKey,
+    Context, Fit, Seat, Situation, WakeKey,
     dirt::Differences,
     seats::{ended_itself, is_told},
 };
@@ -67,11 +67,15 @@ impl Progress {
     pub(super) fn read(draft: &Draft, at: &Situation, settings: UpdateSettings) -> Self {
         let service = at.service();
         let mut differences = Differences::default();
+        let fit = Fit::of(at);
         let mut is_dirty = |task: &Arc<Task>| differences.is_dirty(draft, task, service);
         let (mut empty, mut filled, mut taken) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (key, seat) in at.seats() {
             if let Some(task) = judged(draft, service, seat) {
                 taken.insert(key, Arc::clone(task));
+                continue;
+            }
+            if !fit.may_fill(draft, key) {
                 continue;
             }
             if seat.tasks.iter().any(|task| is_of_update(draft, service, task)) {

@@ -21,6 +21,13 @@ pub(super) fn no_previous_spec(service: &Service) -> ApiError {
 
 /// Refuses what older managers would not do, or would drop.
 pub(super) fn check_level(view: &View, spec: &ServiceSpec) -> Result<(), ApiError> {
+    match spec.mode() {
+        Mode::Replicated { .. } => {}
+        // They would take it for a replicated service.
+        mode @ (Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob) => {
+            needs_level_2(view, &format!("Mode '{}'", mode.as_str()))?;
+        }
+    }
     let (update, rollback) = (spec.update(), spec.rollback());
     let what = if update.failure_action == FailureAction::Rollback {
         "UpdateConfig.FailureAction 'rollback'"
@@ -68,17 +75,28 @@ pub(crate) fn updated(
     // An update goes on through changes that make no other tasks: what is in flight counts on.
     let goes_on = level >= 2 && old.is_updating() && make_the_same(&old.spec, &spec);
     let update_status = old.update_status.clone().filter(|status| goes_on && !status.state.is_rollback());
-    Ok(Service {
-        previous_spec: Some(Arc::clone(&old.spec)),
-        previous_spec_version: old.spec_version,
-        registry_auth: auth.of(old)?,
-        previous_registry_auth: old.registry_auth.clone(),
-        update_status,
-        updates: old.updates + u64::from(level >= 2 && !goes_on),
-        history: history(old, &spec, level, now),
-        spec: Arc::new(spec),
-        ..old.clone()
-    })
+    Ok(run_anew(
+        Service {
+            previous_spec: Some(Arc::clone(&old.spec)),
+            previous_spec_version: old.spec_version,
+            registry_auth: auth.of(old)?,
+            previous_registry_auth: old.registry_auth.clone(),
+            update_status,
+            updates: old.updates + u64::from(level >= 2 && !goes_on),
+            history: history(old, &spec, level, now),
+            spec: Arc::new(spec),
+            ..old.clone()
+        },
+        now,
+    ))
+}
+
+/// Whatever a change of a job changes, it is another run (`SK:manager/controlapi/service.go`).
+fn run_anew(service: Service, now: Timestamp) -> Service {
+    if !service.spec.mode().is_job() {
+        return service;
+    }
+    Service { job_iteration: service.job_iteration + 1, last_execution: now, ..service }
 }
 
 fn history(old: &Service, spec: &ServiceSpec, level: u32, now: Timestamp) -> Arc<[PastSpec]> {
@@ -117,7 +135,7 @@ pub(crate) fn rolled_back_to(
 }
 
 fn back_to(old: &Service, spec: Arc<ServiceSpec>, auth: Secret, level: u32, now: Timestamp) -> Service {
-    Service {
+    let new = Service {
         history: history(old, &spec, level, now),
         spec,
         previous_spec: Some(Arc::clone(&old.spec)),
@@ -127,5 +145,6 @@ fn back_to(old: &Service, spec: Arc<ServiceSpec>, auth: Secret, level: u32, now:
         update_status: Some(UpdateStatus::new(UpdateState::RollbackStarted, now, BY_HAND)),
         updates: old.updates + u64::from(level >= 2),
         ..old.clone()
-    }
+    };
+    run_anew(new, now)
 }

@@ -53,6 +53,8 @@ pub(super) struct Swarm {
     pub(super) n_passes: usize,
     /// See [`pass`].
     pub(super) budget: usize,
+    /// Nodes that have less than they once had.
+    pub(super) shrunk: BTreeSet<NodeId>,
     /// Seats whose agents do not let a task come further than that.
     pub(super) held: BTreeMap<(ServiceId, SeatKey), TaskState>,
     /// By service and update, how many seats wait for their new task to run.
@@ -119,6 +121,7 @@ impl Swarm {
             n_missing_max: 0,
             n_passes: 0,
             budget: usize::MAX,
+            shrunk: BTreeSet::new(),
             held: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -228,6 +231,12 @@ impl Swarm {
         self.apply(vec![Change::PutNode(Arc::new(node))]);
     }
 
+    pub(super) fn edit_cluster(&mut self, edit: impl FnOnce(&mut Cluster)) {
+        let mut cluster = (**self.view().cluster().unwrap()).clone();
+        edit(&mut cluster);
+        self.apply(vec![Change::PutCluster(Arc::new(cluster))]);
+    }
+
     pub(super) fn set_availability(&mut self, n: u128, availability: Availability) {
         self.edit_node(n, |node| node.spec.availability = availability);
     }
@@ -307,7 +316,7 @@ impl Swarm {
     pub(super) fn tasks(&self, id: ServiceId) -> Vec<Arc<Task>> {
         let view = self.view();
         let mut tasks: Vec<Arc<Task>> = view.tasks_of_service(id).cloned().collect();
-        tasks.sort_by_key(|task| (task.slot, task.meta.created_at));
+        tasks.sort_by_key(|task| (task.seat(), task.meta.created_at, task.is_runnable(), task.id));
         tasks
     }
 

@@ -122,7 +122,8 @@ fn a_label_that_goes_takes_the_tasks_with_it() {
     swarm.seconds(1);
     assert_eq!(swarm.spread(web)[&node_id(2)], 2);
     let stopped = swarm.view().task(moved.id).cloned().unwrap();
-    assert_eq!(stopped.status.state, TaskState::Shutdown);
+    assert_eq!(stopped.status.state, TaskState::Rejected);
+    assert_eq!(stopped.status.message, "task rejected by constraint enforcer");
     assert_eq!(
         stopped.status.err, "assigned node no longer meets constraints",
         "its agent's report keeps it"

@@ -1,13 +1,17 @@
 //! Random days in the life of a swarm, from seeds: the harness checks the invariants after each pass.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use skep_api::{object::NodeState, spec::Availability};
+use skep_api::{
+    ServiceId, TaskState,
+    object::{NodeState, SeatKey, Task},
+    spec::{Availability, ServiceSpec},
+};
 use skep_store::Change;
 
 use crate::control::services::{paused, resumed};
 
-use super::harness::{Swarm, node_id, service_id, simple, with};
+use super::harness::{Swarm, image, node_id, service_id, simple, with};
 
 /// xorshift64*, seeded.
 struct Chance(u64);
@@ -30,7 +34,18 @@ impl Chance {
 const N_NODES: u64 = 4;
 const N_SERVICES: u64 = 3;
 
-fn random_spec(name: &str, chance: &mut Chance) -> skep_api::spec::ServiceSpec {
+/// The mode of a service stays: of the first it is replicated, of the second global, the third is a job.
+fn in_mode(spec: ServiceSpec, id: ServiceId, seed: u64) -> ServiceSpec {
+    let mode = match (id.0.0, seed % 2) {
+        (1, _) => return spec,
+        (2, _) => r#"{"Global":{}}"#,
+        (_, 0) => r#"{"GlobalJob":{}}"#,
+        (..) => r#"{"ReplicatedJob":{"MaxConcurrent":2,"TotalCompletions":4}}"#,
+    };
+    ServiceSpec { mode: serde_json::from_str(mode).unwrap(), ..spec }
+}
+
+fn random_spec(name: &str, chance: &mut Chance) -> ServiceSpec {
     let image = ["ok", "ok2", "exit:1:700", "exit:0:3000", "missing"];
     let image = image[usize::try_from(chance.below(5)).unwrap()];
     let patch = format!(
@@ -56,14 +71,14 @@ fn random_spec(name: &str, chance: &mut Chance) -> skep_api::spec::ServiceSpec {
     with(&simple(name, image, chance.below(7)), &patch)
 }
 
-fn one_event(swarm: &mut Swarm, chance: &mut Chance) {
+fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
     let id = service_id(u128::from(chance.below(N_SERVICES) + 1));
     let node = u128::from(chance.below(N_NODES) + 1);
     let name = format!("s{id}");
     let service = swarm.view().service(id).cloned();
     match chance.below(11) {
         0..=2 => {
-            let spec = random_spec(&name, chance);
+            let spec = in_mode(random_spec(&name, chance), id, seed);
             if service.is_some() {
                 swarm.update(id, spec);
             } else {
@@ -99,15 +114,15 @@ fn random_days_keep_the_invariants_and_heal() {
         let mut chance = Chance(seed);
         let mut swarm = Swarm::new(u128::from(N_NODES));
         for _ in 0..40 {
-            one_event(&mut swarm, &mut chance);
+            one_event(&mut swarm, &mut chance, seed);
             swarm.run(Duration::from_millis(chance.below(4000)));
         }
-        heal(&mut swarm);
+        heal(&mut swarm, seed);
     }
 }
 
-/// Faults stop, all services ask for what can run: soon all of it runs.
-fn heal(swarm: &mut Swarm) {
+/// Faults stop, all services ask for what can run: soon all of it runs, or has come to its end.
+fn heal(swarm: &mut Swarm, seed: u64) {
     for n in 1..=u128::from(N_NODES) {
         if swarm.view().node(node_id(n)).is_none() {
             swarm.add_node(n);
@@ -118,16 +133,24 @@ fn heal(swarm: &mut Swarm) {
     let ids: Vec<_> = swarm.view().services().map(|service| service.id).collect();
     for id in &ids {
         let name = swarm.view().service(*id).unwrap().spec.name.clone();
-        swarm.update(*id, simple(&name, "ok", 4));
+        let image = if id.0.0 == 3 { "exit:0:300" } else { "ok" };
+        swarm.update(*id, in_mode(simple(&name, image, 4), *id, seed));
     }
     swarm.seconds(300);
     for id in ids {
-        let expect: Vec<(u64, String)> = (1..=4).map(|slot| (slot, "ok".to_owned())).collect();
-        let mut images = swarm.images(id);
-        assert_eq!(images.len(), 4, "{images:?}");
-        // Slots may have kept other numbers.
-        images.iter_mut().zip(&expect).for_each(|(image, expect)| image.0 = expect.0);
-        assert_eq!(images, expect);
-        assert!(swarm.tasks(id).len() <= 4 * 5);
+        let service = swarm.view().service(id).cloned().unwrap();
+        let tasks = swarm.tasks(id);
+        assert!(tasks.len() <= 4 * 5);
+        let is_there = |task: &&Arc<Task>| {
+            if service.spec.mode().is_job() {
+                task.status.state == TaskState::Complete && task.job_iteration() == service.job_iteration
+            } else {
+                task.is_runnable() && task.status.state == TaskState::Running && image(task) == "ok"
+            }
+        };
+        let seats: BTreeSet<SeatKey> = tasks.iter().filter(is_there).map(|task| task.seat()).collect();
+        assert_eq!(seats.len(), 4, "seed {seed}: {tasks:?}");
+        let n_runnable = tasks.iter().filter(|task| task.is_runnable()).count();
+        assert_eq!(n_runnable, if service.spec.mode().is_job() { 0 } else { 4 }, "seed {seed}");
     }
 }

@@ -98,6 +98,9 @@ impl Script {
             ["release"] => self.swarm.held.clear(),
             ["node", verb, name, facts @ ..] => self.node(verb, number(name), facts),
             ["leader", "change"] => self.swarm.change_leader(),
+            ["swarm", setting, value] => self.set(setting, value),
+            ["show", "messages", name] => self.show_messages(name),
+            ["show", "nodes"] => self.show_nodes(),
             ["show", "update", name] => self.show_update(name),
             ["show", name] => self.show(name),
             other => panic!("no command: {other:?}"),
@@ -135,6 +138,7 @@ impl Script {
     /// `cpus=4`, or labels.
     fn describe(&mut self, n: u128, facts: &[&str]) {
         for (key, value) in facts.iter().map(|fact| fact.split_once('=').unwrap_or((fact, ""))) {
+            self.swarm.shrunk.extend((key == "cpus").then_some(node_id(n)));
             self.swarm.edit_node(n, |node| match key {
                 "cpus" => node.description.nano_cpus = value.parse::<i64>().unwrap() * 1_000_000_000,
                 label => drop(node.spec.labels.insert(label.to_owned(), value.to_owned())),
@@ -220,6 +224,38 @@ impl Script {
         }
     }
 
+    /// `history 3`, `label a=b`.
+    fn set(&mut self, setting: &str, value: &str) {
+        self.swarm.edit_cluster(|cluster| match setting {
+            "history" => {
+                let settings = format!(r#"{{"Orchestration":{{"TaskHistoryRetentionLimit":{value}}}}}"#);
+                cluster.spec = serde_json::from_str(&settings).unwrap();
+            }
+            "label" => {
+                let (key, value) = value.split_once('=').unwrap();
+                cluster.spec.labels.insert(key.to_owned(), value.to_owned());
+            }
+            other => panic!("no command: swarm {other}"),
+        });
+    }
+
+    fn show_nodes(&mut self) {
+        let nodes: Vec<String> = self.swarm.view().nodes().map(|node| host(node.id)).collect();
+        self.heading("nodes");
+        writeln!(self.shown, "  {}", nodes.join(" ")).unwrap();
+    }
+
+    fn show_messages(&mut self, name: &str) {
+        let id = self.id(name);
+        self.heading(name);
+        for task in self.swarm.tasks(id) {
+            let (name, status) = (&self.swarm.names[&task.id], &task.status);
+            let words = self.words(&task);
+            writeln!(self.shown, "  {name} {}, {}{words}", status.state.as_str(), status.message.as_str())
+                .unwrap();
+        }
+    }
+
     fn words(&self, task: &Task) -> String {
         if task.status.err.is_empty() { String::new() } else { format!(": {}", task.status.err) }
     }
@@ -248,6 +284,10 @@ fn changed(spec: &ServiceSpec, facts: &[&str], json: &str) -> ServiceSpec {
     let mut spec = with(spec, json);
     for (key, value) in facts.iter().map(|fact| fact.split_once('=').unwrap()) {
         let patch = match key {
+            "mode" => {
+                spec.mode = serde_json::from_str(&mode(value)).unwrap();
+                continue;
+            }
             "replicas" => format!(r#"{{"Mode":{{"Replicated":{{"Replicas":{value}}}}}}}"#),
             "image" => format!(r#"{{"TaskTemplate":{{"ContainerSpec":{{"Image":"{value}"}}}}}}"#),
             other => panic!("no fact: {other}"),
@@ -255,6 +295,17 @@ fn changed(spec: &ServiceSpec, facts: &[&str], json: &str) -> ServiceSpec {
         spec = with(&spec, &patch);
     }
     spec
+}
+
+/// `global`, `replicated-job:2/5` (two at a time, five in all), `global-job`.
+fn mode(text: &str) -> String {
+    match text.split_once(':').map(|(_, numbers)| numbers.split_once('/').unwrap()) {
+        Some((concurrent, total)) => {
+            format!(r#"{{"ReplicatedJob":{{"MaxConcurrent":{concurrent},"TotalCompletions":{total}}}}}"#)
+        }
+        None if text == "global" => r#"{"Global":{}}"#.to_owned(),
+        None => r#"{"GlobalJob":{}}"#.to_owned(),
+    }
 }
 
 fn state(word: &str) -> TaskState {

@@ -6,8 +6,9 @@ use std::{
 };
 
 use skep_api::{
-    TaskState,
+    NodeId, TaskState,
     object::{SeatKey, Service, Task},
+    spec::Mode,
 };
 use skep_store::{Change, View};
 
@@ -16,10 +17,13 @@ use super::Swarm;
 impl Swarm {
     pub(super) fn check(&mut self) {
         let view = self.view();
-        check_invariants(&view);
+        check_invariants(&view, &self.shrunk);
         for service in view.services() {
             let n_running = self.running(service.id).len();
-            let n_wanted = usize::try_from(service.spec.replicas()).unwrap();
+            let n_wanted = match service.spec.mode() {
+                Mode::Replicated { replicas } => usize::try_from(replicas).unwrap(),
+                Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob => 0,
+            };
             self.check_in_flight(&view, service);
             self.n_missing_max = self.n_missing_max.max(n_wanted.saturating_sub(n_running));
         }
@@ -53,7 +57,7 @@ impl Swarm {
 }
 
 /// Design invariants 2 and 4, and that nothing is reserved twice.
-fn check_invariants(view: &View) {
+fn check_invariants(view: &View, shrunk: &BTreeSet<NodeId>) {
     let mut slots = BTreeSet::new();
     let mut addresses = BTreeSet::new();
     for task in view.tasks() {
@@ -78,7 +82,10 @@ fn check_invariants(view: &View) {
         let (cpus, memory) = reserved
             .map(|task| task.spec.task_template.reservations())
             .fold((0, 0), |(cpus, memory), (c, m)| (cpus + c, memory + m));
-        assert!(cpus <= node.description.nano_cpus && memory <= node.description.memory_bytes);
+        // Where a node shrank, what has to leave holds its part until it has stopped.
+        let is_over = cpus > node.description.nano_cpus || memory > node.description.memory_bytes;
+        let is_leaving = view.tasks_of_node(node.id).any(|task| task.is_live() && !task.is_wanted());
+        assert!(!is_over || (shrunk.contains(&node.id) && is_leaving), "{} has too much", node.id);
         let load = view.node_load(node.id);
         assert_eq!((load.nano_cpus, load.memory_bytes), (cpus, memory), "the index of loads is right");
     }

@@ -1,0 +1,68 @@
+//! Runs the tasks of jobs: of an iteration so many at the same time until so many have completed.
+//!
+//! Each update of a job is a new iteration, and what is left of older ones goes. A slot whose task completed is done;
+//! one whose restart policy gave up is not tried again in this iteration (`SK:manager/orchestrator/jobs`, which does
+//! try it again, at once and for ever).
+
+use std::sync::Arc;
+
+use skep_api::{
+    TaskState,
+    object::{SeatKey, Task},
+    spec::Mode,
+};
+use skep_store::Draft;
+
+use crate::{Context, NewTask, Seat, ServicePart, Situation};
+
+/// Clears older iterations away, and fills the slots of replicated jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct Jobs;
+
+impl ServicePart for Jobs {
+    fn name(&self) -> &'static str {
+        "jobs"
+    }
+
+    fn is_by_seat(&self) -> bool {
+        true
+    }
+
+    fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+        if !at.mode().is_job() {
+            return;
+        }
+        let iteration = at.service().job_iteration;
+        let is_old = |task: &&Arc<Task>| task.job_iteration() != iteration;
+        let old: Vec<Arc<Task>> =
+            at.seats().flat_map(|(_, seat)| seat.tasks.iter().filter(is_old)).cloned().collect();
+        old.iter().for_each(|task| at.remove(draft, task));
+        match at.mode() {
+            Mode::ReplicatedJob { concurrent, total } if at.is_whole() => {
+                fill(at, draft, cx, concurrent, total);
+            }
+            // Nodes are the seats of a global one.
+            Mode::ReplicatedJob { .. } | Mode::GlobalJob | Mode::Replicated { .. } | Mode::Global => {}
+        }
+    }
+}
+
+/// New tasks: as many as may run besides those that do, and as there are slots left.
+fn fill(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, concurrent: u64, total: u64) {
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let n_used = count(at.seats().filter(|(_, seat)| seat.is_occupied()).count());
+    let n_running = count(at.seats().filter(|(_, seat)| is_under_way(seat)).count());
+    let n_new = concurrent.saturating_sub(n_running).min(total.saturating_sub(n_used));
+    let mut slot = 0;
+    for _ in 0..n_new {
+        while at.seat(SeatKey::Slot(slot)).is_some_and(Seat::is_occupied) {
+            slot += 1;
+        }
+        at.create(draft, cx, SeatKey::Slot(slot), NewTask::from(draft.now()));
+    }
+}
+
+/// Whether its task runs or is to, or has failed and something may follow.
+fn is_under_way(seat: &Seat) -> bool {
+    seat.newest().is_some_and(|task| task.is_wanted() && task.status.state != TaskState::Complete)
+}
