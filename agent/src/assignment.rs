@@ -7,6 +7,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use skep_api::{
     Secret, ServiceId, TaskId, TaskState, convert,
+    object::GenericResource,
     spec::{ContainerSpec, PortConfig, STOP_GRACE_DEFAULT, TaskSpec},
     wire,
 };
@@ -23,6 +24,8 @@ pub(crate) struct Assignment {
     pub(crate) desired: TaskState,
     pub(crate) ports: Vec<PortConfig>,
     pub(crate) ingress: Option<Ipv4Addr>,
+    /// What of the node's generic resources it has.
+    pub(crate) given: Vec<GenericResource>,
     /// No node sends it new connections any more.
     pub(crate) drained: bool,
     /// How far the manager knows it to be.
@@ -51,6 +54,7 @@ impl Assignment {
             desired: state(from.desired_state)?,
             ports: convert::ports_in(from.ports.clone()),
             ingress: (from.ingress_addr != 0).then(|| Ipv4Addr::from(from.ingress_addr)),
+            given: convert::generic_in(from.given.clone()),
             drained: from.drained,
             state: state(from.state)?,
             registry_auth: Secret::new(from.registry_auth.clone()),

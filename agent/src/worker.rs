@@ -259,6 +259,7 @@ fn nobodys(task: TaskId) -> Assignment {
         desired: TaskState::Remove,
         ports: Vec::new(),
         ingress: None,
+        given: Vec::new(),
         drained: true,
         state: TaskState::New,
         registry_auth: Secret::default(),

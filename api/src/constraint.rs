@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::{object::Node, spec::Role};
+use crate::{NodeId, object::Node, spec::Role};
 
 /// One parsed constraint.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -12,6 +12,54 @@ pub struct Constraint {
     key: String,
     negated: bool,
     value: String,
+}
+
+/// What of a node a constraint looks at.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Subject<'a> {
+    /// Its id.
+    Id,
+    /// Its host name.
+    Hostname,
+    /// The address from which it speaks to us.
+    Address,
+    /// Worker or manager.
+    Role,
+    /// Its operating system.
+    Os,
+    /// Its architecture, as the kernel says.
+    Arch,
+    /// A label that the user gave it; the key keeps its case.
+    NodeLabel(&'a str),
+    /// A label of its daemon's settings; the key keeps its case.
+    EngineLabel(&'a str),
+    /// Nothing that there is.
+    Unknown,
+}
+
+impl<'a> Subject<'a> {
+    /// What a key names.
+    #[must_use]
+    pub fn of(key: &'a str) -> Self {
+        let after = |prefix: &str| {
+            let (head, rest) = key.split_at_checked(prefix.len())?;
+            head.eq_ignore_ascii_case(prefix).then_some(rest)
+        };
+        let is = |name: &str| key.eq_ignore_ascii_case(name);
+        match () {
+            () if is("node.id") => Self::Id,
+            () if is("node.hostname") => Self::Hostname,
+            () if is("node.ip") => Self::Address,
+            () if is("node.role") => Self::Role,
+            () if is("node.platform.os") => Self::Os,
+            () if is("node.platform.arch") => Self::Arch,
+            () => match (after("node.labels."), after("engine.labels.")) {
+                (Some(label), _) => Self::NodeLabel(label),
+                (None, Some(label)) => Self::EngineLabel(label),
+                (None, None) => Self::Unknown,
+            },
+        }
+    }
 }
 
 /// The text is not a constraint.
@@ -79,35 +127,38 @@ impl Constraint {
         texts.iter().map(|text| Self::parse(text)).collect()
     }
 
+    /// What of a node it looks at.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject::of(&self.key)
+    }
+
+    /// The only node that satisfies it, if it names one by its id.
+    #[must_use]
+    pub fn node_id(&self) -> Option<NodeId> {
+        let names = self.subject() == Subject::Id && !self.negated;
+        names.then(|| self.value.to_ascii_lowercase().parse().ok())?
+    }
+
     /// Whether a node satisfies it.
     #[must_use]
     pub fn matches(&self, node: &Node) -> bool {
-        let lower = self.key.to_ascii_lowercase();
         let description = &node.description;
-        match lower.as_str() {
-            "node.id" => self.compare(&node.id.to_string()),
-            "node.hostname" => self.compare(&description.hostname),
-            "node.ip" => self.matches_address(&node.status.addr),
-            "node.role" => self.compare(match node.spec.role {
+        match self.subject() {
+            Subject::Id => self.compare(&node.id.to_string()),
+            Subject::Hostname => self.compare(&description.hostname),
+            Subject::Address => self.matches_address(&node.status.addr),
+            Subject::Role => self.compare(match node.spec.role {
                 Role::Worker => "worker",
                 Role::Manager => "manager",
             }),
-            "node.platform.os" => self.compare(&description.os),
-            "node.platform.arch" => self.compare(&description.arch),
-            _ => {
-                // The label's own key keeps its case.
-                if let Some(label) =
-                    self.key.get("node.labels.".len()..).filter(|_| lower.starts_with("node.labels."))
-                {
-                    self.compare(node.spec.labels.get(label).map_or("", String::as_str))
-                } else if let Some(label) =
-                    self.key.get("engine.labels.".len()..).filter(|_| lower.starts_with("engine.labels."))
-                {
-                    self.compare(description.engine_labels.get(label).map_or("", String::as_str))
-                } else {
-                    false
-                }
+            Subject::Os => self.compare(&description.os),
+            Subject::Arch => self.compare(&description.arch),
+            Subject::NodeLabel(key) => self.compare(node.spec.labels.get(key).map_or("", String::as_str)),
+            Subject::EngineLabel(key) => {
+                self.compare(description.engine_labels.get(key).map_or("", String::as_str))
             }
+            Subject::Unknown => false,
         }
     }
 

@@ -9,7 +9,7 @@ mod task;
 mod ticket;
 
 pub use cluster::{CaRotation, Cluster};
-pub use generic::{GenericResource, Plugin};
+pub use generic::{GENERIC_MAX, GenericResource, Plugin, check_kind};
 pub use network::{Network, Subnet, ingress};
 pub use node::{Node, NodeDescription, NodeState, NodeStatus, NodeTls};
 pub use service::{JobRun, PastSpec, Service, UpdateState, UpdateStatus};

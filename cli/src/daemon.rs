@@ -90,6 +90,9 @@ pub(crate) struct DaemonArgs {
     /// Engine label, for constraints on engine.labels (may be given several times)
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(crate) labels: Vec<String>,
+    /// Generic resources to offer: KIND=NUMBER, or KIND=NAME for each one (may be given several times)
+    #[arg(long = "node-generic-resource", value_name = "KIND=VALUE")]
+    pub(crate) generic_resources: Vec<String>,
     /// CPUs to offer (default: all)
     #[arg(long, value_name = "NUMBER")]
     pub(crate) cpus: Option<f64>,

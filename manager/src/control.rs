@@ -4,6 +4,7 @@
 //! later fails it. A lost answer is asked again with the same request id.
 
 mod cluster;
+mod explain;
 mod networks;
 mod nodes;
 mod recovery;

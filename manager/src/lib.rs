@@ -38,8 +38,10 @@ pub use control::{
 pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};
+pub use pass::{Plan, Waiting};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
 pub use skep_orchestrator::Differences;
 pub use skep_raft::{Keys, NoSpace, OpenError, UnlockKey};
+pub use skep_scheduler::{Explanation, Filter, NodeAnswer};
 pub use skep_store::{FEATURE_LEVEL, View};
 pub use unlock::{NodeKeyBox, parse_unlock_key, unlock_key_text};

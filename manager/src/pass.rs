@@ -15,12 +15,16 @@ use skep_api::{Timestamp, id::IdSource};
 use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, expire_nodes, reconcile};
 use skep_store::{Change, Dirty, Draft, View};
 
+pub use self::placement::{Plan, Waiting};
+pub(crate) use self::placement::{plan, waiting};
 use self::scope::{is_room_freed, scope};
 
 /// What the leader keeps from pass to pass to be quick. Nothing that decides: a pass with a fresh one is the same.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Memo {}
+pub struct Memo {
+    kept: placement::Kept,
+}
 
 /// What a pass decided.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub fn pass(
     dirty: &Dirty,
     now: Timestamp,
     ids: &mut dyn IdSource,
-    _memo: &mut Memo,
+    memo: &mut Memo,
     budget: usize,
 ) -> Pass {
     let mut scope = scope(&view, dirty);
@@ -61,7 +65,7 @@ pub fn pass(
         is_reached
     });
     assign_addresses(&mut draft, &scope.nodes);
-    placement::place(&mut draft, &scope, is_room_freed);
+    placement::place(&mut draft, &scope, is_room_freed, &mut memo.kept);
     for id in std::mem::take(&mut cx.reaped) {
         // It is there, or was not found.
         draft.push(Change::DeleteTask(id)).ok();

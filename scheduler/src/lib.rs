@@ -1,15 +1,24 @@
 //! Decides where a task runs, and says why not where it cannot.
 //!
-//! In: a picture of the nodes and a group of like tasks. Out: a node for each task that fits, and for
-//! the rest an explanation, for all nodes together in Swarm's words and node by node.
-//! Invariant: same input, same placement, whatever the order of nodes; nothing is reserved twice.
+//! In: a picture of the nodes, what like tasks ask for, and what their service has where. Out: a node for each task
+//! that fits, and for the rest how many nodes each rule refused; node by node only for who asks.
+//! Invariants: same nodes, same placement, whatever was put in first; nothing is reserved twice.
 
+mod ask;
+mod classes;
+mod explain;
 mod filter;
-mod group;
+mod node;
+mod order;
 mod picture;
+mod place;
+mod spread;
 #[cfg(test)]
 mod tests;
 
+pub use ask::{Amounts, Ask, Crowd, Descriptor};
+pub use explain::{Explanation, NodeAnswer};
 pub use filter::Filter;
-pub use group::TaskGroup;
-pub use picture::{NodeInfo, Picture, Placement, Refusal};
+pub use node::{GenericFree, NodeInfo};
+pub use picture::Picture;
+pub use place::{Given, Placement, Refused};

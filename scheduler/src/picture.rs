@@ -1,148 +1,162 @@
-//! The nodes as placement sees them, and the placement of one group on them.
-//!
-//! A group costs one look at each node and then a heap operation a task. Spread preferences come in
-//! here: a tree of node sets, each with a heap like this one.
+//! The nodes as placement sees them. It is soft state: kept from pass to pass it is as one made anew.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
-    sync::Arc,
+use std::collections::BTreeMap;
+
+use skep_api::NodeId;
+
+use crate::{
+    Ask, Crowd, Filter, NodeInfo,
+    classes::{Classes, at},
+    order::{Entry, Handle, Order},
+    place::Given,
 };
 
-use skep_api::{NodeId, object::Node};
-
-use crate::{Filter, TaskGroup};
-
-/// A node and what is left of it.
-#[derive(Clone, PartialEq, Debug)]
-pub struct NodeInfo {
-    /// The node.
-    pub node: Arc<Node>,
-    /// Tasks that run there or are to.
-    pub n_tasks: u64,
-    /// Not reserved yet: 1e-9 CPUs. Negative when the node shrank.
-    pub nano_cpus: i64,
-    /// Not reserved yet: bytes. Negative when the node shrank.
-    pub memory_bytes: i64,
-    /// Ports open on the node: protocol and number.
-    pub host_ports: BTreeSet<(String, u16)>,
-}
-
 /// All nodes; each placement takes from them.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Picture {
-    nodes: BTreeMap<NodeId, NodeInfo>,
+    nodes: Vec<Option<Held>>,
+    by_id: BTreeMap<NodeId, Handle>,
+    free: Vec<Handle>,
+    pub(crate) classes: Classes,
 }
 
-/// Where the tasks of a group go.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Placement {
-    /// A node for each task that fits, in the order in which they were given.
-    pub nodes: Vec<NodeId>,
-    /// Why the rest does not fit.
-    pub refusal: Option<Refusal>,
+#[derive(Clone, Debug)]
+struct Held {
+    info: NodeInfo,
+    class: u32,
 }
-
-/// Why there is no node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Refusal {
-    /// Which rule each node failed, and how, in the order of ids.
-    pub by_node: BTreeMap<NodeId, (Filter, String)>,
-}
-
-/// The best node is the least: not failing, fewest tasks of the service, fewest tasks, lowest id.
-type Rank = (bool, u64, u64, NodeId);
 
 impl Picture {
     /// A picture of these nodes.
     #[must_use]
     pub fn new(nodes: impl IntoIterator<Item = NodeInfo>) -> Self {
-        Self { nodes: nodes.into_iter().map(|info| (info.node.id, info)).collect() }
+        let nodes: Vec<_> = nodes.into_iter().map(|info| Some(Held { info, class: 0 })).collect();
+        let ids = nodes.iter().flatten().zip(0..).map(|(held, handle)| (held.info.node.id, handle));
+        let mut picture = Self { by_id: ids.collect(), nodes, ..Self::default() };
+        picture.classify(Classes::default());
+        picture
     }
 
     /// A node of the picture.
     #[must_use]
     pub fn node(&self, id: NodeId) -> Option<&NodeInfo> {
-        self.nodes.get(&id)
+        self.by_id.get(&id).map(|handle| self.info(*handle))
     }
 
-    /// Takes what a task of a group needs from the one node that it may run on.
+    /// All nodes, in the order of their ids.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.by_id.values().map(|handle| self.info(*handle))
+    }
+
+    /// Adds a node, or says what has become of it.
+    pub fn put(&mut self, info: NodeInfo) {
+        self.remove(info.node.id);
+        if self.classes.is_stale(self.by_id.len()) {
+            self.classify(self.classes.clone().learnt(&Ask::default()));
+        }
+        let handle = self.free.pop().unwrap_or_else(|| {
+            self.nodes.push(None);
+            Handle::try_from(self.nodes.len() - 1).expect("there are fewer nodes than that")
+        });
+        let class = self.classes.find(&info);
+        self.classes.all[at(class)].order.insert(Entry::new(handle, &info));
+        self.by_id.insert(info.node.id, handle);
+        self.nodes[at(handle)] = Some(Held { info, class });
+    }
+
+    /// Takes a node out.
+    pub fn remove(&mut self, id: NodeId) {
+        let Some(handle) = self.by_id.remove(&id) else { return };
+        if let Some(held) = self.nodes[at(handle)].take() {
+            self.classes.all[at(held.class)].order.remove(held.info.n_tasks, id);
+        }
+        self.free.push(handle);
+    }
+
+    /// Whether a node takes a task: for tasks that run on a node of their own, or nowhere.
     ///
     /// # Errors
-    /// What refuses it there.
-    pub fn confirm(&mut self, group: &TaskGroup, id: NodeId) -> Result<(), Filter> {
-        let info = self.nodes.get_mut(&id).ok_or(Filter::Ready)?;
-        match refused_by(group, info) {
-            Some(filter) => Err(filter),
-            None => {
-                info.take(group);
-                Ok(())
-            }
+    /// The first rule that refuses it.
+    pub fn fits(&self, ask: &Ask, crowd: &Crowd, node: NodeId) -> Result<(), Filter> {
+        let info = self.node(node).ok_or(Filter::Ready)?;
+        Filter::first(ask, crowd, info, 0).map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn n_nodes(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> {
+        self.by_id.values().copied()
+    }
+
+    pub(crate) fn handle(&self, id: NodeId) -> Option<Handle> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn info(&self, handle: Handle) -> &NodeInfo {
+        &self.held(handle).info
+    }
+
+    pub(crate) fn class(&self, handle: Handle) -> u32 {
+        self.held(handle).class
+    }
+
+    fn held(&self, handle: Handle) -> &Held {
+        self.nodes[at(handle)].as_ref().expect("a handle is given out with its node")
+    }
+
+    /// Sees to it that classes tell apart what the ask names.
+    pub(crate) fn learn(&mut self, ask: &Ask) {
+        if !self.classes.knows(ask) {
+            let classes = std::mem::take(&mut self.classes);
+            self.classify(classes.learnt(ask));
         }
     }
 
-    /// Places up to `n_tasks` of a group and takes what they need from the picture.
-    pub fn place(&mut self, group: &TaskGroup, n_tasks: usize) -> Placement {
-        let mut refusal = Refusal::default();
-        let mut heap: BinaryHeap<Reverse<Rank>> = BinaryHeap::new();
-        for (id, info) in &self.nodes {
-            match refused_by(group, info) {
-                Some(filter) => {
-                    refusal.by_node.insert(*id, (filter, filter.detail(group, info)));
-                }
-                None => {
-                    let n_own = group.n_tasks.get(id).copied().unwrap_or(0);
-                    heap.push(Reverse((group.is_failing_on(*id), n_own, info.n_tasks, *id)));
-                }
-            }
+    /// Puts each node into its class anew.
+    fn classify(&mut self, mut classes: Classes) {
+        let mut entries: Vec<Vec<Entry>> = Vec::new();
+        for (slot, handle) in self.nodes.iter_mut().zip(0..) {
+            let Some(held) = slot else { continue };
+            held.class = classes.find(&held.info);
+            entries.resize_with(classes.all.len(), Vec::new);
+            entries[at(held.class)].push(Entry::new(handle, &held.info));
         }
-        let mut nodes = Vec::with_capacity(n_tasks);
-        while nodes.len() < n_tasks
-            && let Some(Reverse((failing, n_own, n_all, id))) = heap.pop()
-        {
-            let info = self.nodes.get_mut(&id).expect("the heap was filled from this map");
-            // Only the tasks of this group have changed the node since it was checked.
-            if let Some(filter) = refused_by(group, info) {
-                refusal.by_node.insert(id, (filter, filter.detail(group, info)));
-                continue;
-            }
-            info.take(group);
-            nodes.push(id);
-            heap.push(Reverse((failing, n_own + 1, n_all + 1, id)));
+        for (class, entries) in classes.all.iter_mut().zip(entries) {
+            class.order = Order::of(entries);
         }
-        let refusal = (nodes.len() < n_tasks).then_some(refusal);
-        Placement { nodes, refusal }
+        self.classes = classes;
     }
-}
 
-fn refused_by(group: &TaskGroup, info: &NodeInfo) -> Option<Filter> {
-    Filter::ORDER.into_iter().find(|filter| !filter.check(group, info))
-}
-
-impl NodeInfo {
-    fn take(&mut self, group: &TaskGroup) {
-        self.n_tasks += 1;
-        self.nano_cpus -= group.nano_cpus.max(0);
-        self.memory_bytes -= group.memory_bytes.max(0);
-        self.host_ports.extend(group.host_ports.iter().cloned());
-    }
-}
-
-impl Refusal {
-    /// Swarm's words: each rule with its number of nodes, the most frequent first.
-    #[must_use]
-    pub fn explain(&self) -> String {
-        let mut counts: BTreeMap<Filter, usize> = BTreeMap::new();
-        for (filter, _) in self.by_node.values() {
-            *counts.entry(*filter).or_default() += 1;
+    /// Takes from the nodes what tasks reserve that go there, in order.
+    pub(crate) fn take(&mut self, ask: &Ask, handles: &[Handle]) -> Vec<Given> {
+        let before: BTreeMap<Handle, u64> =
+            handles.iter().map(|handle| (*handle, self.info(*handle).n_tasks)).collect();
+        let mut given = Vec::with_capacity(handles.len());
+        for handle in handles {
+            let held = self.nodes[at(*handle)].as_mut().expect("a handle is given out with its node");
+            let generic = held.info.take(&ask.amounts);
+            given.push(Given { node: held.info.node.id, generic });
         }
-        let mut counts: Vec<(Filter, usize)> = counts.into_iter().collect();
-        counts.sort_by_key(|(filter, n)| (Reverse(*n), *filter));
-        let parts: Vec<String> = counts.into_iter().map(|(filter, n)| filter.explain(n)).collect();
-        if parts.is_empty() {
-            "no suitable node".to_owned()
-        } else {
-            format!("no suitable node ({})", parts.join("; "))
+        // One by one, or all of a class that most of it changed of.
+        if before.len() * 4 > self.by_id.len() {
+            let mut touched: Vec<u32> = before.keys().map(|handle| self.class(*handle)).collect();
+            touched.sort_unstable();
+            touched.dedup();
+            for class in touched {
+                let handles = self.classes.all[at(class)].order.handles();
+                let entries = handles.map(|handle| Entry::new(handle, self.info(handle))).collect();
+                self.classes.all[at(class)].order = Order::of(entries);
+            }
+            return given;
         }
+        for (handle, n_tasks) in before {
+            let held = self.nodes[at(handle)].as_ref().expect("a handle is given out with its node");
+            let order = &mut self.classes.all[at(held.class)].order;
+            order.remove(n_tasks, held.info.node.id);
+            order.insert(Entry::new(handle, &held.info));
+        }
+        given
     }
 }

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use sha2::{Digest, Sha256};
 use skep_api::{
-    TaskId, spec,
+    TaskId,
+    object::GenericResource,
+    spec,
     template::{TaskFacts, TemplateError, expand},
     validate::size,
 };
@@ -78,7 +80,9 @@ pub(crate) fn new_container(
         Some(name) => name,
         None => hostname(spec, &facts)?.unwrap_or_else(|| id[..SHORT_ID_CHARS].to_owned()),
     };
-    let env = spec.env.iter().flatten().map(|variable| expand(variable, &facts)).collect::<Result<_, _>>()?;
+    let mut env: Vec<String> =
+        spec.env.iter().flatten().map(|variable| expand(variable, &facts)).collect::<Result<_, _>>()?;
+    env.extend(GenericResource::environment(&assignment.given));
     let hosts = files::hosts(&hostname, network.bridge_addr, spec.hosts.as_deref().unwrap_or_default());
     Ok(NewContainer {
         image: spec.image.clone(),
@@ -217,7 +221,7 @@ fn log_limits(driver: Option<&spec::LogDriver>) -> Result<LogLimits, SpecError> 
 mod tests {
     use std::{net::Ipv4Addr, path::PathBuf};
 
-    use skep_api::{Id, wire};
+    use skep_api::{Id, convert, wire};
 
     use super::*;
 
@@ -229,6 +233,10 @@ mod tests {
             slot: 3,
             spec: spec.as_bytes().to_vec(),
             desired_state: 512,
+            given: convert::generic_out(&[
+                GenericResource::Named { kind: "gpu".into(), value: "a".into() },
+                GenericResource::Named { kind: "gpu".into(), value: "b".into() },
+            ]),
             ..Default::default()
         })
         .unwrap()
@@ -268,7 +276,7 @@ mod tests {
         assert_eq!(made.id, container_id(TaskId(Id(7))));
         assert_eq!(made.hostname, made.id[..12]);
         assert!(made.hosts.ends_with(&format!("172.18.0.5\t{}\n", made.hostname)));
-        assert_eq!(made.env, ["A=b", "N=alpha.3"]);
+        assert_eq!(made.env, ["A=b", "N=alpha.3", "DOCKER_RESOURCE_GPU=a,b"]);
         assert_eq!((made.entrypoint, made.args), (Some(vec!["/x".to_owned()]), None));
         assert_eq!(made.limits, Limits { memory_bytes: 1 << 20, nano_cpus: 500_000_000, pids: 10 });
         assert_eq!(made.log, LogLimits { max_size: Some(10 << 20), max_file: Some(3) });

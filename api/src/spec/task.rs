@@ -67,6 +67,26 @@ impl TaskSpec {
         self.placement.as_ref().and_then(|p| p.constraints.as_deref()).unwrap_or(&[])
     }
 
+    /// What the tasks are spread over, as written, the most important first.
+    pub fn spread(&self) -> impl Iterator<Item = &str> {
+        let all = self.placement.as_ref().and_then(|p| p.preferences.as_deref()).unwrap_or(&[]);
+        all.iter().filter_map(|one| one.spread.as_ref()).map(|over| over.spread_descriptor.as_str())
+    }
+
+    /// Tasks of the service on a node at most; 0 for any number.
+    #[must_use]
+    pub fn max_replicas(&self) -> u64 {
+        self.placement.as_ref().and_then(|p| p.max_replicas).unwrap_or(0)
+    }
+
+    /// Generic resources that are reserved: how many of which kind.
+    pub fn generic(&self) -> impl Iterator<Item = (&str, i64)> {
+        let reserved = self.resources.as_ref().and_then(|r| r.reservations.as_ref());
+        let all = reserved.and_then(|r| r.generic_resources.as_deref()).unwrap_or(&[]);
+        let amounts = all.iter().filter_map(|one| one.discrete_resource_spec.as_ref());
+        amounts.map(|amount| (amount.kind.as_str(), amount.value))
+    }
+
     /// The platforms that the image is made for, operating system and architecture, as a client that pinned
     /// its digest found them; empty text for any, no platform at all for no say.
     #[must_use]
@@ -119,9 +139,46 @@ pub struct Resources {
     /// Processes; limits only, 0 for no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<i64>,
+    /// Of kinds that only nodes' settings name; reservations only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generic_resources: Option<Vec<GenericAmount>>,
     /// Everything else.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// Some of a kind of generic resource. A task asks for a number; which named ones it gets is the scheduler's.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct GenericAmount {
+    /// How many of which kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discrete_resource_spec: Option<DiscreteAmount>,
+    /// `NamedResourceSpec`, which only a node may have.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// How many of which kind.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DiscreteAmount {
+    /// As nodes' settings call it: `gpu`.
+    pub kind: String,
+    /// How many.
+    pub value: i64,
+    /// Unknown keys.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl GenericAmount {
+    /// So many of a kind.
+    #[must_use]
+    pub fn of(kind: &str, value: i64) -> Self {
+        let amount = DiscreteAmount { kind: kind.to_owned(), value, ..DiscreteAmount::default() };
+        Self { discrete_resource_spec: Some(amount), ..Self::default() }
+    }
 }
 
 /// When an ended task is replaced, as written.

@@ -1,12 +1,15 @@
 //! The task template, but for its container and networks.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{container, not_honoured, unhonoured};
 use crate::{
     ApiError,
     constraint::Constraint,
-    spec::{Resources, TaskSpec},
+    object::{GENERIC_MAX, check_kind},
+    spec::{Placement, Resources, TaskSpec},
 };
 
 /// Swarm's least CPU limit: 0.001.
@@ -38,7 +41,7 @@ pub(super) fn task(spec: &TaskSpec) -> Result<(), ApiError> {
     }
     restart(spec)?;
     if let Some(placement) = &spec.placement {
-        unhonoured(&placement.extra, "TaskTemplate.Placement", &["Preferences", "MaxReplicas"])?;
+        preferences(placement)?;
     }
     Constraint::parse_all(spec.constraints())
         .map_err(|e| ApiError::invalid(format!("TaskTemplate.Placement.Constraints: {e}")))?;
@@ -47,7 +50,8 @@ pub(super) fn task(spec: &TaskSpec) -> Result<(), ApiError> {
 
 fn amounts(amounts: Option<&Resources>, path: &str) -> Result<(), ApiError> {
     let Some(amounts) = amounts else { return Ok(()) };
-    unhonoured(&amounts.extra, path, &["GenericResources", "SwapBytes", "MemorySwappiness"])?;
+    unhonoured(&amounts.extra, path, &["SwapBytes", "MemorySwappiness"])?;
+    generic(amounts, path)?;
     let (cpus, memory) = (amounts.nano_cpus.unwrap_or(0), amounts.memory_bytes.unwrap_or(0));
     if cpus != 0 && cpus < NANO_CPUS_MIN {
         return Err(ApiError::invalid(format!(
@@ -61,6 +65,51 @@ fn amounts(amounts: Option<&Resources>, path: &str) -> Result<(), ApiError> {
     }
     if amounts.pids.unwrap_or(0) < 0 {
         return Err(ApiError::invalid(format!("{path}.Pids: must not be negative")));
+    }
+    Ok(())
+}
+
+/// A task asks for a number of a kind; a name, nothing or less than that is refused (Swarm takes what it cannot read:
+/// `SK:manager/controlapi/service.go`).
+fn generic(amounts: &Resources, path: &str) -> Result<(), ApiError> {
+    let mut kinds = BTreeSet::new();
+    for (n, one) in amounts.generic_resources.iter().flatten().enumerate() {
+        let path = format!("{path}.GenericResources[{n}]");
+        if path.contains(".Limits.") {
+            return Err(ApiError::invalid(format!("{path}: generic resources have reservations only")));
+        }
+        if one.extra.contains_key("NamedResourceSpec") {
+            return Err(ApiError::invalid(format!(
+                "{path}.NamedResourceSpec: invalid argument for resource: a task asks for a number of a kind"
+            )));
+        }
+        let Some(amount) = &one.discrete_resource_spec else {
+            return Err(ApiError::invalid(format!("{path}.DiscreteResourceSpec: how many of which kind?")));
+        };
+        check_kind(&amount.kind).map_err(|words| ApiError::invalid(format!("{path}.Kind: {words}")))?;
+        if !(1..=GENERIC_MAX).contains(&amount.value) {
+            return Err(ApiError::invalid(format!(
+                "{path}.Value: invalid argument for resource {}: from 1 to {GENERIC_MAX}",
+                amount.kind
+            )));
+        }
+        if !kinds.insert(amount.kind.as_str()) {
+            return Err(ApiError::invalid(format!("{path}.Kind: '{}' is asked for twice", amount.kind)));
+        }
+    }
+    Ok(())
+}
+
+fn preferences(placement: &Placement) -> Result<(), ApiError> {
+    for (n, one) in placement.preferences.iter().flatten().enumerate() {
+        let path = format!("TaskTemplate.Placement.Preferences[{n}]");
+        match &one.spread {
+            None => return Err(ApiError::invalid(format!("{path}: only Spread is supported"))),
+            Some(over) if over.spread_descriptor.is_empty() => {
+                return Err(ApiError::invalid(format!("{path}.Spread.SpreadDescriptor: must not be empty")));
+            }
+            Some(_) => {}
+        }
     }
     Ok(())
 }

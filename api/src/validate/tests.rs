@@ -135,6 +135,40 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn placement_and_generic_resources() {
+    let one = |amount: &str| {
+        format!(
+            r#""Resources":{{"Reservations":{{"GenericResources":[{{"DiscreteResourceSpec":{amount}}}]}}}}"#
+        )
+    };
+    let twice = r#""Resources":{"Reservations":{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"a","Value":1}},
+        {"DiscreteResourceSpec":{"Kind":"a","Value":2}}]}}"#;
+    let named = r#""Resources":{"Reservations":{"GenericResources":[{"NamedResourceSpec":{"Kind":"a","Value":"b"}}]}}"#;
+    let limit =
+        r#""Resources":{"Limits":{"GenericResources":[{"DiscreteResourceSpec":{"Kind":"a","Value":1}}]}}"#;
+    for (template, expect) in [
+        (
+            r#""Placement":{"Preferences":[{"Spread":{"SpreadDescriptor":"node.labels.a"}}],"MaxReplicas":2}"#,
+            "",
+        ),
+        (r#""Placement":{"Preferences":[{}]}"#, "Placement.Preferences[0]: only Spread is supported"),
+        (r#""Placement":{"Preferences":[{"Spread":{}}]}"#, "SpreadDescriptor: must not be empty"),
+        (&one(r#"{"Kind":"gpu","Value":1}"#), ""),
+        (&one(r#"{"Kind":"gpu","Value":0}"#), "Value: invalid argument for resource gpu"),
+        (&one(r#"{"Kind":"g p","Value":1}"#), "Kind: 'g p' is no kind"),
+        (named, "GenericResources[0].NamedResourceSpec: invalid argument for resource"),
+        (twice, "GenericResources[1].Kind: 'a' is asked for twice"),
+        (limit, "generic resources have reservations only"),
+    ] {
+        let body =
+            format!(r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"}},{template}}}}}"#);
+        let spec: ServiceSpec = parse(body.as_bytes()).unwrap();
+        let words = service(&spec).err().map(|e| e.message).unwrap_or_default();
+        assert!(words.contains(expect) && words.is_empty() == expect.is_empty(), "{template}: {words}");
+    }
+}
+
+#[test]
 fn log_options() {
     for (options, expect) in [
         (r#"{"max-size":"10m","max-file":"3"}"#, ""),

@@ -4,8 +4,8 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::Value;
 use skep_api::spec::{
-    ContainerSpec, EndpointSpec, Global, Mount, NetworkAttachment, Placement, Replicated, ReplicatedJob,
-    ServiceMode, ServiceSpec, TaskSpec,
+    ContainerSpec, EndpointSpec, GenericAmount, Global, Mount, NetworkAttachment, Placement,
+    PlacementPreference, Replicated, ReplicatedJob, ServiceMode, ServiceSpec, TaskSpec,
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     flags,
     output::{print, text},
     progress,
+    service::explain,
     service::settings::{Amounts, Process, Restart, Rollback, Update, Waiting},
 };
 
@@ -45,6 +46,15 @@ pub(crate) struct Create {
     /// Placement constraints
     #[arg(long)]
     constraint: Vec<String>,
+    /// Add a placement preference
+    #[arg(long, value_name = "PREF", value_parser = flags::spread)]
+    placement_pref: Vec<String>,
+    /// Maximum number of tasks per node (default 0 = unlimited)
+    #[arg(long, value_name = "NUMBER")]
+    replicas_max_per_node: Option<u64>,
+    /// User defined resources
+    #[arg(long, value_name = "KIND=NUMBER", value_parser = flags::generic)]
+    generic_resource: Vec<GenericAmount>,
     /// Attach a filesystem mount to the service
     #[arg(long, value_parser = flags::mount)]
     mount: Vec<Mount>,
@@ -60,6 +70,9 @@ pub(crate) struct Create {
     /// Set one or more custom host-to-IP mappings (host:ip)
     #[arg(long = "host", id = "extra_host", value_name = "HOST:IP", value_parser = flags::host)]
     extra_host: Vec<String>,
+    /// Create nothing, but say where the tasks would go
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     waiting: Waiting,
     #[command(flatten)]
@@ -86,11 +99,23 @@ impl Create {
     /// The spec that the flags ask for.
     pub(crate) fn spec(self) -> anyhow::Result<ServiceSpec> {
         let (image, args) = self.image_and_command.split_first().context("an image is required")?;
+        let placement = Placement {
+            constraints: given(self.constraint),
+            preferences: given(
+                self.placement_pref.iter().map(|over| PlacementPreference::spread(over)).collect(),
+            ),
+            max_replicas: self.replicas_max_per_node,
+            ..Placement::default()
+        };
+        let mut resources = self.resources.requirements();
+        if !self.generic_resource.is_empty() {
+            let reserved = resources.get_or_insert_default().reservations.get_or_insert_default();
+            reserved.generic_resources = Some(self.generic_resource);
+        }
         let template = TaskSpec {
-            resources: self.resources.requirements(),
+            resources,
             restart_policy: self.restart.policy(),
-            placement: given(self.constraint)
-                .map(|all| Placement { constraints: Some(all), ..Placement::default() }),
+            placement: (placement != Placement::default()).then_some(placement),
             log_driver: self.process.log_driver(),
             networks: given(self.network.iter().map(|name| attachment(name)).collect()),
             container_spec: Some(ContainerSpec {
@@ -169,7 +194,7 @@ pub(crate) fn with_tag(image: &str) -> String {
 /// Creates the service and waits for it, unless told not to.
 pub(crate) async fn run(daemon: &Connection, create: Create) -> anyhow::Result<()> {
     let (detach, quiet) = (create.waiting.detach, create.waiting.quiet);
-    let sends_auth = create.with_registry_auth;
+    let (sends_auth, is_dry) = (create.with_registry_auth, create.dry_run);
     let mut spec = create.spec()?;
     let mut warning = None;
     let mut daemon = daemon.clone();
@@ -179,6 +204,9 @@ pub(crate) async fn run(daemon: &Connection, create: Create) -> anyhow::Result<(
         }
         let daemon = &daemon;
         warning = pin(daemon, &mut container.image).await;
+    }
+    if is_dry {
+        return explain::plan(&daemon, &spec).await;
     }
     let created = daemon.post("/services/create", &spec).await?;
     warn(&created);
@@ -290,7 +318,8 @@ mod tests {
              --restart-condition on-failure --restart-max-attempts 2 --update-parallelism 2 --update-delay 10s \
              --update-monitor 1ms --rollback-order start-first --stop-grace-period 2s --stop-signal SIGINT -u 1:1 \
              -w /w --hostname h --read-only --cap-add NET_ADMIN --cap-drop ALL --host db:10.0.0.1 --group 7 \
-             --log-driver json-file --log-opt max-size=1m --entrypoint /bin/sh -d img:1 -c echo --name",
+             --log-driver json-file --log-opt max-size=1m --placement-pref spread=node.labels.dc \
+             --replicas-max-per-node 2 --generic-resource gpu=1 --entrypoint /bin/sh -d img:1 -c echo --name",
         );
         for (pointer, expect) in [
             ("/Name", json!("web")),
@@ -306,7 +335,18 @@ mod tests {
                 "/TaskTemplate/Resources/Limits",
                 json!({ "NanoCPUs": 500_000_000, "MemoryBytes": 64 << 20, "Pids": 9 }),
             ),
-            ("/TaskTemplate/Resources/Reservations", json!({ "MemoryBytes": 32 << 20 })),
+            (
+                "/TaskTemplate/Resources/Reservations",
+                json!({
+                    "MemoryBytes": 32 << 20,
+                    "GenericResources": [{ "DiscreteResourceSpec": { "Kind": "gpu", "Value": 1 } }],
+                }),
+            ),
+            (
+                "/TaskTemplate/Placement/Preferences",
+                json!([{ "Spread": { "SpreadDescriptor": "node.labels.dc" } }]),
+            ),
+            ("/TaskTemplate/Placement/MaxReplicas", json!(2)),
             (
                 "/TaskTemplate/RestartPolicy",
                 json!({ "Condition": "on-failure", "Delay": 5_000_000_000_i64, "MaxAttempts": 2 }),

@@ -1,6 +1,6 @@
 //! Values of flags, in Docker's forms.
 
-use skep_api::spec::{Labels, Mount, PortConfig, TmpfsOptions};
+use skep_api::spec::{GenericAmount, Labels, Mount, PortConfig, TmpfsOptions};
 
 /// `key=value`
 pub(crate) fn filter(text: &str) -> Result<(String, String), String> {
@@ -48,6 +48,14 @@ pub(crate) fn spread(text: &str) -> Result<String, String> {
         }
         None => Err("placement preference must be of the form \"strategy=value\"".to_owned()),
     }
+}
+
+/// `gpu=2`
+pub(crate) fn generic(text: &str) -> Result<GenericAmount, String> {
+    let invalid = || format!("invalid generic-resource request `{text}`, expected KIND=NUMBER");
+    let (kind, value) = text.split_once('=').ok_or_else(invalid)?;
+    let value = value.trim().parse().map_err(|_| invalid())?;
+    Ok(GenericAmount::of(kind.trim(), value))
 }
 
 /// CPUs with up to nine decimals, as 1e-9 CPUs.

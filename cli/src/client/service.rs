@@ -1,6 +1,7 @@
 //! `skep service`.
 
 mod change;
+pub(crate) mod explain;
 mod inspect;
 mod networks;
 mod rollout;
@@ -24,6 +25,11 @@ use super::{
 pub(crate) enum Command {
     /// Create a new service
     Create(Box<create::Create>),
+    /// Say why tasks wait for a node, and what would make them fit
+    Explain {
+        #[arg(value_name = "SERVICE")]
+        service: String,
+    },
     /// Display detailed information on one or more services
     Inspect(inspect::Inspect),
     /// List services
@@ -85,6 +91,7 @@ pub(crate) struct Ls {
 pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create(create) => create::run(daemon, *create).await,
+        Command::Explain { service } => explain::run(daemon, &service).await,
         Command::Inspect(flags) => inspect::run(daemon, &flags).await,
         Command::Ls(flags) => ls(daemon, &flags).await,
         Command::Rollback { waiting, to: Some(number), service } => {

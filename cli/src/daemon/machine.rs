@@ -61,6 +61,7 @@ pub(super) fn description(settings: &Settings) -> NodeDescription {
         memory_bytes: settings.memory_bytes,
         engine_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine_labels: settings.labels.clone(),
+        generic: settings.generic.clone(),
         ..NodeDescription::default()
     }
 }

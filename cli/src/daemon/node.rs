@@ -491,6 +491,7 @@ impl Backend for Node {
             remote_managers,
             state_dir: self.0.settings.state_dir.clone(),
             data_path_port: membership.map_or(DATA_PATH_PORT, |m| m.member.data_path_port),
+            generic: self.0.settings.generic.clone(),
             labels: self.0.settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
             now: Timestamp(machine::clock()),
             trouble: self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use skep_agent::runtime::Registries;
-use skep_api::validate::size;
+use skep_api::{object::GenericResource, validate::size};
 
 use super::{DaemonArgs, EngineFlag, address, machine};
 
@@ -22,6 +22,7 @@ pub(super) struct Settings {
     pub(super) data_path_addr: Option<Ipv4Addr>,
     pub(super) node_name: String,
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) generic: Vec<GenericResource>,
     pub(super) nano_cpus: i64,
     pub(super) memory_bytes: i64,
     pub(super) shim: PathBuf,
@@ -70,6 +71,8 @@ impl Settings {
             data_path_addr: args.data_path_addr,
             node_name: args.node_name.clone().unwrap_or_else(machine::hostname),
             labels,
+            generic: GenericResource::parse_all(args.generic_resources.iter().map(String::as_str))
+                .map_err(|words| anyhow::anyhow!("--node-generic-resource: {words}"))?,
             nano_cpus: cpus(args.cpus)?,
             memory_bytes: memory(args.memory.as_deref())?,
             shim,

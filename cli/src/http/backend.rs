@@ -16,12 +16,12 @@ use skep_agent::DockerAbout;
 use skep_agent::runtime::{Distribution, PullNews, Pulled};
 use skep_api::{
     ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, Timestamp,
-    object::Node,
+    object::{GenericResource, Node},
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, RegistryAuth, RollOut, Rotation,
-    UnlockKey, View, recovery::Preview,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Plan, RegistryAuth, RollOut, Rotation,
+    UnlockKey, View, Waiting, recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
 
@@ -46,9 +46,29 @@ pub(crate) enum SwarmState {
     Manager(Arc<dyn ControlPlane>),
 }
 
+/// Where tasks go, for who asks.
+#[async_trait]
+pub(crate) trait Placing: Send + Sync {
+    /// Why tasks of a service wait for a node.
+    async fn explain_service(&self, id: ServiceId) -> Result<Vec<Waiting>, ApiError>;
+    /// Where the tasks of a new one would go.
+    async fn plan_service(&self, spec: ServiceSpec) -> Result<Plan, ApiError>;
+}
+
+#[async_trait]
+impl Placing for skep_manager::Control {
+    async fn explain_service(&self, id: ServiceId) -> Result<Vec<Waiting>, ApiError> {
+        Self::explain_service(self, id).await
+    }
+
+    async fn plan_service(&self, spec: ServiceSpec) -> Result<Plan, ApiError> {
+        Self::plan_service(self, spec).await
+    }
+}
+
 /// What a manager does for its clients.
 #[async_trait]
-pub(crate) trait ControlPlane: Send + Sync + 'static {
+pub(crate) trait ControlPlane: Placing + Send + Sync + 'static {
     /// The cluster as of now: what was acknowledged anywhere before the call is in it.
     async fn view(&self) -> Result<View, ApiError>;
     /// The cluster as this manager last heard.
@@ -229,6 +249,8 @@ pub(crate) struct Facts {
     /// UDP port of the VXLAN.
     #[expect(dead_code, reason = "Docker shows it of the cluster alone")]
     pub(crate) data_path_port: u32,
+    /// What it offers besides CPUs and memory.
+    pub(crate) generic: Vec<GenericResource>,
     /// The engine's labels, `key=value`.
     pub(crate) labels: Vec<String>,
     pub(crate) now: Timestamp,

@@ -3,16 +3,21 @@
 mod engine;
 mod network;
 mod node;
+mod placement;
 mod service;
 mod swarm;
 mod task;
 
 use serde_json::{Map, Value, json};
-use skep_api::{object::Meta, spec::PortConfig};
+use skep_api::{
+    object::{GenericResource, Meta},
+    spec::PortConfig,
+};
 
 pub(crate) use engine::{container, container_details, image, image_details};
 pub(crate) use network::{ingress, local_network, network};
 pub(crate) use node::node;
+pub(crate) use placement::{plan, waiting};
 pub(crate) use service::{service, service_status, spec};
 pub(crate) use swarm::{Roots, cluster};
 pub(crate) use task::task;
@@ -62,4 +67,17 @@ fn nanos(span: std::time::Duration) -> u64 {
 /// A spec as JSON. Specs are plain data, so writing one cannot fail; it would show as `null`.
 fn to_json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
+}
+
+/// Generic resources of a node or a task; null for none.
+pub(crate) fn generic(all: &[GenericResource]) -> Value {
+    let one = |resource: &GenericResource| match resource {
+        GenericResource::Named { kind, value } => {
+            json!({ "NamedResourceSpec": { "Kind": kind, "Value": value } })
+        }
+        GenericResource::Discrete { kind, amount } => {
+            json!({ "DiscreteResourceSpec": { "Kind": kind, "Value": amount } })
+        }
+    };
+    if all.is_empty() { Value::Null } else { all.iter().map(one).collect() }
 }

@@ -27,6 +27,24 @@ pub(super) fn routes() -> Router<Api> {
         .route("/services/create", post(create))
         .route("/services/{id}", get(inspect).delete(remove))
         .route("/services/{id}/update", post(update))
+        .route("/skep/services/plan", post(plan))
+        .route("/skep/services/{id}/explain", get(explain))
+}
+
+/// Why its tasks wait: a list, of one member for tasks that are alike.
+async fn explain(State(api): State<Api>, Path(word): Path<String>) -> Answer {
+    let control = api.manager()?;
+    let service = lookup::service(&control.view().await?, &word)?;
+    let waiting = control.explain_service(service.id).await?;
+    ok(&waiting.iter().map(render::waiting).collect::<Vec<_>>())
+}
+
+/// Where the tasks of a spec would go.
+async fn plan(State(api): State<Api>, request: Bytes) -> Answer {
+    let control = api.manager()?;
+    let spec: ServiceSpec = body(&request)?;
+    let plan = control.plan_service(spec).await?;
+    ok(&render::plan(&plan, &control.stale_view()))
 }
 
 async fn list(State(api): State<Api>, uri: Uri) -> Answer {

@@ -171,7 +171,7 @@ fn engine_facts(facts: &Facts) -> Map<String, Value> {
         "RegistryConfig": { "IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": [] },
         "NCPU": facts.n_cpus,
         "MemTotal": facts.memory_bytes,
-        "GenericResources": null,
+        "GenericResources": render::generic(&facts.generic),
         "DockerRootDir": facts.state_dir.display().to_string(),
         "HttpProxy": "",
         "HttpsProxy": "",

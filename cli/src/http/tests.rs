@@ -2,4 +2,5 @@
 
 mod docker;
 pub(crate) mod fake;
+mod placing;
 mod routes;

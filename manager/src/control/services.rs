@@ -12,9 +12,10 @@ use skep_api::{
 };
 use skep_store::{Change, Guard, GuardKind, View};
 
+pub(super) use self::update::check_level;
 use self::{
     ports::{check_ports, named_ports},
-    update::{check_level, no_previous_spec, rolled_back, updated},
+    update::{no_previous_spec, rolled_back, updated},
 };
 use super::{
     Control, CreatedService,

@@ -17,6 +17,10 @@ use crate::{Change, Follows, Guard, GuardKind, Proposal, Refusal, View, apply::m
 /// Changes at most in one proposal (Swarm's limit of a transaction, `SK:manager/state/store/memory.go`).
 pub const CHANGES_MAX: usize = 200;
 
+/// With more services than that in a draft, several share a proposal. One that is refused is drafted anew with all that
+/// it has, so a few are better alone.
+const GROUPS_MANY: usize = 64;
+
 /// Reads like a [`View`] that has its own changes already.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -59,12 +63,29 @@ impl Draft {
     /// # Errors
     /// The draft itself does not allow it (a key is taken); the draft is as it was.
     pub fn push(&mut self, change: Change) -> Result<(), Refusal> {
-        let mut view = self.view.clone();
-        if let Err(refusal) = view.apply_change(&change, self.now) {
+        // Of a task nothing is written before all is checked; and while nobody else has the view, little of it is
+        // copied for a write.
+        let before = match &change {
+            Change::PutTask(_) | Change::AssignTask(..) => None,
+            Change::PutService(_)
+            | Change::DeleteService(_)
+            | Change::DeleteTask(_)
+            | Change::PutNode(_)
+            | Change::DeleteNode(_)
+            | Change::PutCluster(_)
+            | Change::PutNetwork(_)
+            | Change::DeleteNetwork(_)
+            | Change::PutTicket(_)
+            | Change::DeleteTicket(_)
+            | Change::TaskStatus(..)
+            | Change::NodeStatus(..) => Some(self.view.clone()),
+        };
+        let revision = self.view.revision;
+        if let Err(refusal) = self.view.apply_change(&change, self.now) {
+            self.view = before.unwrap_or_else(|| View { revision, ..std::mem::take(&mut self.view) });
             self.refusals.push(refusal.clone());
             return Err(refusal);
         }
-        self.view = view;
         self.changes.push(change);
         Ok(())
     }
@@ -82,7 +103,7 @@ impl Draft {
         &self.refusals
     }
 
-    /// Cuts the changes into proposals: one service each, about [`CHANGES_MAX`] changes, in order.
+    /// Cuts the changes into proposals: one service each, but for very many of them, about [`CHANGES_MAX`] changes, in order.
     ///
     /// An object that was written several times is written once, at its first place with its last content.
     /// Neighbouring changes of one seat stay together: the end of a task and its successor are one decision.
@@ -111,10 +132,11 @@ impl Draft {
             });
             groups[at].1.push(change);
         }
+        let groups = together_if_many(groups);
         let mut written = BTreeMap::new();
         before.into_iter().for_each(|proposal| note_writes(proposal, &mut written));
         let mut proposals = Vec::with_capacity(groups.len());
-        for (_, changes) in groups {
+        for changes in groups {
             let keys: BTreeSet<_> = changes.iter().filter_map(key).collect();
             let mut proposal =
                 Proposal { request: Some(RequestId(ids.next_id())), now: self.now, ..Proposal::default() };
@@ -147,6 +169,21 @@ impl View {
         }
         Some(self)
     }
+}
+
+/// Many small groups share proposals: each proposal has its price.
+fn together_if_many(groups: Vec<(Option<Id>, Vec<Change>)>) -> Vec<Vec<Change>> {
+    let n_groups = groups.len();
+    let mut out: Vec<Vec<Change>> = Vec::with_capacity(n_groups);
+    for (_, changes) in groups {
+        let last =
+            out.last_mut().filter(|last| n_groups > GROUPS_MANY && last.len() + changes.len() <= CHANGES_MAX);
+        match last {
+            Some(last) => last.extend(changes),
+            None => out.push(changes),
+        }
+    }
+    out
 }
 
 /// Who wrote an object last: a request, and how many of its changes came after.

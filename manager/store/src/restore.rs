@@ -2,7 +2,7 @@
 //! quicker than one task after the other, and can be done by two. What the indexes are made of is noted when a
 //! task comes: later each look at one would be a look at cold memory.
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use skep_api::{
@@ -39,6 +39,8 @@ pub struct Restoring {
 /// Of each task, what its indexes hold.
 #[derive(Debug, Default)]
 struct Noted {
+    /// Host ports that runnable tasks have.
+    owned_ports: BTreeSet<(String, u16, NodeId)>,
     by_service: Vec<(ServiceId, u64, TaskId)>,
     /// With the task's place.
     by_node: Vec<(NodeId, TaskId, usize)>,
@@ -117,7 +119,7 @@ impl Restoring {
         if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
             self.noted.addresses.push((address, task.id.0));
         }
-        view.put_wants(&task)?;
+        view.put_wants(&task, &mut self.noted.owned_ports)?;
         self.tasks.push(task);
         if self.tasks.len() - self.n_put == WINDOW {
             self.put_read();
@@ -144,7 +146,7 @@ impl Restoring {
             return Err(SnapshotError("it names no format".to_owned()));
         }
         self.put_read();
-        let Noted { by_service: services, by_node: nodes, addresses } = &mut self.noted;
+        let Noted { by_service: services, by_node: nodes, addresses, owned_ports: _ } = &mut self.noted;
         let tasks = &self.tasks;
         let view = &mut self.store.view;
         let mut by_service = OrdSet::new();
@@ -202,23 +204,22 @@ fn put_addresses(held: &mut OrdMap<Ipv4Addr, Id>, noted: &mut [(Ipv4Addr, Id)]) 
 }
 
 impl View {
-    /// A seat that is a node, and what a live task wants or holds.
-    fn put_wants(&mut self, task: &Task) -> Result<(), Refusal> {
+    /// A seat that is a node, and what a live task wants or holds. `owned` are the ports that tasks before it are to
+    /// keep open.
+    fn put_wants(&mut self, task: &Task, owned: &mut BTreeSet<(String, u16, NodeId)>) -> Result<(), Refusal> {
         if let Some(node) = task.for_node() {
             self.tasks_by_seat_node.insert((task.service_id, node, task.id));
         }
-        if !task.is_runnable() {
-            return Ok(());
-        }
-        if task.node_id.is_none() {
+        if task.node_id.is_none() && task.is_runnable() {
             self.unplaced.insert((task.service_id, task.id));
         }
         for key in Self::host_port_keys(task) {
             let (port, node) = (key.1, key.2);
-            if self.host_ports.insert(key, task.id).is_some() {
+            if task.is_runnable() && !owned.insert((key.0.clone(), port, node)) {
                 let words = format!("port '{port}' of node {node} is in use by two tasks");
                 return Err(Refusal::new(RefusalKind::PortTaken, words));
             }
+            self.host_ports.insert(key);
         }
         Ok(())
     }

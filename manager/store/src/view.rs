@@ -32,7 +32,8 @@ pub struct View {
     pub(crate) ports: OrdMap<(String, u16), ServiceId>,
     /// Services by the ports that they ask for under a number, in either mode.
     pub(crate) asked_ports: OrdSet<(String, u16, ServiceId)>,
-    pub(crate) host_ports: OrdMap<(String, u16, NodeId), TaskId>,
+    /// Ports that live tasks have open on their nodes: one that is wanted, and those being stopped.
+    pub(crate) host_ports: OrdSet<(String, u16, NodeId, TaskId)>,
     /// Of the ingress network, with the node or task that has it.
     pub(crate) addresses: OrdMap<Ipv4Addr, Id>,
     /// What live tasks take of each node.
@@ -52,6 +53,8 @@ pub struct View {
     pub(crate) down: OrdSet<(Timestamp, NodeId)>,
     pub(crate) tickets: OrdMap<TicketId, Arc<Ticket>>,
 }
+
+static NO_LOAD: NodeLoad = NodeLoad { n_tasks: 0, nano_cpus: 0, memory_bytes: 0, generic: None };
 
 /// Before and after all ids.
 const ID_MIN: Id = Id(0);
@@ -191,6 +194,21 @@ impl View {
         self.loads.get(&id).cloned().unwrap_or_default()
     }
 
+    /// All nodes in the order of their ids, with what live tasks take of them.
+    pub fn nodes_with_load(&self) -> impl Iterator<Item = (&Arc<Node>, &NodeLoad)> {
+        let mut loads = self.loads.iter().peekable();
+        self.nodes.iter().map(move |(id, node)| {
+            while loads.next_if(|(other, _)| *other < id).is_some() {}
+            (node, loads.next_if(|(other, _)| *other == id).map_or(&NO_LOAD, |(_, load)| load))
+        })
+    }
+
+    /// A view of the nodes and their load alone: for who keeps it, and not all else with it.
+    #[must_use]
+    pub fn nodes_only(&self) -> Self {
+        Self { nodes: self.nodes.clone(), loads: self.loads.clone(), ..Self::default() }
+    }
+
     /// Services that have a task on each node, jobs too.
     pub fn global_services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.globals.iter().filter_map(|id| self.services.get(id))
@@ -267,16 +285,29 @@ impl View {
         found.filter_map(|(.., service)| self.services.get(service))
     }
 
-    /// Which live task holds a port of a node.
+    /// The runnable task that a port of a node is for.
     #[must_use]
     pub fn host_port_owner(&self, node: NodeId, protocol: &str, published: u16) -> Option<TaskId> {
-        self.host_ports.get(&(protocol.to_owned(), published, node)).copied()
+        let holders = self.host_port_holders(node, protocol, published);
+        holders.filter(|task| task.is_runnable()).map(|task| task.id).next()
     }
 
-    /// The nodes on which a live task holds a port.
+    /// The live tasks that have a port of a node open, also those being stopped.
+    pub fn host_port_holders(
+        &self,
+        node: NodeId,
+        protocol: &str,
+        published: u16,
+    ) -> impl Iterator<Item = &Arc<Task>> {
+        let key = |id| (protocol.to_owned(), published, node, TaskId(id));
+        let held = self.host_ports.range(key(ID_MIN)..=key(ID_MAX));
+        held.filter_map(|(.., task)| self.tasks.get(task))
+    }
+
+    /// The nodes on which a live task has a port open, also one being stopped; a node may come twice.
     pub fn nodes_with_host_port(&self, protocol: &str, published: u16) -> impl Iterator<Item = NodeId> {
-        let key = |id| (protocol.to_owned(), published, NodeId(id));
-        self.host_ports.range(key(ID_MIN)..=key(ID_MAX)).map(|((.., node), _)| *node)
+        let key = |id| (protocol.to_owned(), published, NodeId(id), TaskId(id));
+        self.host_ports.range(key(ID_MIN)..=key(ID_MAX)).map(|(_, _, node, _)| *node)
     }
 
     /// Whether an address of the ingress network is given to somebody.
@@ -286,11 +317,11 @@ impl View {
     }
 
     /// The host-mode ports that a live, placed task holds on its node, as keys.
-    pub(crate) fn host_port_keys(task: &Task) -> impl Iterator<Item = (String, u16, NodeId)> + '_ {
+    pub(crate) fn host_port_keys(task: &Task) -> impl Iterator<Item = (String, u16, NodeId, TaskId)> + '_ {
         let node = task.node_id.filter(|_| task.is_live());
         task.ports.iter().filter_map(move |port: &PortConfig| {
             let held = !port.is_ingress() && port.published_port != 0;
-            held.then(|| node.map(|node| (port.protocol().to_owned(), port.published_port, node)))?
+            held.then(|| node.map(|node| (port.protocol().to_owned(), port.published_port, node, task.id)))?
         })
     }
 }

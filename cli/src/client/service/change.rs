@@ -9,7 +9,7 @@ mod lists;
 use anyhow::ensure;
 use clap::Args;
 use serde_json::Value;
-use skep_api::spec::Mount;
+use skep_api::spec::{GenericAmount, Mount};
 
 use self::apply::container;
 use super::networks;
@@ -112,6 +112,12 @@ struct Lists {
     /// Remove a placement preference
     #[arg(long, value_parser = flags::spread)]
     placement_pref_rm: Vec<String>,
+    /// Add a Generic resource
+    #[arg(long, value_name = "KIND=NUMBER", value_parser = flags::generic)]
+    generic_resource_add: Vec<GenericAmount>,
+    /// Remove a Generic resource
+    #[arg(long, value_name = "KIND")]
+    generic_resource_rm: Vec<String>,
     /// Add or update a mount on a service
     #[arg(long, value_parser = flags::mount)]
     mount_add: Vec<Mount>,

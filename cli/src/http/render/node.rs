@@ -1,10 +1,10 @@
 //! A node.
 
 use serde_json::{Map, Value, json};
-use skep_api::object::Node;
+use skep_api::object::{Node, NodeDescription};
 use skep_manager::ManagerStatus;
 
-use super::{Roots, put_meta, to_json};
+use super::{Roots, generic, put_meta, to_json};
 
 /// What the embedded engine has; Docker's clients print them.
 fn engine_plugins() -> Value {
@@ -14,6 +14,14 @@ fn engine_plugins() -> Value {
         { "Type": "Network", "Name": "overlay" },
         { "Type": "Volume", "Name": "local" },
     ])
+}
+
+fn resources(about: &NodeDescription) -> Value {
+    let mut out = json!({ "NanoCPUs": about.nano_cpus, "MemoryBytes": about.memory_bytes });
+    if !about.generic.is_empty() {
+        out["GenericResources"] = generic(&about.generic);
+    }
+    out
 }
 
 /// A node as `GET /nodes/{id}` shows it. `manager` is `None` for a worker.
@@ -34,7 +42,7 @@ pub(crate) fn node(node: &Node, manager: Option<&ManagerStatus>, roots: &Roots) 
         json!({
             "Hostname": about.hostname,
             "Platform": { "Architecture": about.arch, "OS": about.os },
-            "Resources": { "NanoCPUs": about.nano_cpus, "MemoryBytes": about.memory_bytes },
+            "Resources": resources(about),
             "Engine": engine,
             "TLSInfo": roots.tls_info(node),
         }),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use skep_api::object::{Cluster, Task, ingress};
 
-use super::{object, port, put_meta, to_json, version};
+use super::{generic, object, port, put_meta, to_json, version};
 
 /// A task as `GET /tasks/{id}` shows it. `note` is what it asks for and does not get yet.
 pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -> Value {
@@ -21,6 +21,9 @@ pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -
     // One whose seat is a node will run there or nowhere, and clients tell it by that.
     if let Some(node) = task.node_id.or(task.for_node()) {
         out.insert("NodeID".into(), node.to_string().into());
+    }
+    if !task.given().is_empty() {
+        out.insert("AssignedGenericResources".into(), generic(task.given()));
     }
     out.insert("Status".into(), status(task, note.filter(|_| task.is_runnable())));
     out.insert("DesiredState".into(), task.desired_state.as_str().into());

@@ -173,7 +173,6 @@ impl ControlPlane for FakeControl {
     fn preview(&self) -> Preview {
         Preview { last_entry: 7, ..Preview::default() }
     }
-
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -456,6 +455,7 @@ impl Backend for FakeBackend {
             remote_managers,
             state_dir: PathBuf::from("/var/lib/skep"),
             data_path_port: 4789,
+            generic: Vec::new(),
             labels: Vec::new(),
             now: Timestamp(START.0 + 3_600_000_000_000),
             trouble: String::new(),

@@ -20,7 +20,7 @@ pub(super) fn no_previous_spec(service: &Service) -> ApiError {
 }
 
 /// Refuses what older managers would not do, or would drop.
-pub(super) fn check_level(view: &View, spec: &ServiceSpec) -> Result<(), ApiError> {
+pub(in crate::control) fn check_level(view: &View, spec: &ServiceSpec) -> Result<(), ApiError> {
     match spec.mode() {
         Mode::Replicated { .. } => {}
         // They would take it for a replicated service.
@@ -35,6 +35,12 @@ pub(super) fn check_level(view: &View, spec: &ServiceSpec) -> Result<(), ApiErro
         "UpdateConfig.Order 'start-first'"
     } else if rollback.order == UpdateOrder::StartFirst {
         "RollbackConfig.Order 'start-first'"
+    } else if spec.task_template.spread().next().is_some() {
+        "TaskTemplate.Placement.Preferences"
+    } else if spec.task_template.max_replicas() > 0 {
+        "TaskTemplate.Placement.MaxReplicas"
+    } else if spec.task_template.generic().next().is_some() {
+        "TaskTemplate.Resources.Reservations.GenericResources"
     } else {
         return Ok(());
     };

@@ -59,6 +59,8 @@ pub(super) struct Swarm {
     pub(super) held: BTreeMap<(ServiceId, SeatKey), TaskState>,
     /// By service and update, how many seats wait for their new task to run.
     pub(super) in_flight: BTreeMap<(ServiceId, u64), usize>,
+    /// What a leader keeps from pass to pass.
+    memo: Memo,
     /// Every task that there was, as `service.seat#n`: the nth of its seat.
     pub(super) names: BTreeMap<TaskId, String>,
 }
@@ -124,6 +126,7 @@ impl Swarm {
             shrunk: BTreeSet::new(),
             held: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            memo: Memo::default(),
             names: BTreeMap::new(),
         };
         swarm.apply(vec![Change::PutCluster(Arc::new(cluster()))]);
@@ -136,6 +139,12 @@ impl Swarm {
     /// A pass over what is dirty, or over everything, as a leader without a past makes it.
     fn pass(&self, dirty: &Dirty, ids: &mut SeededIds) -> Pass {
         pass(self.view(), dirty, self.now, ids, &mut Memo::default(), self.budget)
+    }
+
+    /// The same pass with what the passes before it left.
+    fn kept_pass(&mut self, dirty: &Dirty) -> Pass {
+        let view = self.view();
+        pass(view, dirty, self.now, &mut self.ids.clone(), &mut self.memo, self.budget)
     }
 
     pub(super) fn add_node(&mut self, n: u128) {
@@ -184,6 +193,7 @@ impl Swarm {
     /// Another manager leads: it knows what is stored, and nothing else.
     pub(super) fn change_leader(&mut self) {
         self.wakes.clear();
+        self.memo = Memo::default();
         self.dirty = Dirty::everything();
     }
 
@@ -266,6 +276,9 @@ impl Swarm {
             let all = self.pass(&Dirty::everything(), &mut self.ids.clone());
             let mut ids = self.ids.clone();
             let result = self.pass(&dirty, &mut ids);
+            // What is kept from pass to pass decides nothing.
+            let kept = self.kept_pass(&dirty);
+            assert_eq!(kept.draft.changes(), result.draft.changes(), "as with nothing kept");
             self.ids = ids;
             if self.budget == usize::MAX {
                 let (all, dirtied) = (explained(all.draft.changes()), explained(result.draft.changes()));

@@ -53,7 +53,7 @@ fn a_removed_service_leaves_nothing() {
 }
 
 #[test]
-fn pending_says_why_node_by_node_and_goes_on_when_a_label_comes() {
+fn pending_says_why_and_goes_on_when_a_label_comes() {
     let mut swarm = Swarm::new(3);
     swarm.set_availability(3, Availability::Pause);
     let zoned = with(
@@ -68,11 +68,7 @@ fn pending_says_why_node_by_node_and_goes_on_when_a_label_comes() {
         task.status.err,
         "no suitable node (scheduling constraints not satisfied on 2 nodes; 1 node not available for new tasks)"
     );
-    assert_eq!(
-        task.status.message,
-        "pending task scheduling (n1: does not satisfy node.labels.zone==a; \
-         n2: does not satisfy node.labels.zone==a; n3: availability is pause)"
-    );
+    assert_eq!(task.status.message, "pending task scheduling");
     swarm.edit_node(2, |node| {
         node.spec.labels.insert("zone".into(), "a".into());
     });

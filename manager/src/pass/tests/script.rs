@@ -13,7 +13,7 @@ use std::{
 
 use skep_api::{
     NodeId, ServiceId, TaskState, Timestamp,
-    object::{NodeState, SeatKey, Task, TaskStatus},
+    object::{GenericResource, NodeState, Plugin, SeatKey, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
 use skep_store::{Change, FEATURE_LEVEL};
@@ -135,12 +135,18 @@ impl Script {
         }
     }
 
-    /// `cpus=4`, or labels.
+    /// `cpus=4`, `arch=aarch64`, `plugin=Network/weave`, `generic=gpu=a,gpu=b`, or labels.
     fn describe(&mut self, n: u128, facts: &[&str]) {
         for (key, value) in facts.iter().map(|fact| fact.split_once('=').unwrap_or((fact, ""))) {
             self.swarm.shrunk.extend((key == "cpus").then_some(node_id(n)));
             self.swarm.edit_node(n, |node| match key {
                 "cpus" => node.description.nano_cpus = value.parse::<i64>().unwrap() * 1_000_000_000,
+                "arch" => node.description.arch = value.to_owned(),
+                "plugin" => {
+                    let (kind, name) = value.split_once('/').unwrap();
+                    node.description.plugins.push(Plugin { kind: kind.into(), name: name.into() });
+                }
+                "generic" => node.description.generic = GenericResource::parse_all([value]).unwrap(),
                 label => drop(node.spec.labels.insert(label.to_owned(), value.to_owned())),
             });
         }

@@ -33,6 +33,7 @@ impl View {
                 let words = format!("service {} has no spec version {}", new.service_id, new.spec_version);
                 return Err(Refusal::new(RefusalKind::Missing, words));
             };
+            self.check_task(None, &new)?;
             self.specs.insert(key, (spec, count + 1));
         }
         self.replace_task(old.as_ref(), new)
@@ -94,17 +95,47 @@ impl View {
         Err(Refusal::new(RefusalKind::SlotTaken, words))
     }
 
+    /// Whether a task may be as it is to be, beside all others: what is refused is refused before anything is
+    /// written.
+    fn check_task(&self, old: Option<&Arc<Task>>, new: &Task) -> Result<(), Refusal> {
+        for (protocol, port, node, _) in Self::host_port_keys(new).filter(|_| new.is_runnable()) {
+            let owner = self.host_port_owner(node, &protocol, port).filter(|owner| *owner != new.id);
+            if let Some(owner) = owner {
+                let words = format!("port '{port}' of node {node} is in use by task {owner}");
+                return Err(Refusal::new(RefusalKind::PortTaken, words));
+            }
+        }
+        if let Some(address) = new.ingress_addr.filter(|_| new.is_live())
+            && self.addresses.get(&address).is_some_and(|owner| *owner != new.id.0)
+        {
+            let words = format!("address {address} is given to somebody else");
+            return Err(Refusal::new(RefusalKind::AddressTaken, words));
+        }
+        if let Some(node) = new.node_id.filter(|_| !new.given().is_empty()) {
+            let mut load = self.node_load(node);
+            if let Some(old) = old.filter(|old| old.node_id == Some(node)) {
+                load.subtract(old);
+            }
+            if !load.add(new) {
+                return Err(resource_taken(new));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes `old` out of every index and puts `new` into them.
     pub(super) fn replace_task(&mut self, old: Option<&Arc<Task>>, new: Task) -> Result<ObjectRef, Refusal> {
         let (id, node) = (new.id, new.node_id);
         let task = Arc::new(self.sharing(old.map(|old| &**old), new));
         // Most of what is said of a task moves it in no index.
         let stays = old.is_some_and(|old| is_indexed_alike(old, &task));
-        if let Some(old) = old.filter(|_| !stays) {
-            self.unindex(old);
-        }
         if !stays {
-            self.index(&task)?;
+            self.check_task(old, &task)?;
+            match old {
+                Some(old) => self.unindex(old),
+                None => self.index_seat(&task),
+            }
+            self.index(&task);
         }
         let reference = ObjectRef::Task(id, task.service_id, node);
         self.tasks.insert(id, task);
@@ -122,18 +153,21 @@ impl View {
         new
     }
 
-    fn index(&mut self, task: &Task) -> Result<(), Refusal> {
+    /// The indexes in which a task stays where it is as long as there is the task.
+    fn index_seat(&mut self, task: &Task) {
         self.tasks_by_service.insert((task.service_id, task.slot, task.id));
         if let Some(node) = task.for_node() {
             self.tasks_by_seat_node.insert((task.service_id, node, task.id));
         }
+    }
+
+    /// All others. See [`View::check_task`].
+    fn index(&mut self, task: &Task) {
         match task.node_id {
             Some(node) => {
                 self.tasks_by_node.insert((node, task.id));
                 let mut load = self.node_load(node);
-                if !load.add(task) {
-                    return Err(resource_taken(task));
-                }
+                load.add(task);
                 // None is kept for nothing, whatever was there before: a restored store is the same.
                 if load != NodeLoad::default() {
                     self.loads.insert(node, load);
@@ -144,30 +178,13 @@ impl View {
             }
             None => {}
         }
-        if task.is_runnable() {
-            for key in Self::host_port_keys(task) {
-                if let Some(owner) = self.host_ports.get(&key) {
-                    let words = format!("port '{}' of node {} is in use by task {owner}", key.1, key.2);
-                    return Err(Refusal::new(RefusalKind::PortTaken, words));
-                }
-                self.host_ports.insert(key, task.id);
-            }
-        }
+        self.host_ports.extend(Self::host_port_keys(task));
         if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
-            if self.addresses.contains_key(&address) {
-                let words = format!("address {address} is given to somebody else");
-                return Err(Refusal::new(RefusalKind::AddressTaken, words));
-            }
             self.addresses.insert(address, task.id.0);
         }
-        Ok(())
     }
 
     fn unindex(&mut self, task: &Task) {
-        self.tasks_by_service.remove(&(task.service_id, task.slot, task.id));
-        if let Some(node) = task.for_node() {
-            self.tasks_by_seat_node.remove(&(task.service_id, node, task.id));
-        }
         if let Some(node) = task.node_id {
             self.tasks_by_node.remove(&(node, task.id));
             let mut load = self.node_load(node);
@@ -178,11 +195,11 @@ impl View {
                 self.loads.insert(node, load);
             }
         }
-        self.unplaced.remove(&(task.service_id, task.id));
+        if task.node_id.is_none() {
+            self.unplaced.remove(&(task.service_id, task.id));
+        }
         for key in Self::host_port_keys(task) {
-            if self.host_ports.get(&key) == Some(&task.id) {
-                self.host_ports.remove(&key);
-            }
+            self.host_ports.remove(&key);
         }
         if let Some(address) = task.ingress_addr
             && self.addresses.get(&address) == Some(&task.id.0)
@@ -193,6 +210,10 @@ impl View {
 
     pub(super) fn delete_task(&mut self, id: TaskId) -> Option<ObjectRef> {
         let old = self.tasks.remove(&id)?;
+        self.tasks_by_service.remove(&(old.service_id, old.slot, old.id));
+        if let Some(node) = old.for_node() {
+            self.tasks_by_seat_node.remove(&(old.service_id, node, old.id));
+        }
         self.unindex(&old);
         let key = (old.service_id, old.spec_version);
         if let Some((spec, count)) = self.specs.get(&key).cloned() {

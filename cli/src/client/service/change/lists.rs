@@ -24,6 +24,7 @@ impl Lists {
         self.mounts(&mut container["Mounts"])?;
         tidy(container);
         self.ports(spec)?;
+        self.generic(&mut spec["TaskTemplate"]);
         let mut placement = spec["TaskTemplate"]["Placement"].take();
         words(&mut placement["Constraints"], &self.constraint_add, &self.constraint_rm);
         self.preferences(&mut placement["Preferences"]);
@@ -112,6 +113,21 @@ impl Lists {
         all.sort_by_key(key);
         *ports = serde_json::to_value(all)?;
         Ok(())
+    }
+
+    /// One of each kind: another number takes the place of the one before.
+    fn generic(&self, template: &mut Value) {
+        if self.generic_resource_add.is_empty() && self.generic_resource_rm.is_empty() {
+            return;
+        }
+        let all = &mut template["Resources"]["Reservations"]["GenericResources"];
+        let kind = |one: &Value| text(one, "/DiscreteResourceSpec/Kind").to_owned();
+        let added: Vec<Value> = self.generic_resource_add.iter().map(|amount| json!(amount)).collect();
+        let is_kept = |one: &Value| {
+            !self.generic_resource_rm.contains(&kind(one)) && !added.iter().any(|new| kind(new) == kind(one))
+        };
+        let kept: Vec<Value> = members(all).into_iter().filter(is_kept).collect();
+        *all = kept.into_iter().chain(added.iter().cloned()).collect();
     }
 
     fn preferences(&self, preferences: &mut Value) {

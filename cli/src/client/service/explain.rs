@@ -1,0 +1,106 @@
+//! `skep service explain` and `skep service create --dry-run`: why tasks wait, and where they would go.
+
+use serde_json::Value;
+
+use crate::client::{
+    connection::{Connection, escape},
+    output::{print, table, text},
+};
+
+/// Says why tasks of a service wait.
+pub(crate) async fn run(daemon: &Connection, service: &str) -> anyhow::Result<()> {
+    let waiting = daemon.get(&format!("/skep/services/{}/explain", escape(service))).await?;
+    print(&waiting_text(&waiting))
+}
+
+/// Says where the tasks of a spec would go.
+pub(crate) async fn plan(daemon: &Connection, spec: &impl serde::Serialize) -> anyhow::Result<()> {
+    let plan = daemon.post("/skep/services/plan", spec).await?;
+    print(&plan_text(&plan))
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+fn waiting_text(waiting: &Value) -> String {
+    let groups: Vec<&Value> = waiting.as_array().into_iter().flatten().collect();
+    if groups.is_empty() {
+        return "no task waits for a node\n".to_owned();
+    }
+    groups
+        .iter()
+        .map(|group| {
+            let names: Vec<&str> = list(group, "Tasks").map(|task| text(task, "/Name")).collect();
+            let rest = names.len().saturating_sub(1);
+            let more = if rest > 0 { format!(" and {rest} more like it") } else { String::new() };
+            let first = names.first().copied().unwrap_or_default();
+            format!("{first}{more}: {}\n{}", text(group, "/Err"), reasons(group))
+        })
+        .collect()
+}
+
+fn plan_text(plan: &Value) -> String {
+    let mut rows = vec![vec!["NODE".to_owned(), "TASKS".to_owned()]];
+    for node in list(plan, "Placed") {
+        rows.push(vec![text(node, "/Hostname").to_owned(), node["Tasks"].to_string()]);
+    }
+    let mut out = table(&rows);
+    let n_waiting = plan["Waiting"].as_u64().unwrap_or(0);
+    if n_waiting > 0 {
+        let tasks = if n_waiting == 1 { "1 task".to_owned() } else { format!("{n_waiting} tasks") };
+        out.push_str(&format!("{tasks} would wait: {}\n{}", text(plan, "/Err"), reasons(plan)));
+    }
+    out
+}
+
+/// Node by node, and what would make it fit.
+fn reasons(from: &Value) -> String {
+    let mut rows = vec![vec!["  NODE".to_owned(), "REFUSED BY".to_owned(), "BECAUSE IT".to_owned()]];
+    for node in list(from, "Nodes") {
+        for refusal in list(node, "Refusals") {
+            let name = format!("  {}", text(node, "/Hostname"));
+            rows.push(vec![name, text(refusal, "/Filter").to_owned(), text(refusal, "/Message").to_owned()]);
+        }
+    }
+    let mut out = if rows.len() > 1 { table(&rows) } else { String::new() };
+    for remedy in list(from, "WouldFit").filter_map(Value::as_str) {
+        out.push_str(&format!("  would fit: {remedy}\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_is_told_node_by_node() {
+        let group = json!([{
+            "Tasks": [{ "Name": "web.1.x" }, { "Name": "web.2.y" }],
+            "Err": "no suitable node (insufficient resources on 1 node)",
+            "Nodes": [
+                { "Hostname": "a", "Refusals": [{ "Filter": "resources", "Message": "lacks 1 CPU" }] },
+                { "Hostname": "b", "Refusals": [] },
+            ],
+            "WouldFit": ["reserve less, or free 1 CPU on a"],
+        }]);
+        assert_eq!(
+            waiting_text(&group),
+            "web.1.x and 1 more like it: no suitable node (insufficient resources on 1 node)\n\
+             \u{20} NODE    REFUSED BY   BECAUSE IT\n\
+             \u{20} a       resources    lacks 1 CPU\n\
+             \u{20} would fit: reserve less, or free 1 CPU on a\n"
+        );
+        assert_eq!(waiting_text(&json!([])), "no task waits for a node\n");
+    }
+
+    #[test]
+    fn a_plan_says_how_many_each_node_gets() {
+        let plan =
+            json!({ "Placed": [{ "Hostname": "a", "Tasks": 2 }], "Waiting": 1, "Err": "no suitable node" });
+        assert_eq!(plan_text(&plan), "NODE      TASKS\na         2\n1 task would wait: no suitable node\n");
+    }
+}

@@ -1,0 +1,104 @@
+//! What a task asks for, and what its service has on the nodes already.
+
+use std::time::Duration;
+
+use skep_api::{
+    NodeId, TaskState, Timestamp,
+    constraint::Constraint,
+    object::{Plugin, SeatKey, Task},
+    spec::{PortConfig, ServiceSpec},
+};
+use skep_scheduler::{Amounts, Ask, Crowd, Descriptor};
+use skep_store::View;
+
+use super::port_holders;
+
+/// How long a failure counts against its node (`SK:manager/scheduler/nodeinfo.go`).
+const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
+
+/// What a task asks for.
+///
+/// # Errors
+/// A constraint that cannot be read, in words for the task.
+pub(super) fn ask(view: &View, task: &Task) -> Result<Ask, String> {
+    of_spec(view, &task.spec, &task.ports)
+}
+
+/// What each task of a spec asks for that has these ports.
+///
+/// # Errors
+/// A constraint that cannot be read, in words for the task.
+pub(super) fn of_spec(view: &View, spec: &ServiceSpec, ports: &[PortConfig]) -> Result<Ask, String> {
+    let template = &spec.task_template;
+    let parse = |text: &String| {
+        let parsed = Constraint::parse(text).map_err(|error| format!("no suitable node ({error})"))?;
+        Ok::<_, String>((parsed, text.clone()))
+    };
+    let (nano_cpus, memory_bytes) = template.reservations();
+    let generic = template.generic().map(|(kind, amount)| (kind.to_owned(), amount)).collect();
+    Ok(Ask {
+        constraints: template.constraints().iter().map(parse).collect::<Result<_, _>>()?,
+        platforms: template.platforms(),
+        plugins: plugins(view, spec),
+        amounts: Amounts { nano_cpus, memory_bytes, generic },
+        host_ports: host_ports(ports).collect(),
+        max_replicas: template.max_replicas(),
+        spread: template.spread().filter_map(Descriptor::parse).collect(),
+    })
+}
+
+/// Ports that a task opens on its node under a number that the user chose.
+fn host_ports(ports: &[PortConfig]) -> impl Iterator<Item = (String, u16)> {
+    let held = ports.iter().filter(|port| !port.is_ingress() && port.published_port != 0);
+    held.map(|port| (port.protocol().to_owned(), port.published_port))
+}
+
+/// Drivers that the node's engine needs (`SK:manager/scheduler/filter.go`).
+fn plugins(view: &View, spec: &ServiceSpec) -> Vec<Plugin> {
+    let plugin = |kind: &str, name: &str| Plugin { kind: kind.to_owned(), name: name.to_owned() };
+    let mounts = spec.container().and_then(|container| container.mounts.as_deref()).unwrap_or(&[]);
+    let drivers = mounts
+        .iter()
+        .filter(|mount| mount.kind == "volume")
+        .filter_map(|mount| mount.volume_options.as_ref()?.driver_config.as_ref()?.name.as_deref());
+    let volumes = drivers.filter(|name| !matches!(*name, "" | "local")).map(|name| plugin("Volume", name));
+    let networks = spec.network_ids().filter_map(|id| view.network(id));
+    let networks = networks.filter(|network| !network.spec.driver.is_empty());
+    let networks = networks.map(|network| plugin("Network", &network.spec.driver));
+    let log = spec.task_template.log_driver.as_ref().and_then(|driver| driver.name.as_deref());
+    let log = log.filter(|name| !matches!(*name, "" | "none")).map(|name| plugin("Log", name));
+    volumes.chain(networks).chain(log).collect()
+}
+
+/// What the service of a task has on all nodes.
+pub(super) fn crowd(view: &View, ask: &Ask, task: &Task, now: Timestamp) -> Crowd {
+    let mut crowd = Crowd { port_holders: port_holders(view, ask).collect(), ..Crowd::default() };
+    for other in view.tasks_of_service(task.service_id) {
+        let Some(node) = other.node_id else { continue };
+        if other.is_runnable() {
+            *crowd.tasks.entry(node).or_default() += 1;
+        }
+        if other.spec_version == task.spec_version && failed_lately(other, now) {
+            *crowd.failures.entry(node).or_default() += 1;
+        }
+    }
+    crowd
+}
+
+/// What the service of a task has on the node that it is for.
+pub(super) fn crowd_of_node(view: &View, ask: &Ask, task: &Task, node: NodeId) -> Crowd {
+    let is_held =
+        |(protocol, port): &(String, u16)| view.host_port_holders(node, protocol, *port).next().is_some();
+    let own = view.tasks_of_seat(task.service_id, SeatKey::Node(node));
+    let n_own = own.iter().filter(|other| other.node_id.is_some() && other.is_runnable()).count();
+    Crowd {
+        tasks: [(node, u64::try_from(n_own).unwrap_or(u64::MAX))].into(),
+        port_holders: ask.host_ports.iter().any(is_held).then_some(node).into_iter().collect(),
+        ..Crowd::default()
+    }
+}
+
+fn failed_lately(task: &Task, now: Timestamp) -> bool {
+    matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+        && now.since(task.status.timestamp) < FAILURES_WINDOW
+}

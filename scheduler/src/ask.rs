@@ -1,0 +1,117 @@
+//! What like tasks ask of a node, and what their service has on the nodes already.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skep_api::{
+    NodeId,
+    constraint::{Constraint, Subject},
+    object::{Node, Plugin},
+};
+
+/// Failures of a service's spec version after which a node is tried last (`SK:manager/scheduler/nodeinfo.go`).
+pub(crate) const FAILURES_MAX: u64 = 5;
+
+/// What each task of one service and spec version asks for: they are alike, so they are placed together.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ask {
+    /// All must hold; with their texts, for explanations.
+    pub constraints: Vec<(Constraint, String)>,
+    /// Operating system and architecture, empty for any: one must be the node's. None at all: any will do.
+    pub platforms: Vec<(String, String)>,
+    /// All must be there.
+    pub plugins: Vec<Plugin>,
+    /// What each task reserves.
+    pub amounts: Amounts,
+    /// Ports that each task opens on its node: protocol and number.
+    pub host_ports: Vec<(String, u16)>,
+    /// Tasks of the service that a node may have; 0 for any number.
+    pub max_replicas: u64,
+    /// What the tasks are spread over, the most important first.
+    pub spread: Vec<Descriptor>,
+}
+
+/// What a task reserves of its node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Amounts {
+    /// 1e-9 CPUs.
+    pub nano_cpus: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+    /// How many of each kind.
+    pub generic: BTreeMap<String, i64>,
+}
+
+/// What a service has on the nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Crowd {
+    /// How many tasks of it a node has; absent for none.
+    pub tasks: BTreeMap<NodeId, u64>,
+    /// How often this spec version failed on a node lately; absent for never.
+    pub failures: BTreeMap<NodeId, u64>,
+    /// Nodes on which somebody has a host port that the tasks ask for.
+    pub port_holders: BTreeSet<NodeId>,
+}
+
+/// What tasks are spread over: the values of a label.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Descriptor {
+    /// That the user gave the node.
+    NodeLabel(String),
+    /// That the node's daemon was started with.
+    EngineLabel(String),
+}
+
+impl Descriptor {
+    /// Reads `node.labels.zone`; anything but labels is no descriptor, and spreads nothing
+    /// (`SK:manager/scheduler/nodeset.go`).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match Subject::of(text) {
+            Subject::NodeLabel(key) if !key.is_empty() => Some(Self::NodeLabel(key.to_owned())),
+            Subject::EngineLabel(key) if !key.is_empty() => Some(Self::EngineLabel(key.to_owned())),
+            Subject::NodeLabel(_)
+            | Subject::EngineLabel(_)
+            | Subject::Id
+            | Subject::Hostname
+            | Subject::Address
+            | Subject::Role
+            | Subject::Os
+            | Subject::Arch
+            | Subject::Unknown => None,
+        }
+    }
+
+    /// The node's branch: nodes without the label are one, too.
+    #[must_use]
+    pub fn value<'a>(&self, node: &'a Node) -> &'a str {
+        let found = match self {
+            Self::NodeLabel(key) => node.spec.labels.get(key),
+            Self::EngineLabel(key) => node.description.engine_labels.get(key),
+        };
+        found.map_or("", String::as_str)
+    }
+}
+
+impl Ask {
+    /// Whether a constraint names what differs from node to node.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.constraints.iter().any(|(constraint, _)| {
+            matches!(constraint.subject(), Subject::Id | Subject::Hostname | Subject::Address)
+        })
+    }
+
+    /// The one node that may do, if a constraint names it.
+    pub(crate) fn only_node(&self) -> Option<NodeId> {
+        self.constraints.iter().find_map(|(constraint, _)| constraint.node_id())
+    }
+}
+
+impl Crowd {
+    pub(crate) fn n_own(&self, node: NodeId) -> u64 {
+        if self.tasks.is_empty() { 0 } else { self.tasks.get(&node).copied().unwrap_or(0) }
+    }
+
+    pub(crate) fn is_failing_on(&self, node: NodeId) -> bool {
+        !self.failures.is_empty() && self.failures.get(&node).is_some_and(|n| *n >= FAILURES_MAX)
+    }
+}

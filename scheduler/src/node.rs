@@ -1,0 +1,106 @@
+//! A node as placement sees it: what is left of it, and what of its generic resources a task gets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use skep_api::object::{GenericResource, Node};
+
+use crate::Amounts;
+
+/// A node and what is left of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NodeInfo {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Tasks that run there or are to.
+    pub n_tasks: u64,
+    /// Not reserved yet: 1e-9 CPUs. Negative when the node shrank.
+    pub nano_cpus: i64,
+    /// Not reserved yet: bytes. Negative when the node shrank.
+    pub memory_bytes: i64,
+    /// Not given yet; `None` for nothing, as on most nodes.
+    pub generic: Option<Box<GenericFree>>,
+}
+
+/// What is left of a node's generic resources, by kind.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GenericFree {
+    /// Of those that are amounts. Negative when the node shrank.
+    pub amounts: BTreeMap<String, i64>,
+    /// Of those that have names.
+    pub named: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl GenericFree {
+    /// What a node has, less what was given of it; `None` for nothing.
+    #[must_use]
+    pub fn new(
+        has: &[GenericResource],
+        amounts_given: &BTreeMap<String, i64>,
+        named_given: &BTreeSet<(String, String)>,
+    ) -> Option<Box<Self>> {
+        let mut free = Self::default();
+        for resource in has {
+            match resource {
+                GenericResource::Named { kind, value } => {
+                    let names = free.named.entry(kind.clone()).or_default();
+                    if !named_given.contains(&(kind.clone(), value.clone())) {
+                        names.insert(value.clone());
+                    }
+                }
+                GenericResource::Discrete { kind, amount } => {
+                    let given = amounts_given.get(kind).copied().unwrap_or(0);
+                    free.amounts.insert(kind.clone(), amount.saturating_sub(given));
+                }
+            }
+        }
+        (free != Self::default()).then(|| Box::new(free))
+    }
+
+    /// How much there is of a kind.
+    #[must_use]
+    pub fn amount(&self, kind: &str) -> i64 {
+        let named = || self.named.get(kind).map(|names| i64::try_from(names.len()).unwrap_or(i64::MAX));
+        self.amounts.get(kind).copied().or_else(named).unwrap_or(0)
+    }
+}
+
+impl NodeInfo {
+    /// How much is left of a kind of generic resource.
+    #[must_use]
+    pub fn generic(&self, kind: &str) -> i64 {
+        self.generic.as_ref().map_or(0, |free| free.amount(kind))
+    }
+
+    /// Whether the amounts are left after they were taken `n_more` times.
+    pub(crate) fn has_room(&self, amounts: &Amounts, n_more: u64) -> bool {
+        let n = i64::try_from(n_more).unwrap_or(i64::MAX).saturating_add(1);
+        let has = |asked: i64, free: i64| asked <= 0 || asked.saturating_mul(n) <= free;
+        has(amounts.nano_cpus, self.nano_cpus)
+            && has(amounts.memory_bytes, self.memory_bytes)
+            && amounts.generic.iter().all(|(kind, asked)| has(*asked, self.generic(kind)))
+    }
+
+    /// Takes what a task reserves. Of named resources it gets the first ones that are left.
+    pub(crate) fn take(&mut self, amounts: &Amounts) -> Vec<GenericResource> {
+        self.n_tasks += 1;
+        self.nano_cpus -= amounts.nano_cpus.max(0);
+        self.memory_bytes -= amounts.memory_bytes.max(0);
+        let mut given = Vec::new();
+        let Some(free) = self.generic.as_mut().filter(|_| !amounts.generic.is_empty()) else { return given };
+        for (kind, asked) in amounts.generic.iter().filter(|(_, asked)| **asked > 0) {
+            if let Some(left) = free.amounts.get_mut(kind) {
+                *left -= asked;
+                given.push(GenericResource::Discrete { kind: kind.clone(), amount: *asked });
+            } else if let Some(names) = free.named.get_mut(kind) {
+                for _ in 0..*asked {
+                    let Some(value) = names.pop_first() else { break };
+                    given.push(GenericResource::Named { kind: kind.clone(), value });
+                }
+            }
+        }
+        given
+    }
+}
