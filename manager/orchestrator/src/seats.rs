@@ -68,8 +68,9 @@ impl Seat {
 
     /// The task that another one takes over from, and that one.
     pub(crate) fn pair(&self) -> Option<(&Arc<Task>, &Arc<Task>)> {
-        let new = self.runnable().find(|task| task.beside().is_some())?;
-        let old = self.runnable().find(|task| Some(task.id) == new.beside())?;
+        // An earlier takeover has left its own word in the one that is taken over from now.
+        let over = |new: &Arc<Task>| self.runnable().find(|task| Some(task.id) == new.beside());
+        let (new, old) = self.runnable().find_map(|task| Some((task, over(task)?)))?;
         Some((old, new))
     }
 
