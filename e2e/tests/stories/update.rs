@@ -70,7 +70,8 @@ fn no_request_fails_when_new_tasks_start_first() {
 #[test]
 fn a_failing_update_goes_back_by_itself_while_the_cli_waits() {
     let cluster = cluster(1);
-    let flags = ["--replicas", "2", "--restart-delay", "100ms", "--rollback-monitor", "100ms"];
+    // So long that the client, which asks five times a second, sees the rollback go on.
+    let flags = ["--replicas", "2", "--restart-delay", "100ms", "--rollback-monitor", "2s"];
     create(&cluster, "web", &flags, IDLE);
     let old = cluster.wait_running("web", 2, SOON);
     let change =
