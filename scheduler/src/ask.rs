@@ -66,12 +66,15 @@ impl Descriptor {
     /// (`SK:manager/scheduler/nodeset.go`).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        match Subject::of(text) {
-            Subject::NodeLabel(key) if !key.is_empty() => Some(Self::NodeLabel(key.to_owned())),
-            Subject::EngineLabel(key) if !key.is_empty() => Some(Self::EngineLabel(key.to_owned())),
-            Subject::NodeLabel(_)
-            | Subject::EngineLabel(_)
-            | Subject::Id
+        Self::of(Subject::of(text)).filter(|(Self::NodeLabel(key) | Self::EngineLabel(key))| !key.is_empty())
+    }
+
+    /// The label that a constraint or a preference is about, if it is about one.
+    pub(crate) fn of(subject: Subject<'_>) -> Option<Self> {
+        match subject {
+            Subject::NodeLabel(key) => Some(Self::NodeLabel(key.to_owned())),
+            Subject::EngineLabel(key) => Some(Self::EngineLabel(key.to_owned())),
+            Subject::Id
             | Subject::Hostname
             | Subject::Address
             | Subject::Role

@@ -3,7 +3,6 @@
 use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
 
 use skep_api::{
-    constraint::Subject,
     object::{Node, Plugin},
     spec::Role,
 };
@@ -40,18 +39,7 @@ impl Fact {
 
     /// What an ask names.
     pub(crate) fn all(ask: &Ask) -> impl Iterator<Item = Self> {
-        let label = |subject: Subject<'_>| match subject {
-            Subject::NodeLabel(key) => Some(Descriptor::NodeLabel(key.to_owned())),
-            Subject::EngineLabel(key) => Some(Descriptor::EngineLabel(key.to_owned())),
-            Subject::Id
-            | Subject::Hostname
-            | Subject::Address
-            | Subject::Role
-            | Subject::Os
-            | Subject::Arch
-            | Subject::Unknown => None,
-        };
-        let constraints = ask.constraints.iter().filter_map(move |(one, _)| label(one.subject()));
+        let constraints = ask.constraints.iter().filter_map(|(one, _)| Descriptor::of(one.subject()));
         let labels = constraints.chain(ask.spread.iter().cloned()).map(Self::Label);
         labels.chain(ask.plugins.iter().cloned().map(Self::Plugin))
     }
