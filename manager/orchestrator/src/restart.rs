@@ -114,7 +114,9 @@ fn succeed(
         at.shut_down(draft, &last, Why::Quiet);
     }
     if !has_given_up && fit.may_fill(draft, key) {
-        let restarts = if has_failed { n_restarts(at.service(), &last) } else { 0 };
+        // Older managers would drop it.
+        let is_counted = has_failed && draft.feature_level() >= 2;
+        let restarts = if is_counted { n_restarts(at.service(), &last) } else { 0 };
         at.create(draft, cx, key, NewTask { restarts, ..NewTask::from(now.after(delay)) });
     }
 }

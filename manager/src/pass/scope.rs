@@ -7,7 +7,7 @@ use skep_api::{
     object::{SeatKey, Service, Task},
     spec::Mode,
 };
-use skep_orchestrator::{Scope, may_get_ports};
+use skep_orchestrator::{Differences, Scope, may_get_ports};
 use skep_store::{Dirty, View};
 
 /// What changed, the services that have tasks on nodes that changed, and those that may get a port by it.
@@ -38,7 +38,13 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
             }
         }
         for service in view.global_services() {
-            if goes_together(view, service.id) {
+            // What came later than the node's task is rolled out to it, and only a look at all seats does that.
+            let newest = view
+                .tasks_of_seat(service.id, seat)
+                .into_iter()
+                .max_by_key(|task| (task.meta.created_at, task.id));
+            let is_outdated = newest.is_some_and(|task| Differences::default().is_dirty(view, task, service));
+            if is_outdated || goes_together(view, service.id) {
                 scope.add(service.id);
             } else {
                 scope.add_seat(service.id, seat);

@@ -51,6 +51,8 @@ fn is_rollback(service: &Service) -> bool {
 fn pause(at: &mut Situation, draft: &mut Draft, message: String, failed: u32) {
     let is_back = is_rollback(at.service());
     let state = if is_back { UpdateState::RollbackPaused } else { UpdateState::Paused };
+    // Older managers would drop it.
+    let failed = if draft.feature_level() >= 2 { failed } else { 0 };
     set_status(at, draft, |status| UpdateStatus { state, message, failed, ..status });
 }
 
