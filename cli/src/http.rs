@@ -15,6 +15,7 @@ mod merge;
 mod networks;
 mod nodes;
 mod proxy;
+mod rebalance;
 mod recovery;
 mod registry;
 mod render;
@@ -139,6 +140,7 @@ fn router(api: Api) -> Router {
         .merge(daemon::routes())
         .merge(recovery::routes())
         .merge(rollout::routes())
+        .merge(rebalance::routes())
         .layer(middleware::from_fn(limit_time));
     let streams = Router::new()
         .merge(logs::routes())

@@ -38,7 +38,7 @@ pub use control::{
 pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};
 pub use members::{EnterError, Entrance, depart};
-pub use pass::{Plan, Waiting};
+pub use pass::{Move, Plan, Rebalance, Waiting};
 pub use server::{InitParams, Manager, ManagerConfig, ManagerError};
 pub use skep_orchestrator::Differences;
 pub use skep_raft::{Keys, NoSpace, OpenError, UnlockKey};

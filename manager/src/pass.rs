@@ -15,9 +15,9 @@ use skep_api::{Timestamp, id::IdSource};
 use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, expire_nodes, reconcile};
 use skep_store::{Change, Dirty, Draft, View};
 
-pub use self::placement::{Plan, Waiting};
-pub(crate) use self::placement::{plan, waiting};
-use self::scope::{is_room_freed, scope};
+pub use self::placement::{Move, Plan, Rebalance, Waiting};
+pub(crate) use self::placement::{plan, plan_rebalance, waiting};
+use self::scope::{fresh_nodes, is_room_freed, scope};
 
 /// What the leader keeps from pass to pass to be quick. Nothing that decides: a pass with a fresh one is the same.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,7 @@ pub fn pass(
 ) -> Pass {
     let mut scope = scope(&view, dirty);
     let is_room_freed = is_room_freed(&view, dirty);
+    let fresh = fresh_nodes(&view, dirty);
     let mut draft = Draft::new(view, now);
     let mut cx = Context::new(ids);
     let mut rest = Dirty::default();
@@ -66,6 +67,7 @@ pub fn pass(
     });
     assign_addresses(&mut draft, &scope.nodes);
     placement::place(&mut draft, &scope, is_room_freed, &mut memo.kept);
+    placement::rebalance(&mut draft, &mut cx, &scope, fresh.as_ref(), &mut memo.kept);
     for id in std::mem::take(&mut cx.reaped) {
         // It is there, or was not found.
         draft.push(Change::DeleteTask(id)).ok();

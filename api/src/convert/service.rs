@@ -62,6 +62,7 @@ impl From<&Service> for wire::Service {
             history: service.history.iter().map(Into::into).collect(),
             runs: service.runs.iter().map(Into::into).collect(),
             cron_last: service.cron_last.0,
+            balance_asked: service.balance_asked.0,
         }
     }
 }
@@ -92,6 +93,7 @@ impl TryFrom<wire::Service> for Service {
             history: service.history.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             runs: service.runs.into_iter().map(JobRun::from).collect(),
             cron_last: Timestamp(service.cron_last),
+            balance_asked: Timestamp(service.balance_asked),
         })
     }
 }

@@ -99,6 +99,7 @@ impl From<&TaskExtra> for wire::TaskExtra {
             beside: extra.beside.map(TaskId::to_bytes).unwrap_or_default(),
             given: generic_out(&extra.given),
             restarts: extra.restarts,
+            moved_from: extra.moved_from.map(NodeId::to_bytes).unwrap_or_default(),
         }
     }
 }
@@ -111,6 +112,7 @@ impl From<wire::TaskExtra> for TaskExtra {
             beside: TaskId::from_bytes(&extra.beside),
             given: generic_in(extra.given),
             restarts: extra.restarts,
+            moved_from: NodeId::from_bytes(&extra.moved_from),
         }
     }
 }

@@ -77,6 +77,7 @@ fn a_service_is_stored_whole() {
         history: vec![past].into(),
         runs: vec![run].into(),
         cron_last: Timestamp(6),
+        balance_asked: Timestamp(7),
     };
     assert_eq!(Service::try_from(wire::Service::from(&service)).unwrap(), service);
     assert!(!format!("{service:?}").contains("past\", at"), "credentials are never printed");
@@ -93,6 +94,7 @@ fn a_task_is_stored_whole_and_most_have_nothing_extra() {
         beside: Some(TaskId(Id(5))),
         given: generic(),
         restarts: 6,
+        moved_from: Some(NodeId(Id(7))),
     };
     let task = Task {
         desired_state: TaskState::Complete,

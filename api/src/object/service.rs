@@ -43,7 +43,12 @@ pub struct Service {
     pub runs: Arc<[JobRun]>,
     /// The last planned time that led to a run; zero for none.
     pub cron_last: Timestamp,
+    /// When somebody asked for its tasks to be moved until they are even; zero for nobody, or done.
+    pub balance_asked: Timestamp,
 }
+
+/// How many tasks a minute are moved where somebody asks for that once, and no label says how many.
+const MOVES_DEFAULT: u64 = 10;
 
 /// How many past specs are kept, if no label says so.
 const HISTORY_DEFAULT: u64 = 10;
@@ -71,6 +76,13 @@ impl Service {
             bytes <= HISTORY_BYTES_MAX
         };
         present.into_iter().chain(self.history.iter().cloned()).take(n_max).take_while(is_small).collect()
+    }
+
+    /// How many of its tasks a minute may be moved to make nodes even; 0 for none.
+    #[must_use]
+    pub fn moves_a_minute(&self) -> u64 {
+        let labelled = self.spec.label_number(SkepLabel::Rebalance).unwrap_or(0);
+        if labelled == 0 && !self.balance_asked.is_zero() { MOVES_DEFAULT } else { labelled }
     }
 
     /// Whether an update or a rollback goes on: not one that is paused.

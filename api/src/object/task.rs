@@ -69,6 +69,8 @@ pub struct TaskExtra {
     pub given: Vec<GenericResource>,
     /// Ends of its seat that led to it, since the last that counted as good.
     pub restarts: u32,
+    /// The node that it was moved away from, so that nodes are even.
+    pub moved_from: Option<NodeId>,
 }
 
 /// One attempt to run. Never moves to another node, never runs twice.
@@ -142,6 +144,12 @@ impl Task {
     #[must_use]
     pub fn beside(&self) -> Option<TaskId> {
         self.extra.as_ref().and_then(|extra| extra.beside)
+    }
+
+    /// The node that it was moved away from, so that nodes are even.
+    #[must_use]
+    pub fn moved_from(&self) -> Option<NodeId> {
+        self.extra.as_ref().and_then(|extra| extra.moved_from)
     }
 
     /// Of a job: its iteration; else 0.

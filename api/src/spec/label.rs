@@ -77,7 +77,7 @@ const ROWS: &[Row] = &[
     honoured(SkepLabel::ProgressDeadline, "skep.update.progress-deadline", Form::Span),
     honoured(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
     honoured(SkepLabel::BackoffMax, "skep.restart.backoff-max", Form::Span),
-    later(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
+    honoured(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
     later(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),
     later(SkepLabel::SpreadWeight, "skep.spread.weight", Form::Text),
     later(SkepLabel::Soft, "skep.soft.", Form::Soft),

@@ -4,6 +4,7 @@ mod change;
 pub(crate) mod explain;
 mod inspect;
 mod networks;
+mod rebalance;
 mod rollout;
 mod scale;
 pub(crate) mod settings;
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Abort(rollout::RollOut),
     /// List the specifications that a service had
     History(rollout::History),
+    /// Move tasks of a service until its nodes are even
+    Rebalance(rebalance::Flags),
     /// Update a service
     Update(Box<change::Change>),
     /// Remove one or more services
@@ -104,6 +107,7 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::Resume(flags) => flags.run(daemon, "resume").await,
         Command::Abort(flags) => flags.run(daemon, "abort").await,
         Command::History(flags) => flags.run(daemon).await,
+        Command::Rebalance(flags) => rebalance::run(daemon, &flags).await,
         Command::Scale { detach, targets } => scale::run(daemon, &targets, detach).await,
         Command::Update(flags) => Box::pin(change::run(daemon, *flags)).await,
         Command::Ps(flags) => tasks::run(daemon, &flags).await,

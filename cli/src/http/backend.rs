@@ -20,8 +20,8 @@ use skep_api::{
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
 use skep_manager::{
-    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Plan, RegistryAuth, RollOut, Rotation,
-    UnlockKey, View, Waiting, recovery::Preview,
+    CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Plan, Rebalance, RegistryAuth, RollOut,
+    Rotation, UnlockKey, View, Waiting, recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
 
@@ -53,6 +53,10 @@ pub(crate) trait Placing: Send + Sync {
     async fn explain_service(&self, id: ServiceId) -> Result<Vec<Waiting>, ApiError>;
     /// Where the tasks of a new one would go.
     async fn plan_service(&self, spec: ServiceSpec) -> Result<Plan, ApiError>;
+    /// What would make the nodes of a service even.
+    async fn plan_rebalance(&self, id: ServiceId) -> Result<Rebalance, ApiError>;
+    /// Has that done.
+    async fn rebalance(&self, id: ServiceId) -> Result<Rebalance, ApiError>;
 }
 
 #[async_trait]
@@ -63,6 +67,14 @@ impl Placing for skep_manager::Control {
 
     async fn plan_service(&self, spec: ServiceSpec) -> Result<Plan, ApiError> {
         Self::plan_service(self, spec).await
+    }
+
+    async fn plan_rebalance(&self, id: ServiceId) -> Result<Rebalance, ApiError> {
+        Self::plan_rebalance(self, id).await
+    }
+
+    async fn rebalance(&self, id: ServiceId) -> Result<Rebalance, ApiError> {
+        Self::rebalance(self, id).await
     }
 }
 

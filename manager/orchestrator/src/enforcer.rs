@@ -15,6 +15,7 @@ use skep_store::{Draft, View};
 use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
     dirt::satisfies,
+    moves::is_no_more_than_a_move,
     seats::{NO_LONGER_MEETS, said},
 };
 
@@ -71,7 +72,7 @@ impl ServicePart for Enforcer {
             let Some(node) = task.node_id.or(task.for_node()) else { continue };
             let Some(reason) = reason(draft, draft.node(node), &task, at.service()) else { continue };
             at.shut_down(draft, &task, reason.why());
-            if fit.may_fill(draft, key) {
+            if fit.may_fill(draft, key) && !is_no_more_than_a_move(&task, at.seat(key)) {
                 let new = NewTask::instead_of(&task, at.seat(key), draft.now());
                 at.create(draft, cx, key, new);
             }

@@ -2,10 +2,10 @@
 
 use std::{cmp, sync::Arc};
 
-use skep_api::{object::Task, spec::SwarmSpec};
+use skep_api::{TaskId, object::Task, spec::SwarmSpec};
 use skep_store::Draft;
 
-use crate::{Context, Seat, ServicePart, Situation, seats::is_stopped, update::judged};
+use crate::{Context, Seat, ServicePart, Situation, moves, seats::is_stopped, update::judged};
 
 /// Finds old tasks; they are deleted at the end of the pass.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,10 @@ impl ServicePart for Reaper {
             let told = judged(draft, at.service(), seat)
                 .filter(|_| at.service().is_updating() || at.service().is_update_paused());
             let told = told.map(|task| task.id);
-            let old = superfluous(seat, n_max).filter(|task| Some(task.id) != told);
-            cx.reaped.extend(gone.chain(old).map(|task| task.id));
+            let old = superfluous(seat, n_max)
+                .filter(|task| Some(task.id) != told && !moves::is_remembered(task, draft.now(), cx));
+            let ids: Vec<TaskId> = gone.chain(old).map(|task| task.id).collect();
+            cx.reaped.extend(ids);
         }
     }
 }

@@ -40,13 +40,15 @@ pub struct NewTask {
     pub update: u64,
     /// Ends of its seat that led to it; see [`TaskExtra::restarts`].
     pub restarts: u32,
+    /// The node that it is moved away from.
+    pub moved_from: Option<NodeId>,
 }
 
 impl NewTask {
     /// One that nothing is special about, to run from `not_before` on.
     #[must_use]
     pub fn from(not_before: Timestamp) -> Self {
-        Self { not_before, beside: None, update: 0, restarts: 0 }
+        Self { not_before, beside: None, update: 0, restarts: 0, moved_from: None }
     }
 
     /// One at once for a task that we stop: what that was to do is still to be done.
@@ -160,8 +162,9 @@ impl Situation {
         };
         let mut task = Task::new(TaskId(cx.ids.next_id()), &self.service, slot);
         let job_iteration = if self.mode.is_job() { self.service.job_iteration } else { 0 };
-        let (beside, restarts) = (new.beside, new.restarts);
-        let extra = TaskExtra { for_node, job_iteration, beside, restarts, ..TaskExtra::default() };
+        let NewTask { beside, restarts, moved_from, .. } = new;
+        let extra =
+            TaskExtra { for_node, job_iteration, beside, restarts, moved_from, ..TaskExtra::default() };
         task.extra = (extra != TaskExtra::default()).then(|| Box::new(extra));
         task.update = new.update;
         task.desired_state = self.mode.goal();

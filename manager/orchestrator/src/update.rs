@@ -24,6 +24,7 @@ use self::{
 use crate::{Context, ServicePart, Situation};
 
 pub(crate) use progress::judged;
+pub(crate) use replace::share_volumes;
 
 /// Replaces tasks that are not what their service asks for any more.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! Writes on services.
 
 mod ports;
+mod rebalance;
 mod rollout;
 pub(crate) mod update;
 

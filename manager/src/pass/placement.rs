@@ -2,6 +2,7 @@
 
 mod ask;
 mod explain;
+mod rebalance;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,8 +16,13 @@ use skep_scheduler::{Ask, GenericFree, NodeInfo, Picture};
 use skep_store::{Draft, GenericLoad, NodeLoad, View};
 
 pub use self::explain::{Plan, Waiting};
-pub(crate) use self::explain::{plan, waiting};
+pub(super) use self::rebalance::rebalance;
+pub use self::rebalance::{Move, Rebalance};
 use self::write::{CONFIRMED, PLACED, assign, explain};
+pub(crate) use self::{
+    explain::{plan, waiting},
+    rebalance::plan_rebalance,
+};
 
 /// The nodes as the last pass left them: a pass looks at those again that have changed since.
 #[derive(Clone, Debug, Default)]

@@ -1,9 +1,9 @@
 //! What a pass looks at: what changed, and what that concerns.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use skep_api::{
-    ServiceId, TaskId,
+    NodeId, ServiceId, TaskId,
     object::{SeatKey, Service, Task},
     spec::Mode,
 };
@@ -70,6 +70,13 @@ fn goes_together(view: &View, service: ServiceId) -> bool {
 pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
     let has_ended = |id: &TaskId| !view.task(*id).is_some_and(|task: &Arc<Task>| task.is_live());
     dirty.all || !dirty.nodes.is_empty() || dirty.tasks.keys().any(has_ended)
+}
+
+/// The nodes that may take now what they did not take before; `None` for all.
+pub(super) fn fresh_nodes(view: &View, dirty: &Dirty) -> Option<BTreeSet<NodeId>> {
+    let ended = dirty.tasks.keys().filter_map(|id| view.task(*id)).filter(|task| !task.is_live());
+    let nodes = dirty.nodes.iter().copied().chain(ended.filter_map(|task| task.node_id));
+    (!dirty.all).then(|| nodes.collect())
 }
 
 #[cfg(test)]

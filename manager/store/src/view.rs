@@ -49,6 +49,8 @@ pub struct View {
     pub(crate) network_users: OrdMap<NetworkId, OrdSet<ServiceId>>,
     /// Services that have a task on each node.
     pub(crate) globals: OrdSet<ServiceId>,
+    /// Services whose tasks may be moved so that nodes are even.
+    pub(crate) balanced: OrdSet<ServiceId>,
     /// Nodes that are down, by when they went.
     pub(crate) down: OrdSet<(Timestamp, NodeId)>,
     pub(crate) tickets: OrdMap<TicketId, Arc<Ticket>>,
@@ -212,6 +214,11 @@ impl View {
     /// Services that have a task on each node, jobs too.
     pub fn global_services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.globals.iter().filter_map(|id| self.services.get(id))
+    }
+
+    /// Services whose tasks may be moved so that nodes are even.
+    pub fn balanced_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.balanced.iter().filter_map(|id| self.services.get(id))
     }
 
     /// Nodes that are down, with since when; the longest first.

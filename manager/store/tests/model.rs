@@ -257,6 +257,8 @@ fn check_others(view: &View) {
     }
     let globals = view.services().filter(|service| service.spec.mode().is_global());
     assert!(view.global_services().eq(globals));
+    let balanced = view.services().filter(|service| service.moves_a_minute() > 0);
+    assert!(view.balanced_services().eq(balanced));
     for port in 0..4 {
         let asks = |service: &&Arc<Service>| {
             port != 0 && service.spec.ports().iter().any(|asked| asked.published_port == port)

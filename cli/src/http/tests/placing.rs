@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use skep_api::{ApiError, ServiceId, spec::ServiceSpec};
-use skep_manager::{Plan, Waiting};
+use skep_manager::{Plan, Rebalance, Waiting};
 
 use super::fake::FakeControl;
 use crate::http::backend::Placing;
@@ -15,5 +15,13 @@ impl Placing for FakeControl {
 
     async fn plan_service(&self, _: ServiceSpec) -> Result<Plan, ApiError> {
         Ok(Plan::default())
+    }
+
+    async fn plan_rebalance(&self, _: ServiceId) -> Result<Rebalance, ApiError> {
+        Ok(Rebalance::default())
+    }
+
+    async fn rebalance(&self, _: ServiceId) -> Result<Rebalance, ApiError> {
+        Ok(Rebalance::default())
     }
 }

@@ -59,7 +59,7 @@ fn share_ports(task: &Task, service: &Service) -> bool {
 }
 
 /// Whether both want a volume that only one may have.
-fn share_volumes(task: &Task, service: &Service) -> bool {
+pub(crate) fn share_volumes(task: &Task, service: &Service) -> bool {
     let of = |spec: &skep_api::spec::ServiceSpec| -> Vec<Mount> {
         spec.container().and_then(|container| container.mounts.clone()).unwrap_or_default()
     };

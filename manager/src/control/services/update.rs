@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skep_api::{
     ApiError, ErrorKind, Secret, Timestamp,
     object::{PastSpec, Service, UpdateState, UpdateStatus},
-    spec::{EndpointSpec, FailureAction, Mode, ServiceSpec, UpdateOrder},
+    spec::{EndpointSpec, FailureAction, Mode, ServiceSpec, SkepLabel, UpdateOrder},
 };
 use skep_store::View;
 
@@ -41,6 +41,8 @@ pub(in crate::control) fn check_level(view: &View, spec: &ServiceSpec) -> Result
         "TaskTemplate.Placement.MaxReplicas"
     } else if spec.task_template.generic().next().is_some() {
         "TaskTemplate.Resources.Reservations.GenericResources"
+    } else if spec.label_number(SkepLabel::Rebalance).is_some_and(|n| n > 0) {
+        "Labels.skep.rebalance"
     } else {
         return Ok(());
     };

@@ -14,7 +14,7 @@ use skep_store::View;
 use super::port_holders;
 
 /// How long a failure counts against its node (`SK:manager/scheduler/nodeinfo.go`).
-const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
+pub(super) const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
 
 /// What a task asks for.
 ///
@@ -98,7 +98,7 @@ pub(super) fn crowd_of_node(view: &View, ask: &Ask, task: &Task, node: NodeId) -
     }
 }
 
-fn failed_lately(task: &Task, now: Timestamp) -> bool {
+pub(super) fn failed_lately(task: &Task, now: Timestamp) -> bool {
     matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
         && now.since(task.status.timestamp) < FAILURES_WINDOW
 }

@@ -37,6 +37,7 @@ const N_SERVICES: u64 = 3;
 /// The mode of a service stays: of the first it is replicated, of the second global, the third is a job.
 fn in_mode(spec: ServiceSpec, id: ServiceId, seed: u64) -> ServiceSpec {
     let mode = match (id.0.0, seed % 2) {
+        (1, _) if seed.is_multiple_of(3) => return with(&spec, r#"{"Labels":{"skep.rebalance":"30"}}"#),
         (1, _) => return spec,
         (2, _) => r#"{"Global":{}}"#,
         (_, 0) => r#"{"GlobalJob":{}}"#,
@@ -136,7 +137,8 @@ fn heal(swarm: &mut Swarm, seed: u64) {
         let image = if id.0.0 == 3 { "exit:0:300" } else { "ok" };
         swarm.update(*id, in_mode(simple(&name, image, 4), *id, seed));
     }
-    swarm.seconds(300);
+    // So long counts a failure against its node.
+    swarm.seconds(310);
     for id in ids {
         let service = swarm.view().service(id).cloned().unwrap();
         let tasks = swarm.tasks(id);
@@ -152,5 +154,9 @@ fn heal(swarm: &mut Swarm, seed: u64) {
         assert_eq!(seats.len(), 4, "seed {seed}: {tasks:?}");
         let n_runnable = tasks.iter().filter(|task| task.is_runnable()).count();
         assert_eq!(n_runnable, if service.spec.mode().is_job() { 0 } else { 4 }, "seed {seed}");
+        if service.moves_a_minute() > 0 {
+            let spread = swarm.spread(service.id);
+            assert!(spread.values().all(|n| *n == 1), "seed {seed}: {spread:?}");
+        }
     }
 }

@@ -13,16 +13,19 @@ use std::{
 
 use skep_api::{
     NodeId, ServiceId, TaskState, Timestamp,
-    object::{GenericResource, NodeState, Plugin, SeatKey, Task, TaskStatus},
+    object::{GenericResource, NodeState, Plugin, SeatKey, Service, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
 use skep_store::{Change, FEATURE_LEVEL};
 
 use super::harness::{EPOCH, Swarm, image, node_id, service_id, simple, with};
 
-use crate::control::services::{
-    aborted, paused, resumed,
-    update::{rolled_back, rolled_back_to},
+use crate::{
+    control::services::{
+        aborted, paused, resumed,
+        update::{rolled_back, rolled_back_to},
+    },
+    pass::plan_rebalance,
 };
 
 /// `until` waits no longer.
@@ -68,6 +71,10 @@ impl Script {
                 let old = self.swarm.view().service(id).unwrap().spec.clone();
                 self.swarm.update(id, changed(&old, &[&format!("replicas={n}")], "{}"));
             }
+            ["rebalance", name] => {
+                let (id, now) = (self.id(name), self.swarm.now);
+                self.swarm.change(id, |old| Ok(Service { balance_asked: now, ..old.clone() }));
+            }
             [verb @ ("pause" | "resume" | "abort" | "rollback"), name, rest @ ..] => {
                 self.roll_out(verb, name, rest)
             }
@@ -102,6 +109,7 @@ impl Script {
             ["show", "messages", name] => self.show_messages(name),
             ["show", "nodes"] => self.show_nodes(),
             ["show", "update", name] => self.show_update(name),
+            ["show", "moves", name] => self.show_moves(name),
             ["show", name] => self.show(name),
             other => panic!("no command: {other:?}"),
         }
@@ -264,6 +272,25 @@ impl Script {
 
     fn words(&self, task: &Task) -> String {
         if task.status.err.is_empty() { String::new() } else { format!(": {}", task.status.err) }
+    }
+
+    /// What a move would be if all that may be made even was.
+    fn show_moves(&mut self, name: &str) {
+        let view = self.swarm.view();
+        let plan = plan_rebalance(&view, view.service(self.id(name)).unwrap(), self.swarm.now);
+        self.heading(name);
+        for one in &plan.moves {
+            let task = &self.swarm.names[&one.task.id];
+            writeln!(self.shown, "  {task} would go from {} to {}", host(one.from), host(one.to)).unwrap();
+        }
+        writeln!(
+            self.shown,
+            "  {} a minute{}{}",
+            plan.a_minute,
+            if plan.held.is_empty() { "" } else { ": " },
+            plan.held
+        )
+        .unwrap();
     }
 
     fn show_update(&mut self, name: &str) {

@@ -50,6 +50,9 @@ impl View {
         if new.spec.mode().is_global() {
             self.globals.insert(id);
         }
+        if new.moves_a_minute() > 0 {
+            self.balanced.insert(id);
+        }
         self.service_names.insert(name.clone(), id);
         self.use_networks(old.as_deref(), &new)?;
         let count = self.specs.get(&(id, new.spec_version)).map_or(0, |(_, n)| *n);
@@ -88,6 +91,7 @@ impl View {
             self.asked_ports.remove(&(protocol, number, old.id));
         }
         self.globals.remove(&old.id);
+        self.balanced.remove(&old.id);
     }
 
     /// Drops a spec version that neither the service nor a task refers to.

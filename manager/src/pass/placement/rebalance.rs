@@ -1,0 +1,284 @@
+//! Which task of a service goes where, so that nodes are even: counted as placement counts, branch by branch.
+//!
+//! From the fullest to the emptiest that takes one more, as long as that makes it more even (by two or more), first
+//! between the branches that tasks are spread over, then within them. Each move lessens the sum of squares of the
+//! level that it is for and leaves those above it alone, so no move is ever undone by the next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use skep_api::{
+    NodeId, ServiceId, Timestamp,
+    object::{Service, Task},
+};
+use skep_orchestrator::{Context, Hold, Scope, WakeKey, assign_addresses, begin_move, end_moves, may_move};
+use skep_scheduler::{Ask, Crowd, Picture};
+use skep_store::{Draft, View};
+
+use super::{
+    Kept,
+    ask::{self, FAILURES_WINDOW, failed_lately},
+    lacks_address, picture,
+    write::{PLACED, assign},
+};
+
+/// A plan for people tells no more moves.
+const PLANNED_MAX: usize = 1_000;
+
+/// A task that would go to another node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Move {
+    /// The task as it runs now.
+    pub task: Arc<Task>,
+    /// Its node.
+    pub from: NodeId,
+    /// Where its successor would run.
+    pub to: NodeId,
+}
+
+/// What would make a service's nodes even.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Rebalance {
+    /// In order; no more than 1,000.
+    pub moves: Vec<Move>,
+    /// How many a minute.
+    pub a_minute: u64,
+    /// Why none is made now; empty if one is.
+    pub held: String,
+}
+
+/// Moves a task of each service that asks for it and is uneven: of those of the scope, and of those that a node may
+/// take now which it did not before.
+pub(in crate::pass) fn rebalance(
+    draft: &mut Draft,
+    cx: &mut Context<'_>,
+    scope: &Scope,
+    fresh: Option<&BTreeSet<NodeId>>,
+    kept: &mut Kept,
+) {
+    let is_looked_at =
+        |id: &ServiceId| scope.services.contains_key(id) || fresh.is_none_or(|n| !n.is_empty());
+    let services: Vec<ServiceId> =
+        draft.balanced_services().map(|service| service.id).filter(is_looked_at).collect();
+    for id in services {
+        let Some(service) = draft.service(id).cloned() else { continue };
+        match may_move(draft, &service, service.moves_a_minute(), draft.now()) {
+            Ok(()) => even_out(draft, cx, &service, kept),
+            Err(Hold::Busy(_)) => {}
+            Err(Hold::Until(at)) => cx.wake(WakeKey::Service(id), at),
+            Err(Hold::Never(_)) => end_moves(draft, id),
+        }
+    }
+}
+
+fn even_out(draft: &mut Draft, cx: &mut Context<'_>, service: &Arc<Service>, kept: &mut Kept) {
+    let Some(eyes) = Eyes::of(draft, service) else { return };
+    if eyes.is_even_at_a_glance() {
+        end_moves(draft, service.id);
+        return;
+    }
+    let picture = kept.show(draft);
+    match eyes.next(picture) {
+        Some((from, to)) => {
+            if let Some(old) = newest_on(draft, service.id, from) {
+                carry_out(draft, cx, &eyes, picture, &old, to);
+            }
+        }
+        None => {
+            end_moves(draft, service.id);
+            if let Some(at) = eyes.failed.values().min() {
+                cx.wake(WakeKey::Service(service.id), at.after(FAILURES_WINDOW));
+            }
+        }
+    }
+    kept.at = Some(draft.nodes_only());
+}
+
+fn carry_out(
+    draft: &mut Draft,
+    cx: &mut Context<'_>,
+    eyes: &Eyes,
+    picture: &mut Picture,
+    old: &Task,
+    to: NodeId,
+) {
+    let Some(new) = begin_move(draft, cx, old) else { return };
+    assign_addresses(draft, &BTreeSet::new());
+    let Some(new) = draft.task(new).filter(|task| lacks_address(task).is_none()).cloned() else { return };
+    if let Ok(given) = picture.place_on(&eyes.ask, &eyes.crowd, to) {
+        assign(draft, &new, given, PLACED);
+    }
+}
+
+/// The task that goes: the one that has done least so far.
+fn newest_on(view: &View, service: ServiceId, node: NodeId) -> Option<Arc<Task>> {
+    running(view, service)
+        .filter(|task| task.node_id == Some(node))
+        .max_by_key(|task| (task.meta.created_at, task.slot, task.id))
+        .cloned()
+}
+
+fn running(view: &View, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+    view.tasks_of_service(service).filter(|task| task.is_runnable())
+}
+
+/// What would make a service's nodes even.
+pub(crate) fn plan_rebalance(view: &View, service: &Service, now: Timestamp) -> Rebalance {
+    let asked = Service { balance_asked: now, ..service.clone() };
+    let mut plan = Rebalance { a_minute: asked.moves_a_minute(), ..Rebalance::default() };
+    match may_move(view, service, plan.a_minute, now) {
+        Ok(()) | Err(Hold::Until(_)) => {}
+        Err(Hold::Never(words) | Hold::Busy(words)) => words.clone_into(&mut plan.held),
+    }
+    let Some(mut eyes) = Eyes::of_view(view, service, now).filter(|_| plan.held.is_empty()) else {
+        return plan;
+    };
+    let mut tasks: BTreeMap<NodeId, Vec<Arc<Task>>> = BTreeMap::new();
+    for task in running(view, service.id) {
+        if let Some(node) = task.node_id {
+            tasks.entry(node).or_default().push(Arc::clone(task));
+        }
+    }
+    tasks.values_mut().for_each(|own| own.sort_by_key(|task| (task.meta.created_at, task.slot, task.id)));
+    let mut picture = picture(view);
+    while plan.moves.len() < PLANNED_MAX
+        && let Some((from, to)) = eyes.next(&picture)
+        && let Some(task) = tasks.get_mut(&from).and_then(Vec::pop)
+        && picture.place_on(&eyes.ask, &eyes.crowd, to).is_ok()
+    {
+        eyes.moved(from, to);
+        plan.moves.push(Move { task, from, to });
+    }
+    plan
+}
+
+/// What a choice is made from, besides the nodes.
+struct Eyes {
+    ask: Ask,
+    crowd: Crowd,
+    /// Nodes on which a task of the service failed lately, and when it last did.
+    failed: BTreeMap<NodeId, Timestamp>,
+}
+
+impl Eyes {
+    fn of(draft: &Draft, service: &Service) -> Option<Self> {
+        Self::of_view(draft, service, draft.now())
+    }
+
+    fn of_view(view: &View, service: &Service, now: Timestamp) -> Option<Self> {
+        let ask = ask::of_spec(view, &service.spec, &service.ports).ok()?;
+        let crowd = ask::crowd(view, &ask, running(view, service.id).next()?, now);
+        let mut failed = BTreeMap::new();
+        for task in view.tasks_of_service(service.id).filter(|task| failed_lately(task, now)) {
+            if let Some(node) = task.node_id {
+                let last: &mut Timestamp = failed.entry(node).or_default();
+                *last = (*last).max(task.status.timestamp);
+            }
+        }
+        Some(Self { ask, crowd, failed })
+    }
+
+    /// Whether no node has two tasks of the service, and nothing but nodes counts.
+    fn is_even_at_a_glance(&self) -> bool {
+        self.ask.spread.is_empty() && self.crowd.tasks.values().all(|n| *n < 2)
+    }
+
+    /// From where to where the next task goes.
+    fn next(&self, picture: &Picture) -> Option<(NodeId, NodeId)> {
+        let mut root = Branch::default();
+        for info in picture.nodes() {
+            let id = info.node.id;
+            let n_own = self.crowd.tasks.get(&id).copied().unwrap_or(0);
+            let takes = !self.failed.contains_key(&id) && picture.fits(&self.ask, &self.crowd, id).is_ok();
+            if !takes && n_own == 0 {
+                continue;
+            }
+            let place = Place { rank: (n_own, info.n_tasks, id), takes };
+            let values = self.ask.spread.iter().map(|descriptor| descriptor.value(&info.node));
+            root.add(values, place);
+        }
+        root.best().map(|(_, from, to)| (from, to))
+    }
+
+    /// A task went.
+    fn moved(&mut self, from: NodeId, to: NodeId) {
+        *self.crowd.tasks.entry(to).or_default() += 1;
+        if let Some(n) = self.crowd.tasks.get_mut(&from) {
+            *n -= 1;
+        }
+        if !self.ask.host_ports.is_empty() {
+            self.crowd.port_holders.remove(&from);
+            self.crowd.port_holders.insert(to);
+        }
+    }
+}
+
+/// Tasks of the service, all tasks, the node: the least is the emptiest, as placement has it.
+type Rank = (u64, u64, NodeId);
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    rank: Rank,
+    takes: bool,
+}
+
+/// A value of what tasks are spread over, with the nodes that have it.
+#[derive(Debug, Default)]
+struct Branch<'a> {
+    n_own: u64,
+    next: BTreeMap<&'a str, Branch<'a>>,
+    nodes: Vec<Place>,
+}
+
+impl<'a> Branch<'a> {
+    fn add(&mut self, values: impl Iterator<Item = &'a str>, place: Place) {
+        let mut branch = self;
+        branch.n_own += place.rank.0;
+        for value in values {
+            branch = branch.next.entry(value).or_default();
+            branch.n_own += place.rank.0;
+        }
+        branch.nodes.push(place);
+    }
+
+    /// The node that the next task would go to.
+    fn emptiest(&self) -> Option<Rank> {
+        if self.next.is_empty() {
+            return self.nodes.iter().filter(|place| place.takes).map(|place| place.rank).min();
+        }
+        self.emptiest_branch().map(|(_, rank)| rank)
+    }
+
+    fn emptiest_branch(&self) -> Option<(u64, Rank)> {
+        self.next.values().filter_map(|branch| Some((branch.n_own, branch.emptiest()?))).min()
+    }
+
+    /// The node that a task would go from.
+    fn fullest(&self) -> Option<Rank> {
+        if self.next.is_empty() {
+            return self.nodes.iter().map(|place| place.rank).max();
+        }
+        self.fullest_branch().map(|(_, rank)| rank)
+    }
+
+    fn fullest_branch(&self) -> Option<(u64, Rank)> {
+        self.next.values().filter_map(|branch| Some((branch.n_own, branch.fullest()?))).max()
+    }
+
+    /// The move that makes most even, and by how much both ends differ.
+    fn best(&self) -> Option<(u64, NodeId, NodeId)> {
+        let ends = if self.next.is_empty() {
+            self.fullest().zip(self.emptiest()).map(|(from, to)| ((from.0, from), (to.0, to)))
+        } else {
+            self.fullest_branch().zip(self.emptiest_branch())
+        };
+        let ((n_from, from), (n_to, to)) = ends?;
+        if n_from >= n_to + 2 {
+            return Some((n_from - n_to, from.2, to.2));
+        }
+        // Of equal ones the first.
+        self.next.values().rev().filter_map(Self::best).max_by_key(|(difference, ..)| *difference)
+    }
+}
