@@ -16,7 +16,7 @@ use prost::Message;
 use skep_api::{
     NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId, Timestamp,
     convert::{generic_in, task_in},
-    object::{Cluster, Meta},
+    object::{Cluster, Meta, Task},
     wire,
 };
 
@@ -69,11 +69,9 @@ impl Store {
         if let Some(answer) = request.and_then(|id| self.requests.get(&id)) {
             return Applied { answer: answer.clone(), changed: Vec::new() };
         }
-        let mut view = self.view.clone();
         let follows = self.check_follows(&proposal.follows);
-        let applied = match follows.and_then(|()| view.apply_proposal(proposal)) {
+        let applied = match follows.and_then(|()| self.apply_whole(proposal)) {
             Ok(changed) => {
-                self.view = view;
                 let answer = wire::ProposalResult { revision: self.view.revision, refusal: None };
                 Applied { answer: answer.encode_to_vec(), changed }
             }
@@ -81,6 +79,29 @@ impl Store {
         };
         if let Some(id) = request {
             self.remember(id, applied.answer.clone());
+        }
+        applied
+    }
+
+    /// Applies all of a proposal, or nothing.
+    fn apply_whole(&mut self, proposal: wire::Proposal) -> Result<Vec<ObjectRef>, Refusal> {
+        use wire::change::Change as In;
+        let moves_a_task =
+            |change: &wire::Change| matches!(change.change, Some(In::AssignTask(_) | In::TaskStatus(_)));
+        let mut before = Vec::new();
+        if !proposal.changes.iter().all(moves_a_task) {
+            let mut view = self.view.clone();
+            let changed = view.apply_proposal(proposal, &mut before)?;
+            self.view = view;
+            return Ok(changed);
+        }
+        // Most of what is written is this. To have the state as it was beside it would mean to copy a piece of each
+        // index for each task; to take back what was written of it is easy, and rare.
+        let revision = self.view.revision;
+        let applied = self.view.apply_proposal(proposal, &mut before);
+        if applied.is_err() {
+            before.into_iter().rev().for_each(|task| self.view.put_back(task));
+            self.view.revision = revision;
         }
         applied
     }
@@ -92,7 +113,12 @@ fn refused(refusal: &Refusal) -> Applied {
 }
 
 impl View {
-    fn apply_proposal(&mut self, proposal: wire::Proposal) -> Result<Vec<ObjectRef>, Refusal> {
+    /// Notes in `before` how tasks were that get a node or a status.
+    fn apply_proposal(
+        &mut self,
+        proposal: wire::Proposal,
+        before: &mut Vec<Arc<Task>>,
+    ) -> Result<Vec<ObjectRef>, Refusal> {
         if proposal.format != FORMAT {
             let words = format!("proposal of format {}, this build reads {FORMAT}", proposal.format);
             return Err(Refusal::new(RefusalKind::Format, words));
@@ -105,8 +131,24 @@ impl View {
         let mut seats = BTreeSet::new();
         for change in proposal.changes {
             let change = self.read_change(change)?;
-            if let Change::PutTask(task) = &change {
-                seats.insert((task.service_id, task.seat()));
+            match &change {
+                Change::PutTask(task) => {
+                    seats.insert((task.service_id, task.seat()));
+                }
+                Change::AssignTask(id, _) | Change::TaskStatus(id, _) => {
+                    before.extend(self.tasks.get(id).cloned());
+                }
+                Change::PutService(_)
+                | Change::DeleteService(_)
+                | Change::DeleteTask(_)
+                | Change::PutNode(_)
+                | Change::DeleteNode(_)
+                | Change::PutCluster(_)
+                | Change::PutNetwork(_)
+                | Change::DeleteNetwork(_)
+                | Change::PutTicket(_)
+                | Change::DeleteTicket(_)
+                | Change::NodeStatus(..) => {}
             }
             changed.extend(self.apply_change(&change, now)?);
         }

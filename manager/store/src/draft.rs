@@ -126,7 +126,8 @@ impl Draft {
                     || (seat(&change).is_some() && group.last().and_then(seat) == seat(&change))
             });
             let at = at.unwrap_or_else(|| {
-                groups.push((owner, Vec::new()));
+                // Many services have one.
+                groups.push((owner, Vec::with_capacity(1)));
                 place.insert(owner, groups.len() - 1);
                 groups.len() - 1
             });

@@ -86,6 +86,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What goes into one proposal. Those that say of tasks where they run and how they are may be refused half-way.
+fn batch() -> impl Strategy<Value = Vec<Step>> {
+    let of_tasks = prop_oneof![
+        (0..12_u8, 0..4_u8, 0..4_u8).prop_map(|(id, node, given)| Step::Assign { id, node, given }),
+        (0..12_u8, 0..14_u8, 0..5_u8).prop_map(|(id, state, at)| Step::Status { id, state, at }),
+    ];
+    prop_oneof![
+        3 => prop::collection::vec(step(), 1..4),
+        1 => prop::collection::vec(of_tasks, 1..6),
+    ]
+}
+
 fn id(n: u8) -> Id {
     Id(u128::from(n) + 1)
 }
@@ -352,7 +364,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn replicas_agree_and_indexes_are_right(batches in prop::collection::vec(prop::collection::vec(step(), 1..4), 1..40)) {
+    fn replicas_agree_and_indexes_are_right(batches in prop::collection::vec(batch(), 1..40)) {
         let (mut leader, mut follower) = (Store::default(), Store::default());
         let mut revision = 0;
         for (n, steps) in batches.iter().enumerate() {

@@ -208,6 +208,15 @@ impl View {
         }
     }
 
+    /// Makes a task that is there what it was before.
+    pub(super) fn put_back(&mut self, old: Arc<Task>) {
+        if let Some(now) = self.tasks.get(&old.id).cloned() {
+            self.unindex(&now);
+            self.index(&old);
+            self.tasks.insert(old.id, old);
+        }
+    }
+
     pub(super) fn delete_task(&mut self, id: TaskId) -> Option<ObjectRef> {
         let old = self.tasks.remove(&id)?;
         self.tasks_by_service.remove(&(old.service_id, old.slot, old.id));
