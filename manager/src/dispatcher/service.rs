@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use skep_api::{
     NodeId, Timestamp,
-    object::{NodeState, NodeStatus},
+    object::{NodeDescription, NodeState, NodeStatus},
     wire::{self, agent_message::Message as In, manager_message::Message as Out, stopping_request::Reason},
 };
 use skep_link::{Identity, peer, remote_addr, stubs::dispatcher_server::Dispatcher};
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Hub,
     hub::ASIDE_MAX,
-    session::{Introduced, LEFT, Session, describe, receive_all},
+    session::{Cut, Introduced, LEFT, Session, describe, receive_all},
 };
 use crate::{
     auth::Need,
@@ -95,7 +95,9 @@ impl Dispatcher for DispatcherService {
             probe_addr: reachable(hello.probe_addr, &addr),
             addr: addr.clone(),
         };
-        describe(shared, node, hello.description.unwrap_or_default().into(), Some(introduced)).await?;
+        let description: NodeDescription = hello.description.unwrap_or_default().into();
+        let cut = Cut::of(&description, shared.machine.view().feature_level());
+        describe(shared, node, description, Some(introduced)).await?;
         shared.liveness.alive([(node, Instant::now())]);
 
         let (aside_tx, aside) = mpsc::channel(ASIDE_MAX);
@@ -113,7 +115,7 @@ impl Dispatcher for DispatcherService {
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.send_all() => {}
-                () = receive_all(shared.clone(), node, session, addr, messages, out) => {}
+                () = receive_all(shared.clone(), node, session, addr, (messages, cut), out) => {}
             }
             if shared.hub.disconnect(node, session) {
                 shared.logs.node_gone(node);

@@ -118,7 +118,7 @@ pub(super) async fn receive_all(
     node: NodeId,
     session: u64,
     addr: String,
-    mut messages: Streaming<wire::AgentMessage>,
+    (mut messages, mut cut): (Streaming<wire::AgentMessage>, Option<Cut>),
     out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
 ) {
     // Storing waits for the disk; beats are read meanwhile.
@@ -139,6 +139,9 @@ pub(super) async fn receive_all(
                 shared.clocks.heard(node, beat.clock, (shared.clock)());
                 shared.hub.heard(node, session, beat.mesh_revision);
                 revive(&shared, node, &addr).await;
+                if let Some(whole) = cut.take_if(|cut| cut.is_due(shared.machine.view().feature_level())) {
+                    cut = described_again(&shared, node, whole.description).await;
+                }
             }
             Some(In::Statuses(batch)) => {
                 if storing.len() >= STORING_MAX {
@@ -155,9 +158,7 @@ pub(super) async fn receive_all(
                 });
             }
             Some(In::Description(description)) => {
-                if let Err(error) = describe(&shared, node, description.into(), None).await {
-                    tracing::warn!(node.id = %node, err = %error, "could not store a node's description");
-                }
+                cut = described_again(&shared, node, description.into()).await;
             }
             Some(In::ProbeAnswer(answer)) => {
                 if let Some(probed) = NodeId::from_bytes(&answer.node_id).filter(|_| answer.answered) {
@@ -168,6 +169,36 @@ pub(super) async fn receive_all(
             Some(In::Hello(_)) | None => return,
         }
     }
+}
+
+/// A description of which the swarm's feature level keeps a part alone: the rest is stored once the level has risen.
+#[derive(Debug)]
+pub(super) struct Cut {
+    description: NodeDescription,
+    /// At which it was cut.
+    level: u32,
+}
+
+impl Cut {
+    /// `None` if all of it is kept.
+    pub(super) fn of(description: &NodeDescription, level: u32) -> Option<Self> {
+        let is_cut = description.clone().at_level(level) != *description;
+        is_cut.then(|| Self { description: description.clone(), level })
+    }
+
+    fn is_due(&self, level: u32) -> bool {
+        level > self.level
+    }
+}
+
+/// Stores what a node says of itself in the middle of its session.
+async fn described_again(shared: &Shared, node: NodeId, description: NodeDescription) -> Option<Cut> {
+    let level = shared.machine.view().feature_level();
+    let cut = Cut::of(&description, level);
+    if let Err(error) = describe(shared, node, description, None).await {
+        tracing::warn!(node.id = %node, err = %error, "could not store a node's description");
+    }
+    cut
 }
 
 /// A node that beats is there, whatever was thought of it before: it was held, or its word that it restarts
@@ -311,4 +342,23 @@ fn described(
         }
     }
     Ok((!proposal.changes.is_empty()).then_some(proposal))
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::object::Plugin;
+
+    use super::*;
+
+    #[test]
+    fn what_an_old_level_cannot_keep_is_told_again_once_it_rises() {
+        let plain = NodeDescription { nano_cpus: 1, ..NodeDescription::default() };
+        assert!(Cut::of(&plain, 1).is_none());
+        let plugin = Plugin { kind: "Log".into(), name: "x".into() };
+        let more = NodeDescription { plugins: vec![plugin], ..plain };
+        assert!(Cut::of(&more, 2).is_none());
+        let cut = Cut::of(&more, 1).expect("level 1 has no plugins");
+        assert_eq!((cut.is_due(1), cut.is_due(2)), (false, true));
+        assert_eq!(cut.description, more);
+    }
 }
