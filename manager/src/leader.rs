@@ -110,7 +110,9 @@ impl Leader {
             tracing::warn!(err = %refusal, "a pass drafted what its own state refuses: a bug");
         }
         state.ahead.take(result.draft, &mut state.ids);
-        next(&state.wakes)
+        // A pass that came to its end without a change has no answer to go on with the rest at.
+        let goes_on = !state.dirty.is_empty() && state.ahead.is_empty();
+        if goes_on { Some(Duration::ZERO) } else { next(&state.wakes) }
     }
 
     /// Puts a proposal on its way: by the first poll of what is returned, so in the order of these.

@@ -40,7 +40,7 @@ pub struct Pass {
 }
 
 /// Runs one pass. What a wake-up came due for belongs into `dirty`. Once `budget` changes are drafted it comes to no
-/// further service.
+/// further service; of tasks that it did not make itself it then places, or words anew, as many again.
 #[must_use]
 pub fn pass(
     view: View,
@@ -66,7 +66,8 @@ pub fn pass(
         is_reached
     });
     assign_addresses(&mut draft, &scope.nodes);
-    placement::place(&mut draft, &scope, is_room_freed, &mut memo.kept);
+    rest.placing =
+        placement::place(&mut draft, &scope, (&dirty.placing, is_room_freed), &mut memo.kept, budget);
     placement::rebalance(&mut draft, &mut cx, &scope, fresh.as_ref(), &mut memo.kept);
     for id in std::mem::take(&mut cx.reaped) {
         // It is there, or was not found.

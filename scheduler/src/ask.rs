@@ -11,6 +11,9 @@ use skep_api::{
 /// Failures of a service's spec version after which a node is tried last (`SK:manager/scheduler/nodeinfo.go`).
 pub(crate) const FAILURES_MAX: u64 = 5;
 
+/// A share that is greater counts as that.
+const WEIGHT_MAX: u64 = 1_000_000;
+
 /// What each task of one service and spec version asks for: they are alike, so they are placed together.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ask {
@@ -28,6 +31,33 @@ pub struct Ask {
     pub max_replicas: u64,
     /// What the tasks are spread over, the most important first.
     pub spread: Vec<Descriptor>,
+    /// Which nodes come first.
+    pub strategy: Strategy,
+    /// The label that says what share of the tasks is a node's, a whole number; `None`: all are alike.
+    pub weight: Option<Descriptor>,
+    /// Should hold.
+    pub soft: Vec<Soft>,
+}
+
+/// Which of the nodes that take a task comes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Strategy {
+    /// The one with the fewest tasks of the service, and then of all.
+    #[default]
+    Spread,
+    /// The one of which most is reserved, and then with the most tasks: others stay empty.
+    Binpack,
+}
+
+/// A constraint that may be missed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Soft {
+    /// What should hold.
+    pub constraint: Constraint,
+    /// As it was written.
+    pub text: String,
+    /// Nodes come the later the more they miss of these.
+    pub weight: u32,
 }
 
 /// What a task reserves of its node.
@@ -96,6 +126,23 @@ impl Descriptor {
 }
 
 impl Ask {
+    /// Whether nodes come in an order that only this ask has: an even spread is not what it is for.
+    #[must_use]
+    pub fn has_own_order(&self) -> bool {
+        self.strategy != Strategy::Spread || self.weight.is_some() || !self.soft.is_empty()
+    }
+
+    /// The share of a node among others: 1 where no label says another one.
+    pub(crate) fn weight_of(&self, node: &Node) -> u64 {
+        let written = self.weight.as_ref().map(|label| label.value(node).trim());
+        written.and_then(|text| text.parse().ok()).unwrap_or(1).min(WEIGHT_MAX)
+    }
+
+    /// What a node misses of what should hold.
+    pub(crate) fn missed<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a Soft> {
+        self.soft.iter().filter(|soft| !soft.constraint.matches(node))
+    }
+
     /// Whether a constraint names what differs from node to node.
     pub(crate) fn is_pinned(&self) -> bool {
         self.constraints.iter().any(|(constraint, _)| {

@@ -10,7 +10,7 @@ use skep_api::{
 use crate::{
     Ask, Descriptor, NodeInfo,
     filter::{has_plugin, is_taking},
-    order::Order,
+    order::{Entry, Order},
 };
 
 /// Facts that tell classes apart at most: beyond, those that no ask has named for a while are forgotten.
@@ -96,6 +96,13 @@ impl Classes {
                 self.all.push(Class { like: info.clone(), is_taking, order: Order::default() });
                 class
             }
+        }
+    }
+
+    /// Gives each class its nodes.
+    pub(crate) fn put_in_order(&mut self, entries: Vec<Vec<Entry>>) {
+        for (class, entries) in self.all.iter_mut().zip(entries) {
+            class.order = Order::of(entries);
         }
     }
 

@@ -30,9 +30,17 @@ pub struct NodeAnswer {
     pub name: String,
     /// All rules that refuse the task, in order, each with words for this node; none: it takes the task.
     pub refusals: Vec<(Filter, String)>,
+    /// What should hold of it and does not, as it was written: others are tried before.
+    pub missed: Vec<String>,
 }
 
 impl Explanation {
+    /// Whether a node takes the task.
+    #[must_use]
+    pub fn fits_somewhere(&self) -> bool {
+        self.nodes.iter().any(|answer| answer.refusals.is_empty())
+    }
+
     /// How many nodes each rule refused; each counts for the first one.
     #[must_use]
     pub fn refused(&self) -> Refused {
@@ -48,23 +56,30 @@ impl Picture {
     /// What each node says to one more task.
     #[must_use]
     pub fn explain(&self, ask: &Ask, crowd: &Crowd) -> Explanation {
-        let nodes: Vec<NodeAnswer> = self.nodes().map(|info| answer(ask, crowd, info)).collect();
-        let mut remedies = BTreeMap::new();
-        for (info, answer) in self.nodes().zip(&nodes) {
-            if let [(filter, _)] = answer.refusals.as_slice() {
-                let found = remedy(*filter, ask, crowd, info, &answer.name);
-                remedies
-                    .entry(*filter)
-                    .and_modify(|best: &mut Remedy| {
-                        if found.size < best.size {
-                            *best = found.clone();
-                        }
-                    })
-                    .or_insert(found);
+        explained(ask, crowd, self.nodes())
+    }
+
+    /// What the one node says that a task is for; it may be gone.
+    #[must_use]
+    pub fn explain_on(&self, ask: &Ask, crowd: &Crowd, node: NodeId) -> Explanation {
+        explained(ask, crowd, self.node(node).into_iter())
+    }
+}
+
+fn explained<'a>(ask: &Ask, crowd: &Crowd, infos: impl Iterator<Item = &'a NodeInfo>) -> Explanation {
+    let mut nodes = Vec::new();
+    let mut remedies: BTreeMap<Filter, Remedy> = BTreeMap::new();
+    for info in infos {
+        let answer = answer(ask, crowd, info);
+        if let [(filter, _)] = answer.refusals.as_slice() {
+            let found = remedy(*filter, ask, crowd, info, &answer.name);
+            if remedies.get(filter).is_none_or(|best| found.size < best.size) {
+                remedies.insert(*filter, found);
             }
         }
-        Explanation { nodes, remedies: remedies.into_values().map(|remedy| remedy.words).collect() }
+        nodes.push(answer);
     }
+    Explanation { nodes, remedies: remedies.into_values().map(|remedy| remedy.words).collect() }
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +96,8 @@ fn answer(ask: &Ask, crowd: &Crowd, info: &NodeInfo) -> NodeAnswer {
     let refuses = |filter: &Filter| !filter.check(ask, crowd, info, 0);
     let refusals = Filter::ORDER.into_iter().filter(refuses);
     let refusals = refusals.map(|filter| (filter, detail(filter, ask, crowd, info))).collect();
-    NodeAnswer { node: node.id, name, refusals }
+    let missed = ask.missed(node).map(|soft| soft.text.clone()).collect();
+    NodeAnswer { node: node.id, name, refusals, missed }
 }
 
 fn detail(filter: Filter, ask: &Ask, crowd: &Crowd, info: &NodeInfo) -> String {

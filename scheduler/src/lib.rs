@@ -12,11 +12,12 @@ mod node;
 mod order;
 mod picture;
 mod place;
+mod rank;
 mod spread;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Amounts, Ask, Crowd, Descriptor};
+pub use ask::{Amounts, Ask, Crowd, Descriptor, Soft, Strategy};
 pub use explain::{Explanation, NodeAnswer};
 pub use filter::Filter;
 pub use node::{GenericFree, NodeInfo};

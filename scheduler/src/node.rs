@@ -35,6 +35,9 @@ pub struct GenericFree {
 
 impl GenericFree {
     /// What a node has, less what was given of it; `None` for nothing.
+    ///
+    /// A kind may have changed its form since: a name that is gone counts against the amount, and an amount against
+    /// the names. Which ones those tasks use nobody knows; it is only certain that not all are free.
     #[must_use]
     pub fn new(
         has: &[GenericResource],
@@ -45,15 +48,24 @@ impl GenericFree {
         for resource in has {
             match resource {
                 GenericResource::Named { kind, value } => {
-                    let names = free.named.entry(kind.clone()).or_default();
-                    if !named_given.contains(&(kind.clone(), value.clone())) {
-                        names.insert(value.clone());
-                    }
+                    free.named.entry(kind.clone()).or_default().insert(value.clone());
                 }
                 GenericResource::Discrete { kind, amount } => {
-                    let given = amounts_given.get(kind).copied().unwrap_or(0);
-                    free.amounts.insert(kind.clone(), amount.saturating_sub(given));
+                    free.amounts.insert(kind.clone(), *amount);
                 }
+            }
+        }
+        for (kind, value) in named_given {
+            let is_known = free.named.get_mut(kind).is_some_and(|names| names.remove(value));
+            if let Some(left) = free.amounts.get_mut(kind).filter(|_| !is_known) {
+                *left = left.saturating_sub(1);
+            }
+        }
+        for (kind, given) in amounts_given {
+            if let Some(left) = free.amounts.get_mut(kind) {
+                *left = left.saturating_sub(*given);
+            } else if let Some(names) = free.named.get_mut(kind) {
+                (0..*given).map_while(|_| names.pop_last()).for_each(drop);
             }
         }
         (free != Self::default()).then(|| Box::new(free))

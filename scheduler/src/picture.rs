@@ -11,6 +11,14 @@ use crate::{
     place::Given,
 };
 
+/// Adds a node to those of its class.
+fn note(entries: &mut Vec<Vec<Entry>>, class: u32, handle: Handle, info: &NodeInfo) {
+    if entries.len() <= at(class) {
+        entries.resize_with(at(class) + 1, Vec::new);
+    }
+    entries[at(class)].push(Entry::new(handle, info));
+}
+
 /// All nodes; each placement takes from them.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
@@ -30,10 +38,18 @@ impl Picture {
     /// A picture of these nodes.
     #[must_use]
     pub fn new(nodes: impl IntoIterator<Item = NodeInfo>) -> Self {
-        let nodes: Vec<_> = nodes.into_iter().map(|info| Some(Held { info, class: 0 })).collect();
-        let ids = nodes.iter().flatten().zip(0..).map(|(held, handle)| (held.info.node.id, handle));
-        let mut picture = Self { by_id: ids.collect(), nodes, ..Self::default() };
-        picture.classify(Classes::default());
+        let mut picture = Self::default();
+        let mut entries = Vec::new();
+        let mut ids = Vec::new();
+        for (info, handle) in nodes.into_iter().zip(0..) {
+            // At once, while the node is at hand: there may be more of them than a cache holds.
+            let class = picture.classes.find(&info);
+            note(&mut entries, class, handle, &info);
+            ids.push((info.node.id, handle));
+            picture.nodes.push(Some(Held { info, class }));
+        }
+        picture.by_id = ids.into_iter().collect();
+        picture.classes.put_in_order(entries);
         picture
     }
 
@@ -120,12 +136,9 @@ impl Picture {
         for (slot, handle) in self.nodes.iter_mut().zip(0..) {
             let Some(held) = slot else { continue };
             held.class = classes.find(&held.info);
-            entries.resize_with(classes.all.len(), Vec::new);
-            entries[at(held.class)].push(Entry::new(handle, &held.info));
+            note(&mut entries, held.class, handle, &held.info);
         }
-        for (class, entries) in classes.all.iter_mut().zip(entries) {
-            class.order = Order::of(entries);
-        }
+        classes.put_in_order(entries);
         self.classes = classes;
     }
 

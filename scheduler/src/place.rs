@@ -13,7 +13,8 @@ use skep_api::{NodeId, object::GenericResource};
 use crate::{
     Ask, Crowd, Filter, Picture,
     classes::at,
-    order::{Handle, Walk},
+    order::{Handle, Order, Walk},
+    rank::Rank,
     spread::Branch,
 };
 
@@ -43,24 +44,20 @@ impl Refused {
     /// Swarm's words: each rule with its number of nodes, the most frequent first.
     #[must_use]
     pub fn explain(&self) -> String {
+        match self.counts().as_str() {
+            "" => "no suitable node".to_owned(),
+            counts => format!("no suitable node ({counts})"),
+        }
+    }
+
+    /// The same of tasks that are for one node each: nobody looked for another one.
+    #[must_use]
+    pub fn counts(&self) -> String {
         let mut counts: Vec<(Filter, usize)> = self.0.iter().map(|(filter, n)| (*filter, *n)).collect();
         counts.sort_by_key(|(filter, n)| (Reverse(*n), *filter));
         let parts: Vec<String> = counts.into_iter().map(|(filter, n)| filter.explain(n)).collect();
-        if parts.is_empty() {
-            "no suitable node".to_owned()
-        } else {
-            format!("no suitable node ({})", parts.join("; "))
-        }
+        parts.join("; ")
     }
-}
-
-/// The best node is the least: not failing, fewest tasks of the service, fewest tasks, lowest id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Rank {
-    is_failing: bool,
-    n_own: u64,
-    n_all: u64,
-    id: NodeId,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -121,16 +118,13 @@ impl<'a> Source<'a> {
 
     /// Adds one node.
     pub(crate) fn add_node(&mut self, terms: &Terms<'_>, handle: Handle) {
-        let info = terms.picture.info(handle);
-        let id = info.node.id;
-        let (is_failing, n_own) = (terms.crowd.is_failing_on(id), terms.crowd.n_own(id));
-        let rank = Rank { is_failing, n_own, n_all: info.n_tasks, id };
-        self.push(terms, Candidate { rank, handle, n_more: 0 });
+        self.push(terms, handle, 0);
     }
 
-    fn push(&mut self, terms: &Terms<'_>, candidate: Candidate) {
-        if terms.has_room(candidate.handle, candidate.n_more) {
-            self.known.push(Reverse(candidate));
+    fn push(&mut self, terms: &Terms<'_>, handle: Handle, n_more: u64) {
+        if terms.has_room(handle, n_more) {
+            let rank = Rank::of(terms, terms.picture.info(handle), n_more);
+            self.known.push(Reverse(Candidate { rank, handle, n_more }));
         }
     }
 
@@ -147,7 +141,7 @@ impl<'a> Source<'a> {
 
     fn first(&self) -> Option<Candidate> {
         let fresh = self.fresh.peek().map(|Reverse((n_all, id, handle, _))| Candidate {
-            rank: Rank { is_failing: false, n_own: 0, n_all: *n_all, id: *id },
+            rank: Rank::plain(*n_all, *id),
             handle: *handle,
             n_more: 0,
         });
@@ -164,16 +158,13 @@ impl<'a> Source<'a> {
 
     /// Gives the best node a task.
     pub(crate) fn take(&mut self, terms: &Terms<'_>) -> Option<Handle> {
-        let mut best = self.first()?;
+        let best = self.first()?;
         if self.known.peek() == Some(&Reverse(best)) {
             self.known.pop();
         } else if let Some(Reverse((.., walk))) = self.fresh.pop() {
             self.step(terms, walk);
         }
-        best.n_more += 1;
-        best.rank.n_own += 1;
-        best.rank.n_all += 1;
-        self.push(terms, best);
+        self.push(terms, best.handle, best.n_more + 1);
         Some(best.handle)
     }
 }
@@ -235,6 +226,11 @@ impl Picture {
         for handle in &usable.nodes {
             root.leaf(branch_of(self.class(*handle))).add_node(terms, *handle);
         }
+        if terms.ask.weight.is_some() {
+            for handle in &usable.nodes {
+                root.weigh(branch_of(self.class(*handle)), terms.ask.weight_of(&self.info(*handle).node));
+            }
+        }
         root.begin();
         root
     }
@@ -260,6 +256,10 @@ impl Picture {
             class.is_taking && class.order.len() > 0 && Filter::first_static(ask, &class.like).is_none()
         };
         let classes: Vec<u32> = (0..self.classes.n()).filter(|class| will_do(*class)).collect();
+        if ask.has_own_order() {
+            let orders = classes.iter().map(|class| &self.classes.all[at(*class)].order);
+            return Usable { nodes: orders.flat_map(Order::handles).collect(), classes: Vec::new() };
+        }
         let specials = terms.crowd.tasks.keys().chain(terms.crowd.failures.keys());
         let specials: BTreeSet<NodeId> = specials.copied().filter(|id| terms.is_special(*id)).collect();
         let handles = specials.into_iter().filter_map(|id| self.handle(id));

@@ -1,6 +1,7 @@
 //! The tree that tasks are spread over: a level for each preference, a branch for each value of its label.
 //!
-//! Each task goes to the branch that has the fewest of its service, as long as there is room in it. Of equal ones, to
+//! Each task goes to the branch that has the fewest of its service, for the weights of its nodes if they have such, as
+//! long as there is room in it. Of equal ones, to
 //! that whose best node ranks first, so that single tasks do not all go to the first value of a label. (Swarm shares
 //! out whole numbers, and takes equal branches as its map has them: `SK:manager/scheduler/scheduler.go`.)
 
@@ -11,7 +12,8 @@ use std::{
 
 use crate::{
     order::Handle,
-    place::{Rank, Source, Terms},
+    place::{Source, Terms},
+    rank::{Rank, Share},
 };
 
 /// A node of the tree.
@@ -19,9 +21,12 @@ use crate::{
 pub(crate) struct Branch<'a> {
     /// Tasks of the service on all nodes of it, also on those that take none now.
     n_own: u64,
+    /// Of all nodes of it that may take a task, if nodes have weights.
+    weight: u64,
+    is_weighed: bool,
     next: BTreeMap<String, Branch<'a>>,
     /// Of those that have room: the fewest tasks first.
-    open: BinaryHeap<Reverse<(u64, Rank, String)>>,
+    open: BinaryHeap<Reverse<(Share, Rank, String)>>,
     source: Source<'a>,
 }
 
@@ -34,6 +39,25 @@ impl<'a> Branch<'a> {
             branch = branch.child(value);
             branch.n_own += n_own;
         }
+    }
+
+    /// Adds the weight of a node to all branches that it is in.
+    pub(crate) fn weigh<'v>(&mut self, values: impl Iterator<Item = &'v str>, weight: u64) {
+        let mut branch = self;
+        branch.weigh_in(weight);
+        for value in values {
+            branch = branch.child(value);
+            branch.weigh_in(weight);
+        }
+    }
+
+    fn weigh_in(&mut self, weight: u64) {
+        self.weight = self.weight.saturating_add(weight);
+        self.is_weighed = true;
+    }
+
+    fn share(&self) -> Share {
+        Share { n: self.n_own, weight: if self.is_weighed { self.weight } else { 1 } }
     }
 
     /// The nodes at the end of a path.
@@ -57,7 +81,7 @@ impl<'a> Branch<'a> {
         for (value, branch) in &mut self.next {
             branch.begin();
             if let Some(rank) = branch.peek() {
-                self.open.push(Reverse((branch.n_own, rank, value.clone())));
+                self.open.push(Reverse((branch.share(), rank, value.clone())));
             }
         }
     }
@@ -77,7 +101,7 @@ impl<'a> Branch<'a> {
                 let branch = self.next.get_mut(&value)?;
                 let taken = branch.take(terms)?;
                 if let Some(rank) = branch.peek() {
-                    self.open.push(Reverse((branch.n_own, rank, value)));
+                    self.open.push(Reverse((branch.share(), rank, value)));
                 }
                 taken
             }

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use super::ServiceSpec;
-use crate::{constraint::Constraint, span};
+use crate::{
+    constraint::{Constraint, Subject},
+    span,
+};
 
 /// What labels of ours begin with.
 pub const SKEP_LABEL_PREFIX: &str = "skep.";
@@ -53,6 +56,8 @@ enum Form {
     Word(&'static [&'static str]),
     /// Anything but nothing.
     Text,
+    /// A label of nodes, as in a preference: `node.labels.size`.
+    LabelOfNode,
     /// A constraint, and behind a comma, which no constraint has, what it weighs: `node.labels.disk==ssd,10`.
     Soft,
 }
@@ -78,9 +83,9 @@ const ROWS: &[Row] = &[
     honoured(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
     honoured(SkepLabel::BackoffMax, "skep.restart.backoff-max", Form::Span),
     honoured(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
-    later(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),
-    later(SkepLabel::SpreadWeight, "skep.spread.weight", Form::Text),
-    later(SkepLabel::Soft, "skep.soft.", Form::Soft),
+    honoured(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),
+    honoured(SkepLabel::SpreadWeight, "skep.spread.weight", Form::LabelOfNode),
+    honoured(SkepLabel::Soft, "skep.soft.", Form::Soft),
     later(SkepLabel::Priority, "skep.priority", Form::Number(100)),
     later(SkepLabel::Cron, "skep.cron", Form::Text),
     later(SkepLabel::CronZone, "skep.cron.tz", Form::Text),
@@ -94,7 +99,7 @@ impl SkepLabel {
     pub fn find(key: &str) -> Option<Self> {
         let is_it = |row: &&Row| match row.form {
             Form::Soft => key.strip_prefix(row.key).is_some_and(|name| !name.is_empty()),
-            Form::Span | Form::Number(_) | Form::Word(_) | Form::Text => key == row.key,
+            Form::Span | Form::Number(_) | Form::Word(_) | Form::Text | Form::LabelOfNode => key == row.key,
         };
         ROWS.iter().find(is_it).map(|row| row.label)
     }
@@ -104,7 +109,9 @@ impl SkepLabel {
     pub fn keys() -> Vec<String> {
         let written = |row: &Row| match row.form {
             Form::Soft => format!("{}<name>", row.key),
-            Form::Span | Form::Number(_) | Form::Word(_) | Form::Text => row.key.to_owned(),
+            Form::Span | Form::Number(_) | Form::Word(_) | Form::Text | Form::LabelOfNode => {
+                row.key.to_owned()
+            }
         };
         ROWS.iter().map(written).collect()
     }
@@ -139,7 +146,19 @@ impl SkepLabel {
             Form::Word(words) => Err(format!("must be one of {}", words.join(", "))),
             Form::Text if value.is_empty() => Err("must not be empty".to_owned()),
             Form::Text => Ok(()),
-            Form::Soft => soft(value).map(drop),
+            Form::LabelOfNode => match Subject::of(value) {
+                Subject::NodeLabel(key) | Subject::EngineLabel(key) if !key.is_empty() => Ok(()),
+                Subject::NodeLabel(_)
+                | Subject::EngineLabel(_)
+                | Subject::Id
+                | Subject::Hostname
+                | Subject::Address
+                | Subject::Role
+                | Subject::Os
+                | Subject::Arch
+                | Subject::Unknown => Err("must be node.labels.<key> or engine.labels.<key>".to_owned()),
+            },
+            Form::Soft => SoftConstraint::parse(value).map(drop),
         }
     }
 
@@ -148,17 +167,29 @@ impl SkepLabel {
     }
 }
 
-/// A constraint and what it weighs; 1 where that is not said.
-fn soft(value: &str) -> Result<(Constraint, u32), String> {
-    let (text, weight) = match value.rsplit_once(',') {
-        Some((text, weight)) => (text, weight.trim().parse().unwrap_or(0)),
-        None => (value, 1),
-    };
-    if !(1..=SOFT_WEIGHT_MAX).contains(&weight) {
-        return Err(format!("the weight behind the comma must be from 1 to {SOFT_WEIGHT_MAX}"));
+/// A constraint that may be missed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SoftConstraint<'a> {
+    /// What should hold.
+    pub constraint: Constraint,
+    /// As it is written, without what it weighs.
+    pub text: &'a str,
+    /// 1 to [`SOFT_WEIGHT_MAX`]; 1 where that is not said.
+    pub weight: u32,
+}
+
+impl<'a> SoftConstraint<'a> {
+    fn parse(value: &'a str) -> Result<Self, String> {
+        let (text, weight) = match value.rsplit_once(',') {
+            Some((text, weight)) => (text.trim(), weight.trim().parse().unwrap_or(0)),
+            None => (value.trim(), 1),
+        };
+        if !(1..=SOFT_WEIGHT_MAX).contains(&weight) {
+            return Err(format!("the weight behind the comma must be from 1 to {SOFT_WEIGHT_MAX}"));
+        }
+        let constraint = Constraint::parse(text).map_err(|error| error.to_string())?;
+        Ok(Self { constraint, text, weight })
     }
-    let constraint = Constraint::parse(text).map_err(|error| error.to_string())?;
-    Ok((constraint, weight))
 }
 
 impl ServiceSpec {
@@ -181,11 +212,11 @@ impl ServiceSpec {
         u64::try_from(nanos).ok().map(Duration::from_nanos)
     }
 
-    /// Constraints that may be missed, and what each weighs.
-    pub fn soft(&self) -> impl Iterator<Item = (Constraint, u32)> {
+    /// Constraints that may be missed.
+    pub fn soft(&self) -> impl Iterator<Item = SoftConstraint<'_>> {
         let all = self.labels.iter().flatten();
         all.filter(|(key, _)| SkepLabel::find(key) == Some(SkepLabel::Soft))
-            .filter_map(|(_, value)| soft(value).ok())
+            .filter_map(|(_, value)| SoftConstraint::parse(value).ok())
     }
 }
 
@@ -218,6 +249,10 @@ mod tests {
             ("skep.strategy", "binpack", true),
             ("skep.strategy", "random", false),
             ("skep.cron", "", false),
+            ("skep.spread.weight", "node.labels.size", true),
+            ("skep.spread.weight", "engine.labels.size", true),
+            ("skep.spread.weight", "node.labels.", false),
+            ("skep.spread.weight", "size", false),
             ("skep.soft.disk", "node.labels.disk==ssd", true),
             ("skep.soft.disk", "node.labels.disk==ssd,10", true),
             ("skep.soft.disk", "node.labels.disk==ssd,0", false),
@@ -239,10 +274,7 @@ mod tests {
         assert_eq!(spec.label_number(SkepLabel::Priority), Some(7));
         assert_eq!(spec.label_span(SkepLabel::BackoffMax), Some(Duration::from_secs(60)));
         assert_eq!(spec.label(SkepLabel::Cron), None);
-        let constraint = |text| Constraint::parse(text).unwrap();
-        assert_eq!(
-            spec.soft().collect::<Vec<_>>(),
-            [(constraint("node.ip==fd00::1"), 1), (constraint("node.role==worker"), 3)]
-        );
+        let soft: Vec<(&str, u32)> = spec.soft().map(|soft| (soft.text, soft.weight)).collect();
+        assert_eq!(soft, [("node.ip==fd00::1", 1), ("node.role==worker", 3)]);
     }
 }

@@ -20,8 +20,8 @@ const DRIVER: &str = "network";
 pub(crate) struct Row {
     pub(crate) n_nodes: u64,
     pub(crate) n_tasks: u64,
-    /// A service for each task, or one for all.
-    pub(crate) is_one_off: bool,
+    /// How many a service has: one, or all, or what is between.
+    pub(crate) tasks_each: u64,
     pub(crate) ask: Ask,
 }
 
@@ -93,14 +93,13 @@ pub(crate) fn store(row: Row) -> Store {
     (network.spec.name, network.spec.driver) = ("n".into(), DRIVER.into());
     apply(&mut store, vec![Change::PutNetwork(Arc::new(network))]);
     in_batches(&mut store, row.n_nodes, node);
-    let (n_services, replicas) = if row.is_one_off { (row.n_tasks, 1) } else { (1, row.n_tasks) };
-    in_batches(&mut store, n_services, |number| {
-        let spec = Arc::new(spec(&format!("task{number}"), row, replicas));
+    in_batches(&mut store, row.n_tasks / row.tasks_each, |number| {
+        let spec = Arc::new(spec(&format!("task{number}"), row, row.tasks_each));
         Change::PutService(Arc::new(Service { id: service_id(number), spec, ..Service::default() }))
     });
     let view = store.view();
     in_batches(&mut store, row.n_tasks, |number| {
-        let (service, slot) = if row.is_one_off { (number, 1) } else { (0, number + 1) };
+        let (service, slot) = (number / row.tasks_each, number % row.tasks_each + 1);
         let mut task = Task::new(TaskId(id(3, number)), view.service(service_id(service)).unwrap(), slot);
         task.status.state = TaskState::Pending;
         task.status.timestamp = NOW;

@@ -7,7 +7,7 @@ use skep_api::{
     TaskState,
     constraint::Constraint,
     object::{NodeState, SeatKey},
-    spec::{Availability, Mode},
+    spec::{Availability, Mode, ServiceSpec},
 };
 use skep_store::{Draft, View};
 
@@ -55,8 +55,14 @@ impl Fit {
     /// Of this service.
     #[must_use]
     pub fn of(at: &Situation) -> Self {
-        let mode = at.mode();
-        let asked = if mode.is_global() { at.service().spec.task_template.constraints() } else { &[] };
+        Self::asked(&at.service().spec)
+    }
+
+    /// Of a service with this spec.
+    #[must_use]
+    pub fn asked(spec: &ServiceSpec) -> Self {
+        let mode = spec.mode();
+        let asked = if mode.is_global() { spec.task_template.constraints() } else { &[] };
         Self { mode, constraints: Constraint::parse_all(asked).ok() }
     }
 

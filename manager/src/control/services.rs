@@ -13,9 +13,9 @@ use skep_api::{
 };
 use skep_store::{Change, Guard, GuardKind, View};
 
-pub(super) use self::update::check_level;
+pub(super) use self::{ports::check_ports, update::check_level};
 use self::{
-    ports::{check_ports, named_ports},
+    ports::named_ports,
     update::{no_previous_spec, rolled_back, updated},
 };
 use super::{

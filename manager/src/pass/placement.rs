@@ -2,10 +2,12 @@
 
 mod ask;
 mod explain;
+mod placer;
 mod rebalance;
+mod round;
 mod write;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use skep_api::{
     NodeId, ServiceId,
@@ -13,16 +15,16 @@ use skep_api::{
 };
 use skep_orchestrator::{Scope, assign_ports};
 use skep_scheduler::{Ask, GenericFree, NodeInfo, Picture};
-use skep_store::{Draft, GenericLoad, NodeLoad, View};
+use skep_store::{Draft, GenericLoad, NodeLoad, Placing, View};
 
 pub use self::explain::{Plan, Waiting};
 pub(super) use self::rebalance::rebalance;
 pub use self::rebalance::{Move, Rebalance};
-use self::write::{CONFIRMED, PLACED, assign, explain};
 pub(crate) use self::{
     explain::{plan, waiting},
     rebalance::plan_rebalance,
 };
+use self::{placer::Placer, round::Round};
 
 /// The nodes as the last pass left them: a pass looks at those again that have changed since.
 #[derive(Clone, Debug, Default)]
@@ -50,94 +52,48 @@ impl Kept {
     }
 }
 
-/// Gives nodes to tasks that have none: those of the scope, or all when room was freed.
-pub(super) fn place(draft: &mut Draft, scope: &Scope, is_room_freed: bool, kept: &mut Kept) {
-    let services: Vec<ServiceId> = if is_room_freed {
-        draft.services_with_unplaced().collect()
-    } else {
-        scope.services.keys().copied().collect()
-    };
-    let mut groups: BTreeMap<(ServiceId, u64), Vec<Arc<Task>>> = BTreeMap::new();
-    for task in services.iter().flat_map(|id| draft.unplaced_of_service(*id)) {
-        groups.entry((task.service_id, task.spec_version)).or_default().push(Arc::clone(task));
+/// Gives nodes to tasks that have none: those of the scope, or all when room was freed; and goes on with what the last
+/// pass did not come to. `budget` is how many tasks it may write that are stored already.
+pub(super) fn place(
+    draft: &mut Draft,
+    scope: &Scope,
+    (dirty, is_room_freed): (&Placing, bool),
+    kept: &mut Kept,
+    budget: usize,
+) -> Placing {
+    if draft.services_with_unplaced().next().is_none() {
+        return Placing::default();
     }
-    if groups.is_empty() {
-        return;
+    let globals: BTreeSet<ServiceId> = draft.global_services().map(|service| service.id).collect();
+    let mut round = Round::new(dirty, scope.services.keys().copied(), is_room_freed);
+    let first: Vec<ServiceId> =
+        globals.iter().copied().filter(|id| round.takes(*id) || is_room_freed).collect();
+    let mut placer = Placer::new(draft, kept, budget);
+    // A task that can be on one node alone goes before those that have a choice.
+    first.into_iter().for_each(|id| placer.place(id));
+    while placer.may_go_on() {
+        let Some(id) = round.next(placer.draft) else { break };
+        if !globals.contains(&id) {
+            placer.look_at(id);
+        }
     }
-    let picture = kept.show(draft);
-    for mut tasks in groups.into_values() {
-        tasks.sort_by_key(|task| (task.seat(), task.id));
-        place_group(draft, picture, tasks);
-    }
+    let (rest, is_cut) = placer.end();
     // With all that was placed, as the picture has it.
     kept.at = Some(draft.nodes_only());
-}
-
-fn place_group(draft: &mut Draft, picture: &mut Picture, tasks: Vec<Arc<Task>>) {
-    let no_ports = tasks.first().and_then(|task| lacks_ports(draft, task));
-    let (mut ready, mut waiting) = (Vec::with_capacity(tasks.len()), Vec::new());
-    for task in tasks {
-        match no_ports.clone().or_else(|| lacks_address(&task)) {
-            None => ready.push(task),
-            Some(err) => waiting.push((task, err)),
-        }
-    }
-    for (task, err) in waiting {
-        explain(draft, &task, err);
-    }
-    let Some(first) = ready.first() else { return };
-    let ask = match ask::ask(draft, first) {
-        Ok(ask) => ask,
-        Err(err) => {
-            for task in ready {
-                explain(draft, &task, err.clone());
-            }
-            return;
-        }
-    };
-    let (own, any): (Vec<_>, Vec<_>) = ready.into_iter().partition(|task| task.for_node().is_some());
-    for task in own {
-        place_on_its_node(draft, picture, &ask, &task);
-    }
-    place_anywhere(draft, picture, &ask, &any);
-}
-
-fn place_anywhere(draft: &mut Draft, picture: &mut Picture, ask: &Ask, tasks: &[Arc<Task>]) {
-    let Some(first) = tasks.first() else { return };
-    let crowd = ask::crowd(draft, ask, first, draft.now());
-    let placement = picture.place(ask, &crowd, tasks.len());
-    let n_placed = placement.nodes.len();
-    for (task, given) in tasks.iter().zip(placement.nodes) {
-        assign(draft, task, given, PLACED);
-    }
-    if let Some(refused) = placement.refused {
-        let err = refused.explain();
-        for task in &tasks[n_placed..] {
-            explain(draft, task, err.clone());
-        }
-    }
-}
-
-fn place_on_its_node(draft: &mut Draft, picture: &mut Picture, ask: &Ask, task: &Task) {
-    let Some(node) = task.for_node() else { return };
-    let crowd = ask::crowd_of_node(draft, ask, task, node);
-    match picture.place_on(ask, &crowd, node) {
-        Ok(given) => assign(draft, task, given, CONFIRMED),
-        // Swarm does not say `no suitable node` of these (`SK:manager/scheduler/scheduler.go:taskFitNode`).
-        Err(filter) => explain(draft, task, filter.explain(1)),
-    }
+    round.rest(rest, is_cut)
 }
 
 /// The address that a task still waits for before it can have a node.
-fn lacks_address(task: &Task) -> Option<String> {
+fn lacks_address(task: &Task) -> Option<Arc<str>> {
     let lacks = task.uses_ingress() && task.ingress_addr.is_none();
-    lacks.then(|| "no free address in the ingress network".to_owned())
+    lacks.then(|| "no free address in the ingress network".into())
 }
 
 /// The port that a service still waits for.
-fn lacks_ports(view: &View, task: &Task) -> Option<String> {
+fn lacks_ports(view: &View, task: &Task) -> Option<Arc<str>> {
     let service = view.service(task.service_id)?;
-    assign_ports(view, service.id, &service.spec, &service.ports).err().map(|error| error.to_string())
+    let given = assign_ports(view, service.id, &service.spec, &service.ports);
+    given.err().map(|error| error.to_string().into())
 }
 
 /// A picture of all nodes.

@@ -1,5 +1,7 @@
 //! Whole passes in virtual time: a store, simulated agents, and a clock that jumps to the next event.
 
+mod budget;
+mod explaining;
 mod failures;
 mod harness;
 mod nodes;

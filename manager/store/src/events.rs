@@ -32,6 +32,28 @@ pub struct Dirty {
     pub tasks: BTreeMap<TaskId, ServiceId>,
     /// These nodes.
     pub nodes: BTreeSet<NodeId>,
+    /// Placing that is still to be done.
+    pub placing: Placing,
+}
+
+/// How far tasks that wait for a node were looked at: a pass places so many, and the next one goes on. It goes through
+/// the services in a circle, so that none waits for ever.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Placing {
+    /// The last service that was come to; the next one goes on behind it.
+    pub at: Option<ServiceId>,
+    /// All services behind that one up to this one are to be looked at.
+    pub upto: Option<ServiceId>,
+    /// Of others, the tasks of these.
+    pub services: BTreeSet<ServiceId>,
+}
+
+impl Placing {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.upto.is_none() && self.services.is_empty()
+    }
 }
 
 impl Dirty {
@@ -44,7 +66,11 @@ impl Dirty {
     /// Whether there is nothing to look at.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.all && self.services.is_empty() && self.tasks.is_empty() && self.nodes.is_empty()
+        !self.all
+            && self.services.is_empty()
+            && self.tasks.is_empty()
+            && self.nodes.is_empty()
+            && self.placing.is_done()
     }
 
     /// Marks one object.
@@ -60,7 +86,7 @@ impl Dirty {
                 self.nodes.insert(id);
             }
             // Its settings say how much history tasks have, whosesoever they are.
-            ObjectRef::Cluster => *self = Self::everything(),
+            ObjectRef::Cluster => self.merge(Self::everything()),
             // Nothing is decided from them by a pass.
             ObjectRef::Network(_) | ObjectRef::Ticket(_) => {}
         }
@@ -69,10 +95,14 @@ impl Dirty {
     /// Adds what another one has. Beside everything, single objects are not kept: a member that does not
     /// lead marks for as long as it lives.
     pub fn merge(&mut self, other: Self) {
+        let at = other.placing.at.or(self.placing.at);
         if self.all || other.all {
-            *self = Self::everything();
+            *self = Self { placing: Placing { at, ..Placing::default() }, ..Self::everything() };
             return;
         }
+        self.placing.at = at;
+        self.placing.upto = other.placing.upto.or(self.placing.upto);
+        self.placing.services.extend(other.placing.services);
         self.services.extend(other.services);
         self.tasks.extend(other.tasks);
         self.nodes.extend(other.nodes);

@@ -20,7 +20,7 @@ mod view;
 
 pub use apply::{Applied, JUMP, Store};
 pub use draft::{CHANGES_MAX, Draft};
-pub use events::{Dirty, ObjectRef};
+pub use events::{Dirty, ObjectRef, Placing};
 pub use guard::{Follows, Guard, GuardKind};
 pub use level::{FEATURE_LEVEL, TooOld};
 pub use load::{GenericLoad, NodeLoad};

@@ -182,12 +182,15 @@ impl View {
 
     /// The services of these.
     pub fn services_with_unplaced(&self) -> impl Iterator<Item = ServiceId> {
-        let first = self.unplaced.get_min().map(|(service, _)| *service);
-        std::iter::successors(first, |last| {
-            let after = (*last, TaskId(ID_MAX));
-            let mut rest = self.unplaced.range((Bound::Excluded(after), Bound::Unbounded));
-            rest.next().map(|(next, _)| *next)
-        })
+        let first = self.service_with_unplaced_after(None);
+        std::iter::successors(first, |last| self.service_with_unplaced_after(Some(*last)))
+    }
+
+    /// The first of them behind a service, or of all.
+    #[must_use]
+    pub fn service_with_unplaced_after(&self, last: Option<ServiceId>) -> Option<ServiceId> {
+        let from = last.map_or(Bound::Unbounded, |last| Bound::Excluded((last, TaskId(ID_MAX))));
+        self.unplaced.range((from, Bound::Unbounded)).next().map(|(service, _)| *service)
     }
 
     /// What live tasks take of a node.

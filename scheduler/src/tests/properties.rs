@@ -9,15 +9,15 @@ use skep_api::{
 };
 
 use super::{naive::Naive, *};
-use crate::{Amounts, Descriptor, Filter};
+use crate::{Amounts, Descriptor, Filter, Soft};
 
 const N_NODES: u64 = 9;
 
 fn any_node(n: u64) -> impl Strategy<Value = NodeInfo> {
     let facts = (0..4_u64, -1..5_i64, 0..5_i64, 0..6_u8, 0..6_u8);
-    let more = (0..4_u8, 0..4_u8, 0..3_u8, 0..4_u8);
+    let more = (0..4_u8, 0..4_u8, 0..3_u8, 0..4_u8, 0..6_u8);
     (facts, more).prop_map(
-        move |((n_tasks, cpus, memory, availability, state), (zone, rack, plugin, generic))| {
+        move |((n_tasks, cpus, memory, availability, state), (zone, rack, plugin, generic, weight))| {
             let info = NodeInfo { n_tasks, nano_cpus: cpus * CPU, memory_bytes: memory * GIB, ..node(n) };
             let info = edit(info, |node| {
                 node.spec.availability =
@@ -28,6 +28,12 @@ fn any_node(n: u64) -> impl Strategy<Value = NodeInfo> {
                     if value > 0 {
                         node.spec.labels.insert(key.into(), format!("{key}{value}"));
                     }
+                }
+                if weight < 5 {
+                    node.spec.labels.insert("weight".into(), format!("{weight}"));
+                }
+                if weight != 1 {
+                    (node.description.nano_cpus, node.description.memory_bytes) = (8 * CPU, 5 * GIB);
                 }
                 if plugin > 0 {
                     let name = if plugin == 1 { "overlay" } else { "other:latest" };
@@ -50,7 +56,35 @@ fn any_nodes() -> impl Strategy<Value = Vec<NodeInfo>> {
     (1..=N_NODES).map(any_node).collect::<Vec<_>>()
 }
 
+/// What skep's own labels ask for.
+fn any_wishes() -> impl Strategy<Value = (crate::Strategy, Option<Descriptor>, Vec<Soft>)> {
+    let soft = |text: &str, weight: u32| Soft {
+        constraint: Constraint::parse(text).unwrap(),
+        text: text.to_owned(),
+        weight,
+    };
+    (0..6_u8, 0..4_u8, 0..5_u8).prop_map(move |(strategy, weight, wish)| {
+        let strategy = if strategy == 0 { crate::Strategy::Binpack } else { crate::Strategy::Spread };
+        let weight = (weight == 0).then(|| Descriptor::NodeLabel("weight".to_owned()));
+        let soft = match wish {
+            0 => vec![soft("node.labels.zone==zone1", 3), soft("node.hostname!=n4", 2)],
+            1 => vec![soft("node.labels.rack!=rack1", 1)],
+            _ => vec![],
+        };
+        (strategy, weight, soft)
+    })
+}
+
 fn any_ask() -> impl Strategy<Value = Ask> {
+    (any_hard_ask(), any_wishes()).prop_map(|(ask, (strategy, weight, soft))| Ask {
+        strategy,
+        weight,
+        soft,
+        ..ask
+    })
+}
+
+fn any_hard_ask() -> impl Strategy<Value = Ask> {
     let amounts = (0..3_i64, 0..3_i64, 0..6_i64);
     let rules = (0..8_usize, 0..4_u64, 0..5_u8, 0..5_u8, 0..5_u8, 0..5_usize);
     (amounts, rules).prop_map(
@@ -180,6 +214,21 @@ proptest! {
         let ids = placed((1..=n_nodes).map(node), &Ask::default(), &Crowd::default(), n);
         let counts: Vec<usize> = (1..=n_nodes).map(|id| ids.iter().filter(|n| **n == id).count()).collect();
         prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
+    }
+
+    #[test]
+    fn shares_are_as_the_weights(weights in prop::collection::vec(0..9_u64, 1..8), n in 0..200_u64) {
+        let nodes = weights.iter().zip(1..).map(|(weight, n)| labelled(node(n), "weight", &weight.to_string()));
+        let ask = Ask { weight: Some(Descriptor::NodeLabel("weight".into())), ..Ask::default() };
+        let ids = placed(nodes, &ask, &Crowd::default(), usize::try_from(n).unwrap());
+        let sum: u64 = weights.iter().sum();
+        for (weight, number) in weights.iter().zip(1_u64..).filter(|_| sum > 0) {
+            let has = u64::try_from(ids.iter().filter(|id| **id == number).count()).unwrap();
+            let n_bound = u64::try_from(weights.len()).unwrap() + 1;
+            // The method's own bound: half a task, and what the others' halves add up to.
+            prop_assert!(2 * (has * sum).abs_diff(n * weight) <= sum * n_bound, "{has} of {n} for {weight}/{sum}");
+            prop_assert!(*weight > 0 || has == 0);
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Cases, one by one.
 
+use std::collections::BTreeSet;
+
 use skep_api::{object::Plugin, spec::Availability};
 
 use super::*;
-use crate::{Amounts, Descriptor, Filter};
+use crate::{Amounts, Descriptor, Filter, Soft, Strategy};
 
 #[test]
 fn ranking() {
@@ -153,6 +155,28 @@ fn generic_resources_are_given_by_name_once() {
 }
 
 #[test]
+fn what_was_given_counts_in_whatever_form_its_kind_is_now() {
+    let names = |all: &[&str]| -> BTreeSet<(String, String)> {
+        all.iter().map(|name| ("gpu".to_owned(), (*name).to_owned())).collect()
+    };
+    let left = |has: &[GenericResource], amount: i64, given: &[&str]| {
+        let amounts = [("gpu".to_owned(), amount)].into_iter().filter(|(_, n)| *n > 0).collect();
+        GenericFree::new(has, &amounts, &names(given)).map_or(0, |free| free.amount("gpu"))
+    };
+    let named = [named("gpu", "a"), named("gpu", "b"), named("gpu", "c")];
+    assert_eq!(left(&named, 0, &["a"]), 2);
+    // Names became an amount, or an amount names.
+    assert_eq!(left(&[discrete("gpu", 3)], 0, &["a", "b"]), 1);
+    assert_eq!(left(&[discrete("gpu", 3)], 1, &["a", "b"]), 0);
+    assert_eq!(left(&named, 2, &[]), 1);
+    assert_eq!(left(&named, 1, &["a"]), 1);
+    assert_eq!(left(&named, 9, &["a"]), 0);
+    // A name that is gone is nobody else's.
+    assert_eq!(left(&named, 0, &["x"]), 3);
+    assert_eq!(left(&[], 2, &["a"]), 0);
+}
+
+#[test]
 fn a_task_with_a_node_of_its_own_is_told_whether_it_fits() {
     let down = edit(node(2), |node| node.status.state = NodeState::Down);
     let picture = Picture::new([node(1), down]);
@@ -208,4 +232,62 @@ fn who_asks_is_told_node_by_node_and_what_would_help() {
         "no suitable node (insufficient resources on 2 nodes; 1 node not available for new tasks; scheduling \
          constraints not satisfied on 1 node)"
     );
+}
+
+fn soft(text: &str, weight: u32) -> Soft {
+    Soft { constraint: Constraint::parse(text).unwrap(), text: text.to_owned(), weight }
+}
+
+#[test]
+fn what_should_hold_comes_before_how_many_there_are_and_behind_failures() {
+    let nodes = || [node(1), labelled(node(2), "disk", "ssd"), labelled(node(3), "net", "fast")];
+    let ask = Ask {
+        soft: vec![soft("node.labels.disk==ssd", 10), soft("node.labels.net==fast", 1)],
+        ..Ask::default()
+    };
+    assert_eq!(placed(nodes(), &ask, &Crowd::default(), 3), [2, 2, 2]);
+    let failing = Crowd { failures: [(id(2), 5)].into(), ..Crowd::default() };
+    assert_eq!(placed(nodes(), &ask, &failing, 2), [3, 3]);
+    // What fits nowhere better goes where more is missed.
+    let one_each = Ask { max_replicas: 1, ..ask.clone() };
+    assert_eq!(placed(nodes(), &one_each, &Crowd::default(), 4), [2, 3, 1]);
+    let told = Picture::new(nodes()).explain(&ask, &Crowd::default());
+    let missed: Vec<_> = told.nodes.iter().map(|answer| answer.missed.len()).collect();
+    assert_eq!(missed, [2, 1, 1]);
+    assert_eq!(told.nodes[1].missed, ["node.labels.net==fast"]);
+}
+
+#[test]
+fn nodes_are_filled_one_after_the_other() {
+    let sized = |n, free: i64| {
+        let info = NodeInfo { nano_cpus: free * CPU, ..node(n) };
+        edit(info, |node| (node.description.nano_cpus, node.description.memory_bytes) = (4 * CPU, 8 * GIB))
+    };
+    let amounts = Amounts { nano_cpus: CPU, ..Amounts::default() };
+    let ask = Ask { strategy: Strategy::Binpack, amounts, ..Ask::default() };
+    let nodes = || [sized(1, 4), sized(2, 2), sized(3, 4)];
+    assert_eq!(placed(nodes(), &ask, &Crowd::default(), 7), [2, 2, 1, 1, 1, 1, 3]);
+    // Where nothing is reserved, who has most tasks is fullest.
+    let nothing = Ask { strategy: Strategy::Binpack, ..Ask::default() };
+    let busy = [node(1), NodeInfo { n_tasks: 3, ..node(2) }];
+    assert_eq!(placed(busy, &nothing, &Crowd::default(), 3), [2, 2, 2]);
+}
+
+#[test]
+fn shares_follow_the_weights_of_nodes_and_of_what_they_are_spread_over() {
+    let weighed = |n, zone: &str, weight: &str| labelled(labelled(node(n), "zone", zone), "weight", weight);
+    let nodes = || [weighed(1, "a", "1"), weighed(2, "a", "1"), weighed(3, "b", "4"), weighed(4, "b", "x")];
+    let by_weight = Ask { weight: Some(Descriptor::NodeLabel("weight".into())), ..Ask::default() };
+    let count = |ids: &[u64]| [1, 2, 3, 4].map(|n| ids.iter().filter(|id| **id == n).count());
+    // A weight that is no number counts as one.
+    assert_eq!(count(&placed(nodes(), &by_weight, &Crowd::default(), 14)), [2, 2, 8, 2]);
+    let zones = Ask { spread: vec![Descriptor::NodeLabel("zone".into())], ..by_weight };
+    assert_eq!(count(&placed(nodes(), &zones, &Crowd::default(), 14)), [2, 2, 8, 2]);
+    // What is there already counts.
+    let crowd = Crowd { tasks: [(id(3), 8)].into(), ..Crowd::default() };
+    assert_eq!(count(&placed(nodes(), &zones, &crowd, 6)), [2, 2, 0, 2]);
+    // Who has no weight takes what nobody else takes.
+    let last = [weighed(1, "a", "0"), weighed(2, "a", "1")];
+    let two_each = Ask { max_replicas: 2, spread: vec![], ..zones };
+    assert_eq!(placed(last, &two_each, &Crowd::default(), 4), [2, 2, 1, 1]);
 }

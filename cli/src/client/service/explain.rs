@@ -62,6 +62,11 @@ fn reasons(from: &Value) -> String {
             let name = format!("  {}", text(node, "/Hostname"));
             rows.push(vec![name, text(refusal, "/Filter").to_owned(), text(refusal, "/Message").to_owned()]);
         }
+        let missed: Vec<&str> = list(node, "Missed").filter_map(Value::as_str).collect();
+        if !missed.is_empty() {
+            let words = format!("misses {}, so others come first", missed.join(", "));
+            rows.push(vec![format!("  {}", text(node, "/Hostname")), "-".to_owned(), words]);
+        }
     }
     let mut out = if rows.len() > 1 { table(&rows) } else { String::new() };
     for remedy in list(from, "WouldFit").filter_map(Value::as_str) {
@@ -83,7 +88,7 @@ mod tests {
             "Err": "no suitable node (insufficient resources on 1 node)",
             "Nodes": [
                 { "Hostname": "a", "Refusals": [{ "Filter": "resources", "Message": "lacks 1 CPU" }] },
-                { "Hostname": "b", "Refusals": [] },
+                { "Hostname": "b", "Refusals": [], "Missed": ["node.labels.disk==ssd"] },
             ],
             "WouldFit": ["reserve less, or free 1 CPU on a"],
         }]);
@@ -92,6 +97,7 @@ mod tests {
             "web.1.x and 1 more like it: no suitable node (insufficient resources on 1 node)\n\
              \u{20} NODE    REFUSED BY   BECAUSE IT\n\
              \u{20} a       resources    lacks 1 CPU\n\
+             \u{20} b       -            misses node.labels.disk==ssd, so others come first\n\
              \u{20} would fit: reserve less, or free 1 CPU on a\n"
         );
         assert_eq!(waiting_text(&json!([])), "no task waits for a node\n");

@@ -30,7 +30,11 @@ fn explanation(explanation: &Explanation) -> Value {
         let refusals = answer.refusals.iter();
         let refusals: Vec<Value> =
             refusals.map(|(filter, words)| json!({ "Filter": word(*filter), "Message": words })).collect();
-        json!({ "ID": answer.node.to_string(), "Hostname": answer.name, "Refusals": refusals })
+        let mut out = json!({ "ID": answer.node.to_string(), "Hostname": answer.name, "Refusals": refusals });
+        if !answer.missed.is_empty() {
+            out["Missed"] = answer.missed.as_slice().into();
+        }
+        out
     };
     let nodes: Vec<Value> = explanation.nodes.iter().map(one).collect();
     json!({ "Nodes": nodes, "WouldFit": explanation.remedies })

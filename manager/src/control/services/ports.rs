@@ -15,7 +15,11 @@ use crate::control::invalid_argument;
 /// store's guard catches what comes between. Two services may have the same host-mode port, on different
 /// nodes (`SK:manager/controlapi/service.go`). The swarm's own ports are nobody's: a service on them would
 /// cut nodes off.
-pub(super) fn check_ports(view: &View, spec: &ServiceSpec, id: ServiceId) -> Result<(), ApiError> {
+pub(in crate::control) fn check_ports(
+    view: &View,
+    spec: &ServiceSpec,
+    id: ServiceId,
+) -> Result<(), ApiError> {
     let is_own = |port: &PortConfig| {
         view.port_owner(port.protocol(), port.published_port) == Some(id) && port.is_ingress()
     };

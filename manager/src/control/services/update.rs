@@ -43,6 +43,12 @@ pub(in crate::control) fn check_level(view: &View, spec: &ServiceSpec) -> Result
         "TaskTemplate.Resources.Reservations.GenericResources"
     } else if spec.label_number(SkepLabel::Rebalance).is_some_and(|n| n > 0) {
         "Labels.skep.rebalance"
+    } else if spec.label(SkepLabel::Strategy).is_some() {
+        "Labels.skep.strategy"
+    } else if spec.label(SkepLabel::SpreadWeight).is_some() {
+        "Labels.skep.spread.weight"
+    } else if spec.soft().next().is_some() {
+        "Labels.skep.soft"
     } else {
         return Ok(());
     };

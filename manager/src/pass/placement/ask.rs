@@ -6,9 +6,9 @@ use skep_api::{
     NodeId, TaskState, Timestamp,
     constraint::Constraint,
     object::{Plugin, SeatKey, Task},
-    spec::{PortConfig, ServiceSpec},
+    spec::{PortConfig, ServiceSpec, SkepLabel},
 };
-use skep_scheduler::{Amounts, Ask, Crowd, Descriptor};
+use skep_scheduler::{Amounts, Ask, Crowd, Descriptor, Soft, Strategy};
 use skep_store::View;
 
 use super::port_holders;
@@ -21,7 +21,9 @@ pub(super) const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// # Errors
 /// A constraint that cannot be read, in words for the task.
 pub(super) fn ask(view: &View, task: &Task) -> Result<Ask, String> {
-    of_spec(view, &task.spec, &task.ports)
+    // Labels of the service change without its tasks.
+    let labels = view.service(task.service_id).map_or(&task.spec, |service| &service.spec);
+    Ok(with_labels(of_template(view, &task.spec, &task.ports)?, labels))
 }
 
 /// What each task of a spec asks for that has these ports.
@@ -29,6 +31,25 @@ pub(super) fn ask(view: &View, task: &Task) -> Result<Ask, String> {
 /// # Errors
 /// A constraint that cannot be read, in words for the task.
 pub(super) fn of_spec(view: &View, spec: &ServiceSpec, ports: &[PortConfig]) -> Result<Ask, String> {
+    Ok(with_labels(of_template(view, spec, ports)?, spec))
+}
+
+/// What skep's own labels of a service ask for.
+fn with_labels(ask: Ask, spec: &ServiceSpec) -> Ask {
+    let strategy = match spec.label(SkepLabel::Strategy) {
+        Some("binpack") => Strategy::Binpack,
+        Some(_) | None => Strategy::Spread,
+    };
+    let weight = spec.label(SkepLabel::SpreadWeight).and_then(Descriptor::parse);
+    let soft = spec.soft().map(|soft| Soft {
+        constraint: soft.constraint,
+        text: soft.text.to_owned(),
+        weight: soft.weight,
+    });
+    Ask { strategy, weight, soft: soft.collect(), ..ask }
+}
+
+fn of_template(view: &View, spec: &ServiceSpec, ports: &[PortConfig]) -> Result<Ask, String> {
     let template = &spec.task_template;
     let parse = |text: &String| {
         let parsed = Constraint::parse(text).map_err(|error| format!("no suitable node ({error})"))?;
@@ -44,6 +65,7 @@ pub(super) fn of_spec(view: &View, spec: &ServiceSpec, ports: &[PortConfig]) -> 
         host_ports: host_ports(ports).collect(),
         max_replicas: template.max_replicas(),
         spread: template.spread().filter_map(Descriptor::parse).collect(),
+        ..Ask::default()
     })
 }
 

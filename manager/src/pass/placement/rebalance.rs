@@ -27,6 +27,10 @@ use super::{
 /// A plan for people tells no more moves.
 const PLANNED_MAX: usize = 1_000;
 
+/// Of a service that is not to be even.
+const NOT_EVEN: &str = "its labels ask for certain nodes, and not for even ones: skep.strategy, skep.spread.weight, \
+                        skep.soft";
+
 /// A task that would go to another node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Move {
@@ -75,7 +79,7 @@ pub(in crate::pass) fn rebalance(
 
 fn even_out(draft: &mut Draft, cx: &mut Context<'_>, service: &Arc<Service>, kept: &mut Kept) {
     let Some(eyes) = Eyes::of(draft, service) else { return };
-    if eyes.is_even_at_a_glance() {
+    if eyes.ask.has_own_order() || eyes.is_even_at_a_glance() {
         end_moves(draft, service.id);
         return;
     }
@@ -135,6 +139,10 @@ pub(crate) fn plan_rebalance(view: &View, service: &Service, now: Timestamp) -> 
     let Some(mut eyes) = Eyes::of_view(view, service, now).filter(|_| plan.held.is_empty()) else {
         return plan;
     };
+    if eyes.ask.has_own_order() {
+        NOT_EVEN.clone_into(&mut plan.held);
+        return plan;
+    }
     let mut tasks: BTreeMap<NodeId, Vec<Arc<Task>>> = BTreeMap::new();
     for task in running(view, service.id) {
         if let Some(node) = task.node_id {

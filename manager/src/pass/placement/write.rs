@@ -17,7 +17,7 @@ pub(super) const PLACED: &str = "scheduler assigned task to node";
 pub(super) const CONFIRMED: &str = "scheduler confirmed task can run on preassigned node";
 
 pub(super) fn assign(draft: &mut Draft, task: &Task, given: Given, message: &str) {
-    let status = said(draft, task, TaskState::Assigned, message, String::new());
+    let status = said(draft, task, TaskState::Assigned, message, "");
     if draft.feature_level() >= 2 {
         let assigned = Assigned { node: given.node, status, given: given.generic };
         push(draft, Change::AssignTask(task.id, assigned));
@@ -26,17 +26,19 @@ pub(super) fn assign(draft: &mut Draft, task: &Task, given: Given, message: &str
     }
 }
 
-/// Says why a task has no node; written only when the words change, so that a quiet cluster drafts nothing.
-pub(super) fn explain(draft: &mut Draft, task: &Task, err: String) {
+/// Whether a task says so already.
+pub(super) fn says(task: &Task, err: &str) -> bool {
     let status = &task.status;
-    if status.state == TaskState::Pending && status.message == *PENDING && status.err == *err {
-        return;
-    }
+    status.state == TaskState::Pending && status.message == *PENDING && status.err == *err
+}
+
+/// Says why a task has no node. Only where the words change, so that a quiet cluster drafts nothing.
+pub(super) fn explain(draft: &mut Draft, task: &Task, err: &str) {
     let status = said(draft, task, TaskState::Pending, PENDING, err);
     push(draft, Change::PutTask(Arc::new(Task { status, ..task.clone() })));
 }
 
-fn said(draft: &Draft, task: &Task, state: TaskState, message: &str, err: String) -> TaskStatus {
+fn said(draft: &Draft, task: &Task, state: TaskState, message: &str, err: &str) -> TaskStatus {
     let timestamp = draft.now().max(task.status.timestamp.after(Duration::from_nanos(1)));
     TaskStatus { state, timestamp, message: message.into(), err: err.into(), ..task.status.clone() }
 }

@@ -51,6 +51,8 @@ pub(super) struct Swarm {
     /// The most slots of a service that were at once without a running task.
     pub(super) n_missing_max: usize,
     pub(super) n_passes: usize,
+    /// The most that a pass wrote.
+    pub(super) n_changes_max: usize,
     /// See [`pass`].
     pub(super) budget: usize,
     /// Nodes that have less than they once had.
@@ -122,6 +124,7 @@ impl Swarm {
             stopping_since: BTreeMap::new(),
             n_missing_max: 0,
             n_passes: 0,
+            n_changes_max: 0,
             budget: usize::MAX,
             shrunk: BTreeSet::new(),
             held: BTreeMap::new(),
@@ -272,29 +275,35 @@ impl Swarm {
             }
             n_rounds += 1;
             assert!(n_rounds < 20, "passes do not come to an end");
-            let dirty = std::mem::take(&mut self.dirty);
-            let all = self.pass(&Dirty::everything(), &mut self.ids.clone());
-            let mut ids = self.ids.clone();
-            let result = self.pass(&dirty, &mut ids);
-            // What is kept from pass to pass decides nothing.
-            let kept = self.kept_pass(&dirty);
-            assert_eq!(kept.draft.changes(), result.draft.changes(), "as with nothing kept");
-            self.ids = ids;
-            if self.budget == usize::MAX {
-                let (all, dirtied) = (explained(all.draft.changes()), explained(result.draft.changes()));
-                assert_eq!(all, dirtied, "dirty: {dirty:?}");
-            }
-            assert_eq!(result.draft.refusals(), [], "a pass looks before it writes");
-            result.settle(&mut self.wakes);
-            self.dirty.merge(result.rest);
-            self.n_passes += 1;
-            for proposal in result.draft.into_proposals([], &mut self.ids) {
-                self.propose(&proposal);
-            }
-            self.check();
+            self.step();
         }
         let again = self.pass(&Dirty::everything(), &mut self.ids.clone());
         assert_eq!(again.draft.changes(), [], "a quiet cluster drafts nothing");
+    }
+
+    /// One pass over what is dirty.
+    pub(super) fn step(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let all = self.pass(&Dirty::everything(), &mut self.ids.clone());
+        let mut ids = self.ids.clone();
+        let result = self.pass(&dirty, &mut ids);
+        // What is kept from pass to pass decides nothing.
+        let kept = self.kept_pass(&dirty);
+        assert_eq!(kept.draft.changes(), result.draft.changes(), "as with nothing kept");
+        self.ids = ids;
+        if self.budget == usize::MAX {
+            let (all, dirtied) = (explained(all.draft.changes()), explained(result.draft.changes()));
+            assert_eq!(all, dirtied, "dirty: {dirty:?}");
+        }
+        assert_eq!(result.draft.refusals(), [], "a pass looks before it writes");
+        result.settle(&mut self.wakes);
+        self.dirty.merge(result.rest);
+        self.n_passes += 1;
+        self.n_changes_max = self.n_changes_max.max(result.draft.changes().len());
+        for proposal in result.draft.into_proposals([], &mut self.ids) {
+            self.propose(&proposal);
+        }
+        self.check();
     }
 
     fn take_due(&mut self) {

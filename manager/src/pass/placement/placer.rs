@@ -1,0 +1,175 @@
+//! Places like tasks together, and says of those that fit nowhere why not; as much of it as one pass may.
+//!
+//! Nodes are given first, words are written last: a task that can run is not held up by those that cannot. Tasks that
+//! the same pass has written already cost nothing more.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use skep_api::{NodeId, ServiceId, object::Task};
+use skep_scheduler::{Ask, Picture};
+use skep_store::Draft;
+
+use super::{
+    Kept, ask, lacks_address, lacks_ports,
+    write::{CONFIRMED, PLACED, assign, explain, says},
+};
+
+/// Of what a pass may write, words have this part at least, however much there is to place.
+const WORDS_PART: usize = 8;
+
+pub(super) struct Placer<'a> {
+    pub(super) draft: &'a mut Draft,
+    picture: &'a mut Picture,
+    /// How many services and stored tasks it may still come to.
+    left: usize,
+    /// How many tasks may get other words, however little is left.
+    words_min: usize,
+    /// What is to be said of tasks that say something else.
+    words: Vec<(Arc<Task>, Arc<str>)>,
+    /// Services that it did not finish.
+    rest: BTreeSet<ServiceId>,
+    /// The last one had more that would have got a node.
+    is_cut: bool,
+}
+
+impl<'a> Placer<'a> {
+    pub(super) fn new(draft: &'a mut Draft, kept: &'a mut Kept, budget: usize) -> Self {
+        let picture = kept.show(draft);
+        let words_min = (budget / WORDS_PART).max(1);
+        Self {
+            draft,
+            picture,
+            left: budget.max(1),
+            words_min,
+            words: Vec::new(),
+            rest: BTreeSet::new(),
+            is_cut: false,
+        }
+    }
+
+    pub(super) fn may_go_on(&self) -> bool {
+        self.left > self.words.len()
+    }
+
+    /// Places a service's tasks; to look at it counts, too.
+    pub(super) fn look_at(&mut self, id: ServiceId) {
+        self.left = self.left.saturating_sub(1);
+        self.place(id);
+    }
+
+    /// Places a service's tasks.
+    pub(super) fn place(&mut self, id: ServiceId) {
+        let mut tasks: Vec<Arc<Task>> = self.draft.unplaced_of_service(id).cloned().collect();
+        tasks.sort_by_key(|task| (task.spec_version, task.seat(), task.id));
+        for alike in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
+            self.place_alike(id, alike);
+        }
+    }
+
+    fn place_alike(&mut self, id: ServiceId, tasks: &[Arc<Task>]) {
+        let no_ports = tasks.first().and_then(|task| lacks_ports(self.draft, task));
+        let mut ready = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            match no_ports.clone().or_else(|| lacks_address(task)) {
+                None => ready.push(Arc::clone(task)),
+                Some(err) => self.say(task, &err),
+            }
+        }
+        let Some(first) = ready.first() else { return };
+        let ask = match ask::ask(self.draft, first) {
+            Ok(ask) => ask,
+            Err(err) => {
+                let err = err.into();
+                ready.iter().for_each(|task| self.say(task, &err));
+                return;
+            }
+        };
+        let (own, any): (Vec<_>, Vec<_>) = ready.into_iter().partition(|task| task.for_node().is_some());
+        for task in own {
+            if let Some(node) = task.for_node() {
+                self.place_on(id, &ask, &task, node);
+            }
+        }
+        self.place_anywhere(id, &ask, &any);
+    }
+
+    fn place_anywhere(&mut self, id: ServiceId, ask: &Ask, tasks: &[Arc<Task>]) {
+        let Some(first) = tasks.first() else { return };
+        let mut left = self.left;
+        let may = |task: &&Arc<Task>| {
+            self.is_written(task) || left.checked_sub(1).map(|less| left = less).is_some()
+        };
+        let n_tasks = tasks.iter().take_while(may).count();
+        let crowd = ask::crowd(self.draft, ask, first, self.draft.now());
+        let placement = self.picture.place(ask, &crowd, n_tasks.max(1).min(tasks.len()));
+        let n_placed = placement.nodes.len();
+        for (task, given) in tasks.iter().zip(placement.nodes) {
+            self.spend(task);
+            assign(self.draft, task, given, PLACED);
+        }
+        match placement.refused {
+            Some(refused) => {
+                let err = refused.explain().into();
+                tasks[n_placed..].iter().for_each(|task| self.say(task, &err));
+            }
+            None if n_placed < tasks.len() => {
+                self.rest.insert(id);
+                self.is_cut = true;
+            }
+            None => {}
+        }
+    }
+
+    fn place_on(&mut self, id: ServiceId, ask: &Ask, task: &Arc<Task>, node: NodeId) {
+        let crowd = ask::crowd_of_node(self.draft, ask, task, node);
+        if self.left == 0 && !self.is_written(task) {
+            self.rest.insert(id);
+            return;
+        }
+        match self.picture.place_on(ask, &crowd, node) {
+            Ok(given) => {
+                self.spend(task);
+                assign(self.draft, task, given, CONFIRMED);
+            }
+            // Swarm does not say `no suitable node` of these (`SK:manager/scheduler/scheduler.go:taskFitNode`).
+            Err(filter) => self.say(task, &filter.explain(1).into()),
+        }
+    }
+
+    /// Notes what a task is to say, unless it says so already.
+    fn say(&mut self, task: &Arc<Task>, err: &Arc<str>) {
+        if !says(task, err) {
+            self.words.push((Arc::clone(task), Arc::clone(err)));
+        }
+    }
+
+    /// Whether this pass wrote the task already: it is written once, whatever comes upon that.
+    fn is_written(&self, task: &Task) -> bool {
+        task.meta.version > self.draft.base().revision()
+    }
+
+    fn spend(&mut self, task: &Task) {
+        if !self.is_written(task) {
+            self.left = self.left.saturating_sub(1);
+        }
+    }
+
+    /// Writes the words, and says which services have something left to do, and whether the last one was cut short.
+    pub(super) fn end(mut self) -> (BTreeSet<ServiceId>, bool) {
+        self.left = self.left.max(self.words_min);
+        let mut words = std::mem::take(&mut self.words);
+        if words.len() > self.left {
+            // Who has waited longest for other words gets them first.
+            words.sort_by_key(|(task, _)| (task.status.timestamp, task.id));
+        }
+        for (task, err) in words {
+            if self.left == 0 && !self.is_written(&task) {
+                self.rest.insert(task.service_id);
+            } else {
+                self.spend(&task);
+                explain(self.draft, &task, &err);
+            }
+        }
+        (self.rest, self.is_cut)
+    }
+}
