@@ -8,7 +8,7 @@ use std::{
 use skep_api::{NodeId, ServiceId, TaskId, Timestamp, id::IdSource, object::SeatKey};
 use skep_store::{Change, Draft};
 
-use crate::Situation;
+use crate::{Differences, Situation};
 
 /// One part of what is decided of a service.
 pub trait ServicePart {
@@ -70,6 +70,8 @@ pub struct Context<'a> {
     pub ids: &'a mut dyn IdSource,
     /// When to look again even if nothing changes.
     pub wakes: BTreeMap<WakeKey, Timestamp>,
+    /// How the tasks of the service that is looked at differ from what it asks for.
+    pub(crate) differences: Differences,
     /// History that is no longer worth keeping: to be deleted once placement has seen on which nodes it failed.
     pub reaped: Vec<TaskId>,
 }
@@ -87,7 +89,7 @@ impl<'a> Context<'a> {
     /// A context for one pass.
     #[must_use]
     pub fn new(ids: &'a mut dyn IdSource) -> Self {
-        Self { ids, wakes: BTreeMap::new(), reaped: Vec::new() }
+        Self { ids, wakes: BTreeMap::new(), differences: Differences::default(), reaped: Vec::new() }
     }
 
     /// Asks to look again at `at`, if that is not asked for earlier already.

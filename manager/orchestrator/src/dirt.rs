@@ -17,9 +17,15 @@ pub fn is_dirty(view: &View, task: &Task, service: &Service) -> bool {
     Differences::default().is_dirty(view, task, service)
 }
 
-/// Compares the tasks of one service, each spec version once.
+/// Compares the tasks of one service, and reads what they ask of nodes: each spec version once.
 #[derive(Debug, Default)]
-pub struct Differences(BTreeMap<u64, Difference>);
+pub struct Differences {
+    found: BTreeMap<u64, Difference>,
+    constraints: BTreeMap<u64, Constraints>,
+}
+
+/// What a spec asks of nodes; `None` for what cannot be read.
+pub(crate) type Constraints = Option<Arc<[Constraint]>>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Difference {
@@ -35,14 +41,25 @@ impl Differences {
         if task.spec_version == service.spec_version {
             return false;
         }
-        match *self.0.entry(task.spec_version).or_insert_with(|| compare(&task.spec, &service.spec)) {
+        match *self.found.entry(task.spec_version).or_insert_with(|| compare(&task.spec, &service.spec)) {
             Difference::None => false,
             Difference::Other => true,
             Difference::Placement => {
                 let node = task.node_id.and_then(|id| view.node(id));
-                !node.is_some_and(|node| satisfies(node, &service.spec.task_template))
+                !node.is_some_and(|node| self.is_met(node, service.spec_version, &service.spec))
             }
         }
+    }
+
+    /// What a spec of the service asks of nodes.
+    pub(crate) fn constraints(&mut self, version: u64, spec: &ServiceSpec) -> Constraints {
+        let parse = || Constraint::parse_all(spec.task_template.constraints()).ok().map(Arc::from);
+        self.constraints.entry(version).or_insert_with(parse).clone()
+    }
+
+    /// Whether a node is what a spec of the service asks for; what cannot be read never holds.
+    pub(crate) fn is_met(&mut self, node: &Node, version: u64, spec: &ServiceSpec) -> bool {
+        meets(node, &self.constraints(version, spec))
     }
 }
 
@@ -66,10 +83,9 @@ pub fn same_endpoint(a: Option<&EndpointSpec>, b: Option<&EndpointSpec>) -> bool
     EndpointSpec::ask_the_same(a, b)
 }
 
-/// Whether a node satisfies the constraints of a template; one that cannot be read never holds.
-pub(crate) fn satisfies(node: &Node, template: &TaskSpec) -> bool {
-    let constraints = Constraint::parse_all(template.constraints());
-    constraints.is_ok_and(|all| all.iter().all(|constraint| constraint.matches(node)))
+/// Whether a node meets all of these.
+pub(crate) fn meets(node: &Node, constraints: &Constraints) -> bool {
+    constraints.as_ref().is_some_and(|all| all.iter().all(|constraint| constraint.matches(node)))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use skep_store::{Draft, View};
 
 use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
-    dirt::satisfies,
     moves::is_no_more_than_a_move,
+    room::has_room,
     seats::{NO_LONGER_MEETS, said},
 };
 
@@ -66,11 +66,11 @@ impl ServicePart for Enforcer {
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
         orphan(at, draft, cx);
         reject(at, draft);
-        let fit = Fit::of(at);
+        let fit = Fit::of(at, cx);
         for key in at.keys() {
             let Some(task) = at.seat(key).and_then(Seat::counted).cloned() else { continue };
             let Some(node) = task.node_id.or(task.for_node()) else { continue };
-            let Some(reason) = reason(draft, draft.node(node), &task, at.service()) else { continue };
+            let Some(reason) = reason(draft, cx, draft.node(node), &task, at.service()) else { continue };
             at.shut_down(draft, &task, reason.why());
             if fit.may_fill(draft, key) && !is_no_more_than_a_move(&task, at.seat(key)) {
                 let new = NewTask::instead_of(&task, at.seat(key), draft.now());
@@ -80,7 +80,13 @@ impl ServicePart for Enforcer {
     }
 }
 
-fn reason(view: &View, node: Option<&Arc<Node>>, task: &Task, service: &Service) -> Option<Reason> {
+fn reason(
+    view: &View,
+    cx: &mut Context<'_>,
+    node: Option<&Arc<Node>>,
+    task: &Task,
+    service: &Service,
+) -> Option<Reason> {
     // Tasks of removed nodes are orphaned before, so there is always a node.
     let node = node?;
     if node.status.state == NodeState::Down {
@@ -92,12 +98,12 @@ fn reason(view: &View, node: Option<&Arc<Node>>, task: &Task, service: &Service)
         Availability::Pause => return None,
         Availability::Active => {}
     }
-    // The task was placed under its own constraints, so the node has changed when they fail; what the
-    // service asks by now may still allow it, and a change of the service is the update's business, but where
-    // nodes are the seats.
-    let meets_own = satisfies(node, &task.spec.task_template);
-    if !satisfies(node, &service.spec.task_template) {
-        if !meets_own {
+    // The task was placed under its own constraints, so the node has changed when they fail; what the service asks by
+    // now may still allow it.
+    let differences = &mut cx.differences;
+    if !differences.is_met(node, service.spec_version, &service.spec) {
+        let meets_own = differences.is_met(node, task.spec_version, &task.spec);
+        if !meets_own || is_rolled_out(service, node) {
             return Some(Reason::Rejected);
         }
         if matches!(task.seat(), SeatKey::Node(_)) {
@@ -107,30 +113,14 @@ fn reason(view: &View, node: Option<&Arc<Node>>, task: &Task, service: &Service)
     (task.node_id.is_some() && !has_room(view, node, task)).then_some(Reason::Rejected)
 }
 
-/// Whether a task still has what it reserved: on a node that shrank, the newest go first.
-fn has_room(view: &View, node: &Node, task: &Task) -> bool {
-    let (cpus, memory) = (node.description.nano_cpus, node.description.memory_bytes);
-    let load = view.node_load(node.id);
-    if load.nano_cpus <= cpus && load.memory_bytes <= memory {
-        return true;
+/// Whether what the service asks by now is asked of all its tasks, so that it is the node that changed when one does
+/// not meet it. Else it is the update's business, and where nodes are the seats nobody's fault.
+fn is_rolled_out(service: &Service, node: &Node) -> bool {
+    match service.update_status {
+        Some(_) => !service.is_updating() && !service.is_update_paused(),
+        // A change that touched no task begins no update.
+        None => node.meta.version > service.meta.version,
     }
-    let mut tasks: Vec<&Arc<Task>> =
-        view.tasks_of_node(node.id).filter(|other| other.is_runnable()).collect();
-    tasks.sort_by_key(|other| (other.meta.created_at, other.id));
-    let (mut cpus, mut memory) = (cpus, memory);
-    for other in tasks {
-        let (asked_cpus, asked_memory) = other.spec.task_template.reservations();
-        let fits = |asked: i64, left: i64| asked <= 0 || asked <= left;
-        let is_kept = fits(asked_cpus, cpus) && fits(asked_memory, memory);
-        if other.id == task.id {
-            return is_kept;
-        }
-        if is_kept {
-            cpus -= asked_cpus.max(0);
-            memory -= asked_memory.max(0);
-        }
-    }
-    true
 }
 
 /// What had to leave its node shows so once it has stopped: before, it still holds what it has there.

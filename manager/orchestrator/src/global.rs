@@ -5,13 +5,15 @@
 
 use skep_api::{
     TaskState,
-    constraint::Constraint,
     object::{NodeState, SeatKey},
     spec::{Availability, Mode, ServiceSpec},
 };
 use skep_store::{Draft, View};
 
-use crate::{Context, NewTask, Seat, ServicePart, Situation};
+use crate::{
+    Context, Differences, NewTask, Seat, ServicePart, Situation,
+    dirt::{Constraints, meets},
+};
 
 /// Adds tasks to nodes without one, and clears away what nodes that are gone had.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +32,7 @@ impl ServicePart for Global {
         if !at.mode().is_global() {
             return;
         }
-        let fit = Fit::of(at);
+        let fit = Fit::of(at, cx);
         for node in at.nodes(draft) {
             let key = SeatKey::Node(node);
             let is_occupied = at.seat(key).is_some_and(Seat::is_occupied);
@@ -47,23 +49,28 @@ impl ServicePart for Global {
 #[derive(Debug)]
 pub struct Fit {
     mode: Mode,
-    /// What the service asks of nodes by now; what cannot be read never holds.
-    constraints: Option<Vec<Constraint>>,
+    /// What the service asks of nodes by now.
+    constraints: Constraints,
 }
 
 impl Fit {
     /// Of this service.
     #[must_use]
-    pub fn of(at: &Situation) -> Self {
-        Self::asked(&at.service().spec)
+    pub fn of(at: &Situation, cx: &mut Context<'_>) -> Self {
+        let service = at.service();
+        Self::new(service.spec_version, &service.spec, &mut cx.differences)
     }
 
     /// Of a service with this spec.
     #[must_use]
     pub fn asked(spec: &ServiceSpec) -> Self {
+        Self::new(0, spec, &mut Differences::default())
+    }
+
+    fn new(version: u64, spec: &ServiceSpec, differences: &mut Differences) -> Self {
         let mode = spec.mode();
-        let asked = if mode.is_global() { spec.task_template.constraints() } else { &[] };
-        Self { mode, constraints: Constraint::parse_all(asked).ok() }
+        let asked = mode.is_global().then(|| differences.constraints(version, spec));
+        Self { mode, constraints: asked.flatten() }
     }
 
     /// Whether a new task may come into a seat. Slots get theirs whatever the nodes are: it waits for one.
@@ -77,10 +84,7 @@ impl Fit {
                 node.status.state != NodeState::Down
             }
         };
-        let meets = |all: &Vec<Constraint>| all.iter().all(|constraint| constraint.matches(node));
-        is_there
-            && node.spec.availability == Availability::Active
-            && self.constraints.as_ref().is_some_and(meets)
+        is_there && node.spec.availability == Availability::Active && meets(node, &self.constraints)
     }
 }
 

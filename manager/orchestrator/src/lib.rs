@@ -17,6 +17,7 @@ mod ports;
 mod reaper;
 mod replicated;
 mod restart;
+mod room;
 mod seats;
 mod situation;
 mod subnets;
@@ -54,6 +55,7 @@ pub fn reconcile(draft: &mut Draft, cx: &mut Context<'_>, id: ServiceId, look: &
         clear_away(draft, id, look);
         return;
     };
+    cx.differences = Differences::default();
     let is_whole = at.is_whole();
     for part in PARTS.iter().filter(|part| is_whole || part.is_by_seat()) {
         if !at.is_over() {

@@ -26,7 +26,7 @@ impl ServicePart for Reaper {
         for (_, seat) in at.seats() {
             let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
             // How an update goes is told by the first task that it made.
-            let told = judged(draft, at.service(), seat)
+            let told = judged(at.service(), seat)
                 .filter(|_| at.service().is_updating() || at.service().is_update_paused());
             let told = told.map(|task| task.id);
             let old = superfluous(seat, n_max)
@@ -43,9 +43,15 @@ fn superfluous(seat: &Seat, n_max: Option<usize>) -> impl Iterator<Item = &Arc<T
     let newest = seat.newest();
     // Restarts are counted in the history: enough of it is kept to see that they are used up.
     let max_attempts = newest.map_or(0, |task| task.spec.task_template.restart().max_attempts);
-    let kept_attempts = usize::try_from(max_attempts).unwrap_or(usize::MAX).saturating_add(1);
+    let max_attempts = usize::try_from(max_attempts).unwrap_or(usize::MAX);
+    // What runs meanwhile is no attempt.
+    let is_newest = |task: &Task| newest.is_some_and(|newest| newest.id == task.id);
+    let n_beside = seat.tasks.iter().filter(|task| task.is_live() && !is_newest(task)).count();
+    let kept_attempts = max_attempts.saturating_add(1).saturating_add(n_beside);
     let n_kept = n_max.map_or(usize::MAX, |n_max| cmp::max(n_max, kept_attempts));
-    let newest = newest.map(|task| task.id);
-    let ended = seat.tasks.iter().filter(move |task| !task.is_live() && Some(task.id) != newest);
+    // What follows in the seat is told by these.
+    let (newest, last) = (newest.map(|task| task.id), seat.last().map(|task| task.id));
+    let is_told = move |task: &&Arc<Task>| Some(task.id) == newest || Some(task.id) == last;
+    let ended = seat.tasks.iter().filter(move |task| !task.is_live() && !is_told(task));
     ended.take(seat.tasks.len().saturating_sub(n_kept))
 }

@@ -11,11 +11,10 @@ use skep_api::{
     object::{SeatKey, Service, Task},
     spec::{RestartCondition, RestartSettings, SkepLabel},
 };
-use skep_store::Draft;
+use skep_store::{Draft, View};
 
 use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
-    dirt::Differences,
     seats::{ended_itself, is_told},
 };
 
@@ -36,8 +35,7 @@ impl ServicePart for Restart {
     }
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
-        let mut differences = Differences::default();
-        let fit = Fit::of(at);
+        let fit = Fit::of(at, cx);
         for key in at.keys() {
             let Some(seat) = at.seat(key) else { continue };
             match seat.counted().cloned() {
@@ -45,7 +43,7 @@ impl ServicePart for Restart {
                     start_when_due(at, draft, cx, key, &task)
                 }
                 Some(_) => {}
-                None => succeed(at, draft, cx, key, (&mut differences, &fit)),
+                None => succeed(at, draft, cx, key, &fit),
             }
         }
     }
@@ -75,15 +73,9 @@ fn start_when_due(
 }
 
 /// What follows in a seat that no task fills.
-fn succeed(
-    at: &mut Situation,
-    draft: &mut Draft,
-    cx: &mut Context<'_>,
-    key: SeatKey,
-    (differences, fit): (&mut Differences, &Fit),
-) {
+fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: SeatKey, fit: &Fit) {
     let Some(seat) = at.seat(key) else { return };
-    let Some(last) = seat.newest().cloned() else { return };
+    let Some(last) = seat.last().cloned() else { return };
     if at.mode().is_job() && last.status.state == TaskState::Complete {
         // That is what was wanted of it.
         return;
@@ -91,11 +83,13 @@ fn succeed(
     let now = draft.now();
     let is_handled = !last.is_wanted();
     // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay.
-    let is_outdated = differences.is_dirty(draft, &last, at.service());
+    let is_outdated = cx.differences.is_dirty(draft, &last, at.service());
     // Where the node is the seat, it came back.
     let is_back = is_handled && at.mode().is_global() && !ended_itself(&last);
-    if is_outdated && !is_back && !at.service().is_update_paused() && !at.mode().is_job() {
-        // The update takes the seat up, as one of so many at the same time.
+    let is_lost = last.status.state == TaskState::Orphaned;
+    if is_outdated && !is_back && !is_lost && !at.service().is_update_paused() && !at.mode().is_job() {
+        // The update takes the seat up, as one of so many at the same time; what its node took with it is no matter
+        // of the update.
         return;
     }
     if !is_handled && !is_outdated && last.not_before > now {
@@ -105,33 +99,37 @@ fn succeed(
         return;
     }
     let settings = last.spec.task_template.restart();
-    let is_lost = last.status.state == TaskState::Orphaned;
     let has_failed = !is_handled && !is_outdated && !is_lost;
     let is_judged = has_failed || (ended_itself(&last) && !is_outdated);
     let has_given_up = is_judged && !may_restart(&settings, seat, &last);
-    let delay = if has_failed { delay(&settings, at.service(), &last) } else { Duration::ZERO };
+    let delay = if has_failed { delay(draft, at.service(), &last) } else { Duration::ZERO };
     if !is_handled {
         at.shut_down(draft, &last, Why::Quiet);
     }
     if !has_given_up && fit.may_fill(draft, key) {
-        // Older managers would drop it.
-        let is_counted = has_failed && draft.feature_level() >= 2;
-        let restarts = if is_counted { n_restarts(at.service(), &last) } else { 0 };
-        at.create(draft, cx, key, NewTask { restarts, ..NewTask::from(now.after(delay)) });
+        let restarts = if has_failed { n_restarts(draft, at.service(), &last) } else { 0 };
+        // What a lost task was to do for an update is still to be done.
+        let update = if is_lost { last.update } else { 0 };
+        at.create(draft, cx, key, NewTask { restarts, update, ..NewTask::from(now.after(delay)) });
     }
 }
 
 /// How long the successor of a task that ended waits: as the policy says, or doubled with each end where the service
 /// asks for that.
-fn delay(settings: &RestartSettings, service: &Service, last: &Task) -> Duration {
+pub(crate) fn delay(view: &View, service: &Service, last: &Task) -> Duration {
+    let settings = last.spec.task_template.restart();
     let Some(max) = service.spec.label_span(SkepLabel::BackoffMax) else { return settings.delay };
-    let n = n_restarts(service, last).saturating_sub(1).min(DOUBLINGS_MAX);
+    let n = n_restarts(view, service, last).saturating_sub(1).min(DOUBLINGS_MAX);
     settings.delay.saturating_mul(1 << n).min(max.max(settings.delay))
 }
 
 /// How many ends led to what follows a task. Only where delays grow with them; one that ran longer than the longest
 /// delay was a good one, and counting begins anew.
-fn n_restarts(service: &Service, last: &Task) -> u32 {
+pub(crate) fn n_restarts(view: &View, service: &Service, last: &Task) -> u32 {
+    if view.feature_level() < 2 {
+        // Older managers would drop it.
+        return 0;
+    }
     let Some(max) = service.spec.label_span(SkepLabel::BackoffMax) else { return 0 };
     let (running_at, end) = (last.status.running_at, last.status.timestamp);
     let was_good = !running_at.is_zero() && end.since(running_at) > max;

@@ -79,6 +79,17 @@ impl Seat {
         self.tasks.last()
     }
 
+    /// The task that filled the seat last: the newest, unless that was given up while the one that it was to take over
+    /// from went on, and ended after it.
+    pub(crate) fn last(&self) -> Option<&Arc<Task>> {
+        let newest = self.newest()?;
+        let over = self.tasks.iter().find(|task| Some(task.id) == newest.beside());
+        let has_outlived = |old: &&Arc<Task>| {
+            !newest.is_wanted() && ended_itself(old) && old.status.timestamp >= newest.meta.updated_at
+        };
+        Some(over.filter(has_outlived).unwrap_or(newest))
+    }
+
     /// When a task of this seat may run: after its delay, and after all others have stopped or had their time, but
     /// for the one that it runs beside.
     pub(crate) fn start_at(&self, view: &View, task: &Task, created: Timestamp) -> Timestamp {

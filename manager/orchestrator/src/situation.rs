@@ -218,9 +218,10 @@ impl Situation {
     /// and that is known once it is applied.
     pub fn put_service(&mut self, draft: &mut Draft, new: Service) {
         let id = new.id;
-        self.is_over |= !Arc::ptr_eq(&new.spec, &self.service.spec) && new.spec != self.service.spec;
         push(draft, Change::PutService(Arc::new(new)));
         if let Some(service) = draft.service(id) {
+            self.is_over |=
+                !Arc::ptr_eq(&service.spec, &self.service.spec) && service.spec != self.service.spec;
             self.service = Arc::clone(service);
             self.mode = service.spec.mode();
         }

@@ -14,7 +14,8 @@ use skep_api::{
 use skep_store::{Draft, View};
 
 use crate::{
-    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why, dirt::Differences, restart::may_restart,
+    Context, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
+    restart::{delay, may_restart, n_restarts},
 };
 
 /// Completes what was begun beside a running task.
@@ -31,13 +32,12 @@ impl ServicePart for Takeover {
     }
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
-        let mut differences = Differences::default();
         for key in at.keys() {
             let Some(seat) = at.seat(key) else { continue };
             let pair = seat.pair().map(|(old, new)| (Arc::clone(old), Arc::clone(new)));
             match pair {
-                Some((old, new)) => end_old(at, draft, &mut differences, (&old, &new)),
-                None => try_again(at, draft, cx, key, &mut differences),
+                Some((old, new)) => end_old(at, draft, cx, &old, &new),
+                None => try_again(at, draft, cx, key),
             }
             put_away(at, draft, key);
         }
@@ -46,12 +46,8 @@ impl ServicePart for Takeover {
 
 /// The older one stops once the newer one runs, unless it is the one that is asked for by now; or when its own node
 /// will not do any more.
-fn end_old(
-    at: &mut Situation,
-    draft: &mut Draft,
-    differences: &mut Differences,
-    (old, new): (&Arc<Task>, &Arc<Task>),
-) {
+fn end_old(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, old: &Arc<Task>, new: &Arc<Task>) {
+    let differences = &mut cx.differences;
     let service = Arc::clone(at.service());
     let runs = new.status.state == TaskState::Running
         && (differences.is_dirty(draft, old, &service) || !differences.is_dirty(draft, new, &service));
@@ -68,20 +64,14 @@ fn has_to_leave(view: &View, task: &Task) -> bool {
 }
 
 /// What was to take over has ended by itself, and the other one still runs.
-fn try_again(
-    at: &mut Situation,
-    draft: &mut Draft,
-    cx: &mut Context<'_>,
-    key: SeatKey,
-    differences: &mut Differences,
-) {
+fn try_again(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: SeatKey) {
     let Some(seat) = at.seat(key) else { return };
     let (Some(old), Some(last)) = (seat.counted().cloned(), seat.newest().cloned()) else { return };
     if last.is_live() || !last.is_wanted() || last.beside() != Some(old.id) {
         return;
     }
     let service = Arc::clone(at.service());
-    let is_outdated = differences.is_dirty(draft, &last, &service);
+    let is_outdated = cx.differences.is_dirty(draft, &last, &service);
     let now = draft.now();
     if !is_outdated && last.not_before > now {
         cx.wake(WakeKey::Service(last.service_id), last.not_before);
@@ -89,11 +79,15 @@ fn try_again(
     }
     let settings = last.spec.task_template.restart();
     let is_due =
-        !is_outdated && differences.is_dirty(draft, &old, &service) && may_restart(&settings, seat, &last);
+        !is_outdated && cx.differences.is_dirty(draft, &old, &service) && may_restart(&settings, seat, &last);
     at.shut_down(draft, &last, Why::Quiet);
     if is_due {
-        let new =
-            NewTask { beside: Some(old.id), update: last.update, ..NewTask::from(now.after(settings.delay)) };
+        let new = NewTask {
+            beside: Some(old.id),
+            update: last.update,
+            restarts: n_restarts(draft, &service, &last),
+            ..NewTask::from(now.after(delay(draft, &service, &last)))
+        };
         at.create(draft, cx, key, new);
     }
 }

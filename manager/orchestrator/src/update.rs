@@ -40,21 +40,29 @@ impl ServicePart for Update {
     }
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
-        // A job is run anew. What is paused goes on with the user's next change only.
-        if at.mode().is_job() || at.service().is_update_paused() {
+        let is_running = at.service().is_updating();
+        if at.mode().is_job() {
+            // It is run anew, whatever it was changed to: a rollback is done with that. Swarm's goes on for ever.
+            if is_running {
+                let now = draft.now();
+                complete(at, draft, now);
+            }
             return;
         }
-        let is_running = at.service().is_updating();
-        let progress = Progress::read(draft, at, settings(at.service()));
+        // What is paused goes on with the user's next change only.
+        if at.service().is_update_paused() {
+            return;
+        }
+        let progress = Progress::read(draft, cx, at, settings(at.service()));
         if progress.is_all_taken() && !is_running {
             return;
         }
-        if !is_running || has_no_serial(draft, at.service()) {
-            begin(at, draft, is_running);
+        if !is_running {
+            begin(at, draft);
         }
         // By the serial that it has now.
         let settings = settings(at.service());
-        let progress = Progress::read(draft, at, settings);
+        let progress = Progress::read(draft, cx, at, settings);
         let n_slots = count_slots(at, draft, &progress);
         let n_before = at.service().update_status.as_ref().map_or(0, |status| status.failed);
         if let Some(failure) = progress.failure(n_slots, n_before) {
@@ -62,14 +70,9 @@ impl ServicePart for Update {
             return;
         }
         let service = at.service().id;
-        let (n_coming, n_in_flight) = (progress.n_coming(), progress.n_in_flight(cx, service));
-        let free = |n: u64| usize::try_from(settings.parallelism.saturating_sub(n)).unwrap_or(usize::MAX);
-        // Nothing is lost where nothing runs: such a seat waits for others to run, but for no delay.
-        let empty = progress.empty.iter().take(free(n_coming));
-        let n_taken = u64::try_from(empty.len()).unwrap_or(u64::MAX);
-        let filled = progress.filled.iter().take(free(n_in_flight.saturating_add(n_taken)));
-        for key in empty.chain(filled) {
-            take_up(at, draft, cx, *key, settings.order);
+        let n_in_flight = progress.n_in_flight(cx, service);
+        for key in progress.next(n_in_flight) {
+            take_up(at, draft, cx, key, settings.order);
         }
         if progress.is_all_taken() && n_in_flight == 0 && progress.is_watched(cx, service) {
             let now = draft.now();
@@ -84,23 +87,13 @@ fn settings(service: &Service) -> UpdateSettings {
     if is_rollback { service.spec.rollback() } else { service.spec.update() }
 }
 
-/// An update that began before there were serials.
-fn has_no_serial(draft: &Draft, service: &Service) -> bool {
-    draft.feature_level() >= 2 && service.updates == 0
-}
-
-/// Begins an update, or gives a serial to one that has none. A serial that an update had which is over is not used
-/// again.
-fn begin(at: &mut Situation, draft: &mut Draft, is_running: bool) {
+/// Begins an update. A serial that an update had which is over is not used again.
+fn begin(at: &mut Situation, draft: &mut Draft) {
     let old = Arc::clone(at.service());
     let is_used = old.update_status.is_some() || old.updates == 0;
     let updates = old.updates + u64::from(is_used && draft.feature_level() >= 2);
-    let update_status = if is_running {
-        old.update_status.clone()
-    } else {
-        Some(UpdateStatus::new(UpdateState::Updating, draft.now(), "update in progress"))
-    };
-    at.put_service(draft, Service { updates, update_status, ..(*old).clone() });
+    let status = UpdateStatus::new(UpdateState::Updating, draft.now(), "update in progress");
+    at.put_service(draft, Service { updates, update_status: Some(status), ..(*old).clone() });
 }
 
 /// How many seats the update is about: counted once.

@@ -1,11 +1,14 @@
 //! What a pass looks at: what changed, and what that concerns.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use skep_api::{
-    NodeId, ServiceId, TaskId,
+    NodeId, ServiceId, TaskId, TaskState,
     object::{SeatKey, Service, Task},
-    spec::Mode,
+    spec::{Mode, PortConfig},
 };
 use skep_orchestrator::{Differences, Scope, may_get_ports};
 use skep_store::{Dirty, View};
@@ -23,11 +26,15 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
     }
     dirty.services.iter().for_each(|id| scope.add(*id));
     for (task, service) in &dirty.tasks {
-        match view.task(*task).filter(|_| !goes_together(view, *service)) {
-            Some(task) => scope.add_seat(*service, task.seat()),
-            None => scope.add(*service),
+        // One that is deleted was history, or had stopped: nothing more follows from that.
+        let Some(task) = view.task(*task) else { continue };
+        if concerns_all(view, task) {
+            scope.add(*service);
+        } else {
+            scope.add_seat(*service, task.seat());
         }
     }
+    let mut differences: BTreeMap<ServiceId, Differences> = BTreeMap::new();
     for node in &dirty.nodes {
         let seat = SeatKey::Node(*node);
         for task in view.tasks_of_node(*node).filter(|task| task.is_live()) {
@@ -39,12 +46,11 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
         }
         for service in view.global_services() {
             // What came later than the node's task is rolled out to it, and only a look at all seats does that.
-            let newest = view
-                .tasks_of_seat(service.id, seat)
-                .into_iter()
-                .max_by_key(|task| (task.meta.created_at, task.id));
-            let is_outdated = newest.is_some_and(|task| Differences::default().is_dirty(view, task, service));
-            if is_outdated || goes_together(view, service.id) {
+            let tasks = view.tasks_of_seat(service.id, seat).into_iter();
+            let newest = tasks.max_by_key(|task| (task.meta.created_at, task.id));
+            let mut is_outdated =
+                |task: &Arc<Task>| differences.entry(service.id).or_default().is_dirty(view, task, service);
+            if newest.is_some_and(&mut is_outdated) || goes_together(view, service.id) {
                 scope.add(service.id);
             } else {
                 scope.add_seat(service.id, seat);
@@ -53,22 +59,58 @@ pub(super) fn scope(view: &View, dirty: &Dirty) -> Scope {
     }
     if !dirty.services.is_empty() {
         // One of them may have given a port up that another one waits for, or does so in this pass.
-        let waiting = view.services_with_unplaced().filter_map(|id| view.service(id));
         let may = |service: &&Arc<Service>| may_get_ports(view, service, &dirty.services);
+        let waiting = view.services_with_unplaced().filter_map(|id| view.service(id));
         waiting.filter(may).for_each(|service| scope.add(service.id));
+        if dirty.services.iter().any(|id| gives_ports_up(view, *id)) {
+            let lacking = view.services().filter(|service| lacks_ports(service));
+            lacking.filter(may).for_each(|service| scope.add(service.id));
+        }
     }
     scope
+}
+
+/// Whether a service is gone, or has ports that it does not ask for any more.
+fn gives_ports_up(view: &View, id: ServiceId) -> bool {
+    let Some(service) = view.service(id) else { return true };
+    let asks = |had: &PortConfig| service.spec.ports().iter().any(|port| is_given(port, had));
+    !service.ports.iter().all(asks)
+}
+
+/// Whether a service has not all the ports that it asks for.
+fn lacks_ports(service: &Service) -> bool {
+    let has = |port: &PortConfig| service.ports.iter().any(|had| is_given(port, had));
+    !service.spec.ports().iter().all(has)
+}
+
+fn is_given(port: &PortConfig, had: &PortConfig) -> bool {
+    port.target_port == had.target_port
+        && port.protocol() == had.protocol()
+        && port.is_ingress() == had.is_ingress()
+        && (port.published_port == 0 || port.published_port == had.published_port)
 }
 
 /// How far an update came, and what of a replicated job may run, is told by all seats together.
 fn goes_together(view: &View, service: ServiceId) -> bool {
     let Some(service) = view.service(service) else { return false };
-    service.is_updating() || matches!(service.spec.mode(), Mode::ReplicatedJob { .. })
+    service.is_updating() || is_replicated_job(service)
 }
 
-/// Whether a task that found no node may find one now.
+fn is_replicated_job(service: &Service) -> bool {
+    matches!(service.spec.mode(), Mode::ReplicatedJob { .. })
+}
+
+/// Whether a change of a task may change what becomes of other seats: where they go together, unless it is only on its
+/// way to run.
+fn concerns_all(view: &View, task: &Task) -> bool {
+    let Some(service) = view.service(task.service_id) else { return false };
+    let is_on_its_way = task.is_wanted() && task.status.state < TaskState::Running;
+    (service.is_updating() && !is_on_its_way) || (is_replicated_job(service) && !task.is_runnable())
+}
+
+/// Whether a task that found no node may find one now. What is deleted had ended before.
 pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
-    let has_ended = |id: &TaskId| !view.task(*id).is_some_and(|task: &Arc<Task>| task.is_live());
+    let has_ended = |id: &TaskId| view.task(*id).is_some_and(|task: &Arc<Task>| !task.is_live());
     dirty.all || !dirty.nodes.is_empty() || dirty.tasks.keys().any(has_ended)
 }
 
@@ -134,8 +176,8 @@ mod tests {
         check(&draft, &[task(1, A)], &[(A, slot(1))]);
         check(&draft, &[task(3, B), task(2, A)], &[(A, slot(2)), (B, seat())]);
         check(&draft, &[task(1, A), ObjectRef::Service(A)], &[(A, Look::Whole)]);
-        // Nobody knows which seat it had.
-        check(&draft, &[task(9, A)], &[(A, Look::Whole)]);
+        // It is gone, and was of no use before.
+        check(&draft, &[task(9, A)], &[]);
         check(&draft, &[ObjectRef::Node(NODE)], &[(A, Look::Whole), (B, seat())]);
         // A node that is new to all concerns those that have a task on each.
         let other = NodeId(Id(8));
@@ -145,6 +187,23 @@ mod tests {
         let updating = UpdateStatus::new(UpdateState::Updating, Timestamp(1), "");
         let new = Service { update_status: Some(updating), ..(**draft.service(A).unwrap()).clone() };
         draft.push(Change::PutService(Arc::new(new))).unwrap();
+        // What is on its way to run changes nothing for the others; that it runs does.
+        check(&draft, &[task(1, A)], &[(A, slot(1))]);
+        let mut runs = (**draft.task(TaskId(Id(1))).unwrap()).clone();
+        runs.status.state = TaskState::Running;
+        draft.push(Change::PutTask(Arc::new(runs))).unwrap();
         check(&draft, &[task(1, A)], &[(A, Look::Whole)]);
+    }
+
+    #[test]
+    fn who_waits_for_a_port_is_looked_at_when_one_is_given_up() {
+        let mut draft = draft();
+        let asks = r#"{"Name":"c","Mode":{"Replicated":{"Replicas":0}},
+            "EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080}]}}"#;
+        let c = ServiceId(Id(3));
+        draft.push(service(c, asks)).unwrap();
+        check(&draft, &[ObjectRef::Service(A)], &[(A, Look::Whole)]);
+        let gone = ServiceId(Id(4));
+        check(&draft, &[ObjectRef::Service(gone)], &[(c, Look::Whole), (gone, Look::Whole)]);
     }
 }

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use skep_api::{
     Secret, Timestamp,
     object::{Service, UpdateState, UpdateStatus},
-    spec::FailureAction,
+    spec::{FailureAction, ServiceSpec},
 };
-use skep_store::Draft;
+use skep_store::{Draft, View};
 
 use super::progress::Failure;
 use crate::Situation;
@@ -23,20 +23,24 @@ pub(super) fn fail(at: &mut Situation, draft: &mut Draft, action: FailureAction,
     };
     match action {
         // A rollback is never rolled back.
-        FailureAction::Rollback if !is_rollback && at.service().previous_spec.is_some() => {
-            roll_back(at, draft, words("rolled back"));
-        }
-        FailureAction::Rollback if !is_rollback => {
-            pause(
-                at,
-                draft,
-                format!("{}; there is no previous spec to go back to", words("paused")),
-                failure.n,
-            );
-        }
+        FailureAction::Rollback if !is_rollback => match way_back(draft, at.service()) {
+            Ok(previous) => roll_back(at, draft, previous, words("rolled back")),
+            Err(why) => pause(at, draft, format!("{}; {why}", words("paused")), failure.n),
+        },
         FailureAction::Pause | FailureAction::Rollback | FailureAction::Continue => {
             pause(at, draft, words("paused"), failure.n);
         }
+    }
+}
+
+/// What to go back to, if that may be.
+fn way_back(view: &View, service: &Service) -> Result<Arc<ServiceSpec>, String> {
+    let Some(previous) = &service.previous_spec else {
+        return Err("there is no previous spec to go back to".to_owned());
+    };
+    match previous.network_ids().find(|id| view.network(*id).is_none()) {
+        Some(id) => Err(format!("the previous spec asks for network {id}, which was removed")),
+        None => Ok(Arc::clone(previous)),
     }
 }
 
@@ -58,9 +62,8 @@ fn pause(at: &mut Situation, draft: &mut Draft, message: String, failed: u32) {
 
 /// Swaps nothing: what failed is not worth going back to (`SK:manager/orchestrator/update/updater.go`). Its tasks come
 /// with a later pass, as the spec gets its version when it is applied.
-fn roll_back(at: &mut Situation, draft: &mut Draft, message: String) {
+fn roll_back(at: &mut Situation, draft: &mut Draft, previous: Arc<ServiceSpec>, message: String) {
     let old = Arc::clone(at.service());
-    let Some(previous) = old.previous_spec.clone() else { return };
     let now = draft.now();
     let is_new_level = draft.feature_level() >= 2;
     let status = old.update_status.as_ref().map(|status| UpdateStatus {

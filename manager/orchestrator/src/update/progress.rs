@@ -11,11 +11,10 @@ use skep_api::{
     object::{SeatKey, Service, Task},
     spec::{FailureAction, SkepLabel, UpdateSettings},
 };
-use skep_store::{Draft, View};
+use skep_store::Draft;
 
 use crate::{
     Context, Fit, Seat, Situation, WakeKey,
-    dirt::Differences,
     seats::{ended_itself, is_told},
 };
 
@@ -23,29 +22,31 @@ use crate::{
 /// fails, mostly fails at its start. Swarm has no such wait but needs 1.6 s a slot for other reasons.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Whether the update that goes on, or was the last, made a task.
-pub(crate) fn is_of_update(view: &View, service: &Service, task: &Task) -> bool {
-    if view.feature_level() >= 2 {
-        service.updates != 0 && task.update == service.updates
-    } else {
-        task.spec_version == service.spec_version
+/// Whether the update that goes on, or was the last, made a task. One that began at feature level 1 has no serial, also
+/// when the level was raised since.
+pub(crate) fn is_of_update(service: &Service, task: &Task) -> bool {
+    match service.updates {
+        0 => task.spec_version == service.spec_version,
+        serial => task.update == serial,
     }
 }
 
-/// The task that a seat is judged by: the first that the update made and that we did not stop ourselves.
-pub(crate) fn judged<'a>(view: &View, service: &Service, seat: &'a Seat) -> Option<&'a Arc<Task>> {
-    seat.tasks
-        .iter()
-        .find(|task| is_of_update(view, service, task) && (task.is_runnable() || ended_itself(task)))
+/// The task that a seat is judged by: the first that the update made, but for those that we stopped ourselves before
+/// they ran (their node was drained, or lost): what follows them is still to come.
+pub(crate) fn judged<'a>(service: &Service, seat: &'a Seat) -> Option<&'a Arc<Task>> {
+    let tells = |task: &Task| task.is_runnable() || ended_itself(task) || !task.status.running_at.is_zero();
+    seat.tasks.iter().find(|task| is_of_update(service, task) && tells(task))
 }
 
 /// How far an update came.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Seats to be taken up in which nothing may come to run.
-    pub(super) empty: Vec<SeatKey>,
-    /// The other seats to be taken up: first those where nothing runs.
-    pub(super) filled: Vec<SeatKey>,
+    /// Seats to be taken up in which nothing runs, but for the next ones.
+    idle: Vec<SeatKey>,
+    /// Seats to be taken up whose task has found no node.
+    waiting: Vec<SeatKey>,
+    /// Seats to be taken up in which a task runs.
+    running: Vec<SeatKey>,
     /// By seat that was taken up, the task that it is judged by.
     taken: BTreeMap<SeatKey, Arc<Task>>,
     settings: UpdateSettings,
@@ -64,48 +65,77 @@ pub(super) struct Failure {
 }
 
 impl Progress {
-    pub(super) fn read(draft: &Draft, at: &Situation, settings: UpdateSettings) -> Self {
+    pub(super) fn read(
+        draft: &Draft,
+        cx: &mut Context<'_>,
+        at: &Situation,
+        settings: UpdateSettings,
+    ) -> Self {
         let service = at.service();
-        let mut differences = Differences::default();
-        let fit = Fit::of(at);
-        let mut is_dirty = |task: &Arc<Task>| differences.is_dirty(draft, task, service);
-        let (mut empty, mut filled, mut taken) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let fit = Fit::of(at, cx);
+        let mut is_dirty = |task: &Arc<Task>| cx.differences.is_dirty(draft, task, service);
+        let (mut idle, mut waiting, mut running, mut taken) =
+            (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
         for (key, seat) in at.seats() {
-            if let Some(task) = judged(draft, service, seat) {
+            if let Some(task) = judged(service, seat) {
                 taken.insert(key, Arc::clone(task));
                 continue;
             }
             if !fit.may_fill(draft, key) {
                 continue;
             }
-            if seat.tasks.iter().any(|task| is_of_update(draft, service, task)) {
+            if seat.tasks.iter().any(|task| is_of_update(service, task)) {
                 continue;
             }
             match seat.counted() {
                 // What is up to date takes over by itself.
                 Some(task) if is_dirty(task) => {
-                    let runs = seat.runnable().any(|task| task.status.state == TaskState::Running);
-                    filled.push((runs, key));
+                    if seat.runnable().any(|task| task.status.state == TaskState::Running) {
+                        running.push(key);
+                    } else if task.node_id.is_none() {
+                        waiting.push(key);
+                    } else {
+                        idle.push(key);
+                    }
                 }
                 Some(_) => {}
-                None if seat.newest().is_some_and(&mut is_dirty) => empty.push(key),
+                None if seat.last().is_some_and(&mut is_dirty) => idle.push(key),
                 None => {}
             }
         }
-        filled.sort();
-        let filled = filled.into_iter().map(|(_, key)| key).collect();
         let deadline = service.spec.label_span(SkepLabel::ProgressDeadline);
-        Self { empty, filled, taken, settings, deadline, now: draft.now() }
+        Self { idle, waiting, running, taken, settings, deadline, now: draft.now() }
     }
 
     /// Whether no seat is left to be taken up.
     pub(super) fn is_all_taken(&self) -> bool {
-        self.empty.is_empty() && self.filled.is_empty()
+        self.idle.is_empty() && self.waiting.is_empty() && self.running.is_empty()
     }
 
     /// How many seats it is about.
     pub(super) fn n_slots(&self) -> u32 {
-        u32::try_from(self.empty.len() + self.filled.len() + self.taken.len()).unwrap_or(u32::MAX)
+        let n_left = self.idle.len() + self.waiting.len() + self.running.len();
+        u32::try_from(n_left + self.taken.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The seats to be taken up now, while so many are in flight.
+    ///
+    /// Nothing is lost where nothing runs: such a seat comes first, waits for no delay, and for no task that waits for a
+    /// node itself; once there is one, all whose tasks wait for one come along. What runs is given up only as long as
+    /// fewer than `parallelism` are in flight, whatever those wait for: Swarm's updater has no limit on how long a task
+    /// may wait either (`SK:manager/orchestrator/update/updater.go`), and what finds no node now may never find one.
+    pub(super) fn next(&self, n_in_flight: u64) -> Vec<SeatKey> {
+        let free =
+            |n: u64| usize::try_from(self.settings.parallelism.saturating_sub(n)).unwrap_or(usize::MAX);
+        let coming = || self.taken.values().filter(|task| self.arrived_at(task).is_none());
+        let n_placed = count(coming().filter(|task| task.node_id.is_some()));
+        let is_one_waiting = coming().any(|task| task.node_id.is_none());
+        let mut next: Vec<SeatKey> = self.idle.iter().copied().take(free(n_placed)).collect();
+        let n_waiting = if is_one_waiting { usize::MAX } else { free(n_placed + count(next.iter())) };
+        next.extend(self.waiting.iter().take(n_waiting));
+        let n_flying = n_in_flight.saturating_add(count(next.iter()));
+        next.extend(self.running.iter().take(free(n_flying)));
+        next
     }
 
     /// A failed task of the update, if more than the share that is tolerated of `n_slots` failed.
@@ -162,11 +192,6 @@ impl Progress {
         } else {
             self.due(task).filter(|due| *due <= self.now)
         }
-    }
-
-    /// How many seats wait for their task to run.
-    pub(super) fn n_coming(&self) -> u64 {
-        count(self.taken.values().filter(|task| self.arrived_at(task).is_none()))
     }
 
     /// How many seats are in flight: until their task ran, and the delay after. Asks to be woken when one is not.

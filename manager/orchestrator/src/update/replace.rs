@@ -9,7 +9,7 @@ use skep_api::{
 };
 use skep_store::Draft;
 
-use crate::{Context, NewTask, Situation, Why, dirt::Differences};
+use crate::{Context, NewTask, Situation, Why};
 
 pub(super) fn take_up(
     at: &mut Situation,
@@ -20,11 +20,10 @@ pub(super) fn take_up(
 ) {
     let Some(seat) = at.seat(key) else { return };
     let service = Arc::clone(at.service());
-    let mut differences = Differences::default();
     let runnable: Vec<Arc<Task>> = seat.runnable().cloned().collect();
     let ended: Vec<Arc<Task>> =
         seat.tasks.iter().filter(|task| task.is_wanted() && !task.is_live()).cloned().collect();
-    let clean = runnable.iter().find(|task| !differences.is_dirty(draft, task, &service));
+    let clean = runnable.iter().find(|task| !cx.differences.is_dirty(draft, task, &service));
     let is_new_level = draft.feature_level() >= 2;
     let beside = runnable
         .iter()

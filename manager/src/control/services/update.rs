@@ -41,14 +41,10 @@ pub(in crate::control) fn check_level(view: &View, spec: &ServiceSpec) -> Result
         "TaskTemplate.Placement.MaxReplicas"
     } else if spec.task_template.generic().next().is_some() {
         "TaskTemplate.Resources.Reservations.GenericResources"
-    } else if spec.label_number(SkepLabel::Rebalance).is_some_and(|n| n > 0) {
-        "Labels.skep.rebalance"
-    } else if spec.label(SkepLabel::Strategy).is_some() {
-        "Labels.skep.strategy"
-    } else if spec.label(SkepLabel::SpreadWeight).is_some() {
-        "Labels.skep.spread.weight"
-    } else if spec.soft().next().is_some() {
-        "Labels.skep.soft"
+    } else if let Some(label) = spec.labels.iter().flatten().find_map(|(key, _)| SkepLabel::find(key)) {
+        return needs_level_2(view, &format!("label '{}'", label.key()));
+    } else if let Some(key) = spec.ports().iter().find_map(|port| port.extra.keys().next()) {
+        return needs_level_2(view, &format!("EndpointSpec.Ports: '{key}'"));
     } else {
         return Ok(());
     };
@@ -89,20 +85,32 @@ pub(crate) fn updated(
     // An update goes on through changes that make no other tasks: what is in flight counts on.
     let goes_on = level >= 2 && old.is_updating() && make_the_same(&old.spec, &spec);
     let update_status = old.update_status.clone().filter(|status| goes_on && !status.state.is_rollback());
-    Ok(run_anew(
-        Service {
-            previous_spec: Some(Arc::clone(&old.spec)),
-            previous_spec_version: old.spec_version,
-            registry_auth: auth.of(old)?,
-            previous_registry_auth: old.registry_auth.clone(),
-            update_status,
-            updates: old.updates + u64::from(level >= 2 && !goes_on),
-            history: history(old, &spec, level, now),
-            spec: Arc::new(spec),
-            ..old.clone()
-        },
-        now,
-    ))
+    let mut new = Service {
+        previous_spec: Some(Arc::clone(&old.spec)),
+        previous_spec_version: old.spec_version,
+        registry_auth: auth.of(old)?,
+        previous_registry_auth: old.registry_auth.clone(),
+        updates: old.updates + u64::from(level >= 2 && !goes_on),
+        history: history(old, &spec, level, now),
+        spec: Arc::new(spec),
+        ..old.clone()
+    };
+    if let Some(previous) = old.previous_spec.as_ref().filter(|_| update_status.is_some()) {
+        // What the update goes back to when it fails is still what was before it. Only how many tasks there are is not
+        // what one goes back for.
+        new.previous_spec = Some(scaled_as(previous, &new.spec));
+        new.previous_spec_version = old.previous_spec_version;
+        new.previous_registry_auth.clone_from(&old.previous_registry_auth);
+    }
+    Ok(run_anew(Service { update_status, ..new }, now))
+}
+
+/// A spec with the number of tasks of another one.
+fn scaled_as(spec: &Arc<ServiceSpec>, other: &ServiceSpec) -> Arc<ServiceSpec> {
+    if !matches!(spec.mode(), Mode::Replicated { .. }) || spec.mode == other.mode {
+        return Arc::clone(spec);
+    }
+    Arc::new(ServiceSpec { mode: other.mode.clone(), ..(**spec).clone() })
 }
 
 /// Whatever a change of a job changes, it is another run (`SK:manager/controlapi/service.go`).
@@ -141,11 +149,8 @@ pub(crate) fn rolled_back_to(
         return Err(failed_precondition(&words));
     };
     // How many tasks there are is not what one goes back for.
-    let mut spec = (*past.spec).clone();
-    if matches!(spec.mode(), Mode::Replicated { .. }) {
-        spec.mode.clone_from(&old.spec.mode);
-    }
-    Ok(back_to(old, Arc::new(spec), past.registry_auth.clone(), level, now))
+    let spec = scaled_as(&past.spec, &old.spec);
+    Ok(back_to(old, spec, past.registry_auth.clone(), level, now))
 }
 
 fn back_to(old: &Service, spec: Arc<ServiceSpec>, auth: Secret, level: u32, now: Timestamp) -> Service {
@@ -161,4 +166,35 @@ fn back_to(old: &Service, spec: Arc<ServiceSpec>, auth: Secret, level: u32, now:
         ..old.clone()
     };
     run_anew(new, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::object::Cluster;
+    use skep_store::{Change, Draft};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(more: &str, expect: &str) {
+        let spec: ServiceSpec = serde_json::from_str(&format!(r#"{{"Name":"a"{more}}}"#)).unwrap();
+        for (feature_level, is_refused) in [(1, !expect.is_empty()), (2, false)] {
+            let mut draft = Draft::new(View::default(), Timestamp(1));
+            let cluster = Cluster { feature_level, ..Cluster::default() };
+            draft.push(Change::PutCluster(Arc::new(cluster))).unwrap();
+            let words = check_level(&draft, &spec).err().map_or(String::new(), |error| error.message);
+            let is_told = words.starts_with(&format!("{expect}: needs feature level 2"));
+            assert_eq!((!words.is_empty(), is_told), (is_refused, is_refused), "{more}: {words}");
+        }
+    }
+
+    #[test]
+    fn what_older_managers_would_drop_is_refused() {
+        check("", "");
+        check(r#","Labels":{"a":"b"},"EndpointSpec":{"Ports":[{"TargetPort":80}]}"#, "");
+        check(r#","Mode":{"Global":{}}"#, "Mode 'global'");
+        check(r#","UpdateConfig":{"Order":"start-first"}"#, "UpdateConfig.Order 'start-first'");
+        check(r#","Labels":{"skep.restart.backoff-max":"1m"}"#, "label 'skep.restart.backoff-max'");
+        check(r#","EndpointSpec":{"Ports":[{"TargetPort":80,"New":1}]}"#, "EndpointSpec.Ports: 'New'");
+    }
 }

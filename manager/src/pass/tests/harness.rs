@@ -61,6 +61,8 @@ pub(super) struct Swarm {
     pub(super) held: BTreeMap<(ServiceId, SeatKey), TaskState>,
     /// By service and update, how many seats wait for their new task to run.
     pub(super) in_flight: BTreeMap<(ServiceId, u64), usize>,
+    /// Tasks that found no node in the pass that made them.
+    pub(super) waited: BTreeSet<TaskId>,
     /// What a leader keeps from pass to pass.
     memo: Memo,
     /// Every task that there was, as `service.seat#n`: the nth of its seat.
@@ -113,6 +115,11 @@ fn merge(into: &mut serde_json::Value, patch: serde_json::Value) {
 impl Swarm {
     /// A swarm of nodes 1..=n, each with 4 CPUs and 8 GiB.
     pub(super) fn new(n_nodes: u128) -> Self {
+        Self::at_level(n_nodes, FEATURE_LEVEL)
+    }
+
+    /// The same at a feature level.
+    pub(super) fn at_level(n_nodes: u128, feature_level: u32) -> Self {
         let mut swarm = Self {
             store: Store::default(),
             now: Timestamp(EPOCH),
@@ -129,10 +136,11 @@ impl Swarm {
             shrunk: BTreeSet::new(),
             held: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            waited: BTreeSet::new(),
             memo: Memo::default(),
             names: BTreeMap::new(),
         };
-        swarm.apply(vec![Change::PutCluster(Arc::new(cluster()))]);
+        swarm.apply(vec![Change::PutCluster(Arc::new(Cluster { feature_level, ..cluster() }))]);
         for n in 1..=n_nodes {
             swarm.add_node(n);
         }
@@ -209,8 +217,8 @@ impl Swarm {
 
     /// `service update`.
     pub(super) fn update(&mut self, id: ServiceId, spec: ServiceSpec) {
-        let now = self.now;
-        self.change(id, |old| updated(old, spec, RegistryAuth::OfSpec, FEATURE_LEVEL, now));
+        let (now, level) = (self.now, self.view().feature_level());
+        self.change(id, |old| updated(old, spec, RegistryAuth::OfSpec, level, now));
     }
 
     /// `service rollback`.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_api::{TaskState, object::NodeState, spec::Availability};
-use skep_store::Change;
+use skep_store::{Change, FEATURE_LEVEL};
 
 use super::harness::{Swarm, node_id, simple, with};
 
@@ -137,4 +137,20 @@ fn every_node_gets_an_address_of_its_own() {
     let view = swarm.view();
     let last: Vec<u8> = view.nodes().map(|node| node.ingress_addr.unwrap().octets()[3]).collect();
     assert_eq!(last, [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_node_that_was_down_before_there_were_dates_is_down_from_then_on() {
+    let mut swarm = Swarm::at_level(2, 1);
+    let web = swarm.create(1, simple("web", "ok", 2));
+    swarm.seconds(1);
+    swarm.set_state(1, NodeState::Down);
+    swarm.seconds(3600);
+    swarm.edit_cluster(|cluster| cluster.feature_level = FEATURE_LEVEL);
+    let is_orphaned =
+        |swarm: &Swarm| swarm.tasks(web).iter().any(|task| task.status.state == TaskState::Orphaned);
+    swarm.seconds(24 * 3600 - 1);
+    assert!(!is_orphaned(&swarm));
+    swarm.seconds(2);
+    assert!(is_orphaned(&swarm));
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use skep_api::{
     ServiceId, TaskState,
-    object::{NodeState, SeatKey, Task},
+    object::{NodeState, SeatKey, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
 use skep_store::Change;
@@ -77,7 +77,7 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
     let node = u128::from(chance.below(N_NODES) + 1);
     let name = format!("s{id}");
     let service = swarm.view().service(id).cloned();
-    match chance.below(11) {
+    match chance.below(14) {
         0..=2 => {
             let spec = in_mode(random_spec(&name, chance), id, seed);
             if service.is_some() {
@@ -103,10 +103,37 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
         9 if service.as_ref().is_some_and(|service| service.is_updating()) => swarm.change(id, paused),
         9 if service.as_ref().is_some_and(|service| service.is_update_paused()) => swarm.change(id, resumed),
         10 => swarm.keep_history(chance.below(3)),
+        11 => end_one(swarm, id, chance),
+        12 if service.is_some() => {
+            // Twice, start-first: what once took over is itself taken over from.
+            let spec = with(&random_spec(&name, chance), r#"{"UpdateConfig":{"Order":"start-first"}}"#);
+            for force in [7, 8] {
+                let patch = format!(r#"{{"TaskTemplate":{{"ForceUpdate":{force}}}}}"#);
+                swarm.update(id, in_mode(with(&spec, &patch), id, seed));
+                swarm.run(Duration::from_millis(chance.below(3000)));
+            }
+        }
+        13 if swarm.view().node(node_id(node)).is_some() => {
+            // Drained for a moment.
+            swarm.set_availability(node, Availability::Drain);
+            swarm.run(Duration::from_millis(chance.below(2000)));
+            swarm.set_availability(node, Availability::Active);
+        }
         7 if swarm.view().node(node_id(node)).is_none() => swarm.add_node(node),
         7 if chance.below(4) == 0 => swarm.apply(vec![Change::DeleteNode(node_id(node))]),
         _ => {}
     }
+}
+
+/// One of the tasks that run ends by itself.
+fn end_one(swarm: &mut Swarm, id: ServiceId, chance: &mut Chance) {
+    let mut running = swarm.running(id);
+    running.retain(|task| !task.node_id.is_some_and(|node| swarm.frozen.contains(&node)));
+    let Some(n) = (running.len() as u64).checked_sub(1) else { return };
+    let task = &running[usize::try_from(chance.below(n + 1)).unwrap()];
+    let state = if chance.below(2) == 0 { TaskState::Failed } else { TaskState::Complete };
+    let status = TaskStatus { state, timestamp: swarm.now, ..task.status.clone() };
+    swarm.apply(vec![Change::TaskStatus(task.id, status)]);
 }
 
 #[test]
@@ -135,7 +162,9 @@ fn heal(swarm: &mut Swarm, seed: u64) {
     for id in &ids {
         let name = swarm.view().service(*id).unwrap().spec.name.clone();
         let image = if id.0.0 == 3 { "exit:0:300" } else { "ok" };
-        swarm.update(*id, in_mode(simple(&name, image, 4), *id, seed));
+        let order = if seed.is_multiple_of(3) { "start-first" } else { "stop-first" };
+        let patch = format!(r#"{{"UpdateConfig":{{"Order":"{order}"}}}}"#);
+        swarm.update(*id, in_mode(with(&simple(&name, image, 4), &patch), *id, seed));
     }
     // So long counts a failure against its node.
     swarm.seconds(310);

@@ -8,12 +8,13 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use skep_api::{
-    NodeId, ServiceId, TaskState, Timestamp,
-    object::{GenericResource, NodeState, Plugin, SeatKey, Service, Task, TaskStatus},
+    Id, NetworkId, NodeId, ServiceId, TaskState, Timestamp,
+    object::{GenericResource, Network, NodeState, Plugin, SeatKey, Service, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
 use skep_store::{Change, FEATURE_LEVEL};
@@ -44,9 +45,10 @@ impl Script {
     }
 
     fn line(&mut self, line: &str) {
+        let line = self.with_ids(line);
         let (head, json) = match line.find('{') {
             Some(at) => line.split_at(at),
-            None => (line, "{}"),
+            None => (line.as_str(), "{}"),
         };
         let words: Vec<&str> = head.split_whitespace().collect();
         match words.as_slice() {
@@ -61,6 +63,7 @@ impl Script {
                 let old = self.swarm.view().service(id).unwrap().spec.clone();
                 self.swarm.update(id, changed(&old, facts, json));
             }
+            ["network", verb, name] => self.network(verb, name),
             ["service", "rm", name] => {
                 let id = self.id(name);
                 self.swarm.apply(vec![Change::DeleteService(id)]);
@@ -80,17 +83,7 @@ impl Script {
             }
             ["advance", span] => self.swarm.run(duration(span)),
             ["until", state] => self.until(state),
-            ["fail", seat, rest @ ..] => {
-                let code = rest.first().and_then(|word| word.strip_prefix("code=")).unwrap_or("1");
-                let code: i32 = code.parse().unwrap();
-                let err = format!("task: non-zero exit ({code})").as_str().into();
-                self.report(seat, |status| TaskStatus {
-                    state: TaskState::Failed,
-                    exit_code: Some(code),
-                    err,
-                    ..status
-                });
-            }
+            ["fail", seat, rest @ ..] => self.fail(seat, rest),
             ["complete", seat] => {
                 self.report(seat, |status| TaskStatus {
                     state: TaskState::Complete,
@@ -114,6 +107,30 @@ impl Script {
             other => panic!("no command: {other:?}"),
         }
         self.swarm.settle();
+    }
+
+    /// `$back` is the id of the network of that name.
+    fn with_ids(&self, line: &str) -> String {
+        let view = self.swarm.view();
+        let named = |line: String, network: &Arc<Network>| {
+            line.replace(&format!("${}", network.spec.name), &network.id.to_string())
+        };
+        view.networks().fold(line.to_owned(), named)
+    }
+
+    fn network(&mut self, verb: &str, name: &str) {
+        let view = self.swarm.view();
+        let known = view.networks().find(|network| network.spec.name == name);
+        let change = match (verb, known) {
+            ("create", None) => {
+                let id = NetworkId(Id(u128::try_from(view.networks().count()).unwrap() + 1));
+                let spec = serde_json::from_str(&format!(r#"{{"Name":"{name}"}}"#)).unwrap();
+                Change::PutNetwork(Arc::new(Network { id, spec, ..Network::default() }))
+            }
+            ("rm", Some(network)) => Change::DeleteNetwork(network.id),
+            (verb, _) => panic!("no command: network {verb} {name}"),
+        };
+        self.swarm.apply(vec![change]);
     }
 
     fn roll_out(&mut self, verb: &str, name: &str, rest: &[&str]) {
@@ -203,6 +220,14 @@ impl Script {
         let task = live.max_by_key(|task| (task.meta.created_at, task.id)).unwrap();
         let status = TaskStatus { timestamp: self.swarm.now, ..task.status.clone() };
         self.swarm.apply(vec![Change::TaskStatus(task.id, say(status))]);
+    }
+
+    fn fail(&mut self, seat: &str, rest: &[&str]) {
+        let code = rest.first().and_then(|word| word.strip_prefix("code=")).unwrap_or("1");
+        let code: i32 = code.parse().unwrap();
+        let err = format!("task: non-zero exit ({code})").as_str().into();
+        let state = TaskState::Failed;
+        self.report(seat, |status| TaskStatus { state, exit_code: Some(code), err, ..status });
     }
 
     /// Until all that is to run is in a state, or what is wanted of updates is over.
@@ -373,18 +398,25 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The rules of updates and rollbacks, as scripts name them.
-const UPDATE_RULES: std::ops::RangeInclusive<u32> = 93..=112;
+/// Rules of Swarm's as scripts name them: the lines of a chapter, and those that are none of the orchestration.
+const RULES: [(&str, std::ops::RangeInclusive<u32>, &[u32]); 3] = [
+    ("updates and rollbacks", 93..=112, &[]),
+    ("restarts, states and history", 121..=130, &[]),
+    // Cluster volumes are refused.
+    ("the scheduler", 154..=164, &[163]),
+];
 
 #[test]
-fn each_rule_of_updates_has_a_script() {
+fn each_rule_has_a_script() {
     let mut found = Vec::new();
-    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pass/tests/scripts/update"), &mut found);
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pass/tests/scripts"), &mut found);
     let texts: Vec<String> = found.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let heads: Vec<&str> = texts.iter().filter_map(|text| text.lines().next()).collect();
-    for rule in UPDATE_RULES {
-        let name = format!("sem:{rule} ");
-        assert!(heads.iter().any(|head| head.contains(&name)), "no script shows {name}");
+    for (chapter, lines, others) in RULES {
+        for line in lines.filter(|line| !others.contains(line)) {
+            let name = format!("sem:{line} ");
+            assert!(heads.iter().any(|head| head.contains(&name)), "{chapter}: no script shows {name}");
+        }
     }
 }
 

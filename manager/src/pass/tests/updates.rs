@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use skep_api::{TaskState, Timestamp, object::UpdateState, spec::Availability};
+use skep_api::{
+    TaskState, Timestamp,
+    object::{SeatKey, UpdateState},
+    spec::Availability,
+};
+use skep_store::FEATURE_LEVEL;
 
-use super::harness::{Swarm, simple, with};
+use super::harness::{Swarm, image, simple, with};
 
 const TWO_AT_ONCE: &str = r#"{"UpdateConfig":{"Parallelism":2,"Monitor":1000000}}"#;
 
@@ -237,4 +242,22 @@ fn a_better_image_is_tried_at_once() {
     // One after the other, but for no delay.
     swarm.run(Duration::from_millis(200));
     assert_eq!(swarm.images(web), all("ok", 3));
+}
+
+#[test]
+fn an_update_that_began_before_serials_goes_on_as_it_began() {
+    let mut swarm = Swarm::at_level(2, 1);
+    let web = swarm.create(1, simple("web", "ok", 4));
+    swarm.seconds(1);
+    swarm.held.insert((web, SeatKey::Slot(1)), TaskState::Preparing);
+    swarm.update(web, simple("web", "ok2", 4));
+    swarm.seconds(1);
+    swarm.edit_cluster(|cluster| cluster.feature_level = FEATURE_LEVEL);
+    swarm.seconds(30);
+    let n_new = swarm.tasks(web).iter().filter(|task| image(task) == "ok2").count();
+    assert_eq!(n_new, 1, "the first one still is in flight");
+    swarm.held.clear();
+    swarm.seconds(30);
+    assert_eq!(swarm.images(web), all("ok2", 4));
+    assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Completed);
 }

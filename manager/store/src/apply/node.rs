@@ -50,7 +50,8 @@ impl View {
     ) -> Option<ObjectRef> {
         let old = self.nodes.get(&id)?.clone();
         let mut status = status.clone();
-        let is_new = status.state != old.status.state;
+        // What was stored before there were dates counts from the first word since.
+        let is_new = status.state != old.status.state || old.status.since.is_zero();
         status.since = if is_new && self.feature_level() >= 2 { now } else { old.status.since };
         if status == old.status {
             return None;

@@ -42,13 +42,21 @@ impl Swarm {
         let mut own: Vec<&Arc<Task>> = view
             .tasks_of_service(service.id)
             .filter(|task| task.update == service.updates && task.desired_state < TaskState::Remove)
-            .filter(|task| task.is_runnable() || task.status.state != TaskState::Shutdown)
+            .filter(|task| {
+                let has_run = !task.status.running_at.is_zero();
+                task.is_runnable() || has_run || task.status.state != TaskState::Shutdown
+            })
             .collect();
         own.sort_by_key(|task| (task.meta.created_at, task.is_runnable()));
-        for task in own {
+        for task in own.iter().copied() {
             first.entry(task.seat()).or_insert(task);
         }
-        let is_coming = |task: &&&Arc<Task>| task.is_runnable() && task.status.running_at.is_zero();
+        // What waited for a node for longer than a pass holds up nothing but what runs.
+        let waiting = own.iter().filter(|task| task.is_runnable() && task.node_id.is_none());
+        self.waited.extend(waiting.map(|task| task.id));
+        let is_coming = |task: &&&Arc<Task>| {
+            task.is_runnable() && task.status.running_at.is_zero() && !self.waited.contains(&task.id)
+        };
         let n = first.values().filter(is_coming).count();
         let before = self.in_flight.insert((service.id, service.updates), n).unwrap_or(0);
         let n_max = usize::try_from(settings.parallelism).unwrap_or(usize::MAX);
