@@ -100,6 +100,7 @@ impl From<&TaskExtra> for wire::TaskExtra {
             given: generic_out(&extra.given),
             restarts: extra.restarts,
             moved_from: extra.moved_from.map(NodeId::to_bytes).unwrap_or_default(),
+            failures: extra.failures.iter().map(failure_out).collect(),
         }
     }
 }
@@ -113,6 +114,15 @@ impl From<wire::TaskExtra> for TaskExtra {
             given: generic_in(extra.given),
             restarts: extra.restarts,
             moved_from: NodeId::from_bytes(&extra.moved_from),
+            failures: extra.failures.iter().filter_map(failure_in).collect(),
         }
     }
+}
+
+fn failure_out((node, at): &(NodeId, Timestamp)) -> wire::Failure {
+    wire::Failure { node: node.to_bytes(), at: at.0 }
+}
+
+fn failure_in(failure: &wire::Failure) -> Option<(NodeId, Timestamp)> {
+    Some((NodeId::from_bytes(&failure.node)?, Timestamp(failure.at)))
 }

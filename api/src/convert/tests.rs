@@ -95,6 +95,7 @@ fn a_task_is_stored_whole_and_most_have_nothing_extra() {
         given: generic(),
         restarts: 6,
         moved_from: Some(NodeId(Id(7))),
+        failures: vec![(NodeId(Id(8)), Timestamp(9)), (NodeId(Id(7)), Timestamp(10))],
     };
     let task = Task {
         desired_state: TaskState::Complete,

@@ -71,6 +71,8 @@ pub struct TaskExtra {
     pub restarts: u32,
     /// The node that it was moved away from, so that nodes are even.
     pub moved_from: Option<NodeId>,
+    /// Where and when tasks of its seat and version failed of late, the oldest first: history may keep fewer.
+    pub failures: Vec<(NodeId, Timestamp)>,
 }
 
 /// One attempt to run. Never moves to another node, never runs twice.
@@ -162,6 +164,13 @@ impl Task {
     #[must_use]
     pub fn given(&self) -> &[GenericResource] {
         self.extra.as_ref().map_or(&[], |extra| &extra.given)
+    }
+
+    /// Where and when it failed, and tasks of its seat and version before it of late.
+    pub fn failures(&self) -> impl Iterator<Item = (NodeId, Timestamp)> {
+        let has_failed = matches!(self.status.state, TaskState::Failed | TaskState::Rejected);
+        let own = self.node_id.filter(|_| has_failed).map(|node| (node, self.status.timestamp));
+        self.extra.iter().flat_map(|extra| extra.failures.iter().copied()).chain(own)
     }
 
     /// Whether we want it to be there: to run, or of a job to come to its end (that is past RUNNING).

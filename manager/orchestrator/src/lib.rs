@@ -36,7 +36,7 @@ pub use ports::{PortError, Ports, assign_ports, may_get_ports};
 pub use reaper::Reaper;
 pub use replicated::Replicated;
 pub use restart::Restart;
-pub use seats::Seat;
+pub use seats::{FAILURES_WINDOW, Seat};
 pub use situation::{NewTask, Situation, Why, clear_away};
 pub use subnets::{SubnetError, assign_subnets, free_vni};
 pub use takeover::Takeover;

@@ -1,15 +1,25 @@
 //! The seats of a service: the tasks of each, and what can be said of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use skep_api::{
-    TaskId, TaskState, Timestamp,
+    NodeId, TaskId, TaskState, Timestamp,
     object::{NodeState, Task, TaskStatus},
 };
 use skep_store::View;
 
 /// How long a successor waits for the task before it to stop (`SK:manager/orchestrator/restart/restart.go`).
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a failure counts against its node (`SK:manager/scheduler/nodeinfo.go`).
+pub const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
+
+/// A node goes last once so many failed there (`SK:manager/scheduler/scheduler.go`): more need not be known.
+const FAILURES_MAX: usize = 5;
 
 /// What a new task says of itself until it has a node.
 pub(crate) const PENDING_MESSAGE: &str = "pending task scheduling";
@@ -88,6 +98,24 @@ impl Seat {
             !newest.is_wanted() && ended_itself(old) && old.status.timestamp >= newest.meta.updated_at
         };
         Some(over.filter(has_outlived).unwrap_or(newest))
+    }
+
+    /// Where and when tasks of a version failed of late, the oldest first; of a node so many as count.
+    pub(crate) fn failures(&self, version: u64, now: Timestamp) -> Vec<(NodeId, Timestamp)> {
+        let own = self.tasks.iter().filter(|task| task.spec_version == version);
+        let lately = own.flat_map(|task| task.failures()).filter(|(_, at)| now.since(*at) < FAILURES_WINDOW);
+        let all: BTreeSet<(Timestamp, NodeId)> = lately.map(|(node, at)| (at, node)).collect();
+        let mut n_of: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut kept: Vec<(NodeId, Timestamp)> = Vec::new();
+        for (at, node) in all.into_iter().rev() {
+            let n = n_of.entry(node).or_default();
+            if *n < FAILURES_MAX {
+                *n += 1;
+                kept.push((node, at));
+            }
+        }
+        kept.reverse();
+        kept
     }
 
     /// When a task of this seat may run: after its delay, and after all others have stopped or had their time, but

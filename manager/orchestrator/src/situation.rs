@@ -163,8 +163,11 @@ impl Situation {
         let mut task = Task::new(TaskId(cx.ids.next_id()), &self.service, slot);
         let job_iteration = if self.mode.is_job() { self.service.job_iteration } else { 0 };
         let NewTask { beside, restarts, moved_from, .. } = new;
-        let extra =
-            TaskExtra { for_node, job_iteration, beside, restarts, moved_from, ..TaskExtra::default() };
+        // Older managers would drop them.
+        let known = self.seats.get(&seat).filter(|_| draft.feature_level() >= 2);
+        let failures = known.map(|seat| seat.failures(self.service.spec_version, now)).unwrap_or_default();
+        let given = Vec::new();
+        let extra = TaskExtra { for_node, job_iteration, beside, given, restarts, moved_from, failures };
         task.extra = (extra != TaskExtra::default()).then(|| Box::new(extra));
         task.update = new.update;
         task.desired_state = self.mode.goal();

@@ -264,6 +264,9 @@ fn a_node_says_since_when_it_is_what_it_is() {
     propose_at(&mut store, 5, vec![Change::NodeStatus(node(1), status(NodeState::Down))]).unwrap();
     assert_eq!(down(&store), [(Timestamp::ZERO, node(1))]);
     propose(&mut store, vec![level(2)]).unwrap();
+    // Nobody knows since when: since the first word of it.
+    propose_at(&mut store, 5, vec![Change::NodeStatus(node(1), status(NodeState::Down))]).unwrap();
+    assert_eq!(down(&store), [(Timestamp(5), node(1))]);
     propose_at(&mut store, 6, vec![Change::NodeStatus(node(1), status(NodeState::Ready))]).unwrap();
     assert_eq!(down(&store), []);
     propose_at(&mut store, 7, vec![Change::NodeStatus(node(1), status(NodeState::Down))]).unwrap();

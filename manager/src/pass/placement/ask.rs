@@ -1,20 +1,18 @@
 //! What a task asks for, and what its service has on the nodes already.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use skep_api::{
-    NodeId, TaskState, Timestamp,
+    NodeId, Timestamp,
     constraint::Constraint,
     object::{Plugin, SeatKey, Task},
     spec::{PortConfig, ServiceSpec, SkepLabel},
 };
+use skep_orchestrator::FAILURES_WINDOW;
 use skep_scheduler::{Amounts, Ask, Crowd, Descriptor, Soft, Strategy};
 use skep_store::View;
 
 use super::port_holders;
-
-/// How long a failure counts against its node (`SK:manager/scheduler/nodeinfo.go`).
-pub(super) const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
 
 /// What a task asks for.
 ///
@@ -95,14 +93,18 @@ fn plugins(view: &View, spec: &ServiceSpec) -> Vec<Plugin> {
 /// What the service of a task has on all nodes.
 pub(super) fn crowd(view: &View, ask: &Ask, task: &Task, now: Timestamp) -> Crowd {
     let mut crowd = Crowd { port_holders: port_holders(view, ask).collect(), ..Crowd::default() };
+    // Each is known to the tasks that follow it in its seat, too.
+    let mut failures: BTreeSet<(NodeId, SeatKey, Timestamp)> = BTreeSet::new();
     for other in view.tasks_of_service(task.service_id) {
-        let Some(node) = other.node_id else { continue };
-        if other.is_runnable() {
+        if let Some(node) = other.node_id.filter(|_| other.is_runnable()) {
             *crowd.tasks.entry(node).or_default() += 1;
         }
-        if other.spec_version == task.spec_version && failed_lately(other, now) {
-            *crowd.failures.entry(node).or_default() += 1;
+        if other.spec_version == task.spec_version {
+            failures.extend(failed_lately(other, now).map(|(node, at)| (node, other.seat(), at)));
         }
+    }
+    for (node, ..) in failures {
+        *crowd.failures.entry(node).or_default() += 1;
     }
     crowd
 }
@@ -120,7 +122,7 @@ pub(super) fn crowd_of_node(view: &View, ask: &Ask, task: &Task, node: NodeId) -
     }
 }
 
-pub(super) fn failed_lately(task: &Task, now: Timestamp) -> bool {
-    matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
-        && now.since(task.status.timestamp) < FAILURES_WINDOW
+/// Where and when a task failed, or some before it in its seat, that still counts.
+pub(super) fn failed_lately(task: &Task, now: Timestamp) -> impl Iterator<Item = (NodeId, Timestamp)> {
+    task.failures().filter(move |(_, at)| now.since(*at) < FAILURES_WINDOW)
 }

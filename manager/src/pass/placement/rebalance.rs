@@ -13,13 +13,15 @@ use skep_api::{
     NodeId, ServiceId, Timestamp,
     object::{Service, Task},
 };
-use skep_orchestrator::{Context, Hold, Scope, WakeKey, assign_addresses, begin_move, end_moves, may_move};
+use skep_orchestrator::{
+    Context, FAILURES_WINDOW, Hold, Scope, WakeKey, assign_addresses, begin_move, end_moves, may_move,
+};
 use skep_scheduler::{Ask, Crowd, Picture};
 use skep_store::{Draft, View};
 
 use super::{
     Kept,
-    ask::{self, FAILURES_WINDOW, failed_lately},
+    ask::{self, failed_lately},
     lacks_address, picture,
     write::{PLACED, assign},
 };
@@ -179,11 +181,10 @@ impl Eyes {
         let ask = ask::of_spec(view, &service.spec, &service.ports).ok()?;
         let crowd = ask::crowd(view, &ask, running(view, service.id).next()?, now);
         let mut failed = BTreeMap::new();
-        for task in view.tasks_of_service(service.id).filter(|task| failed_lately(task, now)) {
-            if let Some(node) = task.node_id {
-                let last: &mut Timestamp = failed.entry(node).or_default();
-                *last = (*last).max(task.status.timestamp);
-            }
+        let failures = view.tasks_of_service(service.id).flat_map(|task| failed_lately(task, now));
+        for (node, at) in failures {
+            let last: &mut Timestamp = failed.entry(node).or_default();
+            *last = (*last).max(at);
         }
         Some(Self { ask, crowd, failed })
     }

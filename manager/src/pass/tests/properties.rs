@@ -136,9 +136,14 @@ fn end_one(swarm: &mut Swarm, id: ServiceId, chance: &mut Chance) {
     swarm.apply(vec![Change::TaskStatus(task.id, status)]);
 }
 
+/// So many days, or as many as `SKEP_DAYS` says.
+fn n_days() -> u64 {
+    std::env::var("SKEP_DAYS").map_or(25, |days| days.parse().expect("a number of days"))
+}
+
 #[test]
 fn random_days_keep_the_invariants_and_heal() {
-    for seed in 1..=25 {
+    for seed in 1..=n_days() {
         let mut chance = Chance(seed);
         let mut swarm = Swarm::new(u128::from(N_NODES));
         for _ in 0..40 {
