@@ -100,11 +100,12 @@ fn is_replicated_job(service: &Service) -> bool {
     matches!(service.spec.mode(), Mode::ReplicatedJob { .. })
 }
 
-/// Whether a change of a task may change what becomes of other seats: where they go together, unless it is only on its
-/// way to run.
+/// Whether a change of a task may change what becomes of other seats: where they go together, unless it has its node and
+/// is only on its way to run.
 fn concerns_all(view: &View, task: &Task) -> bool {
     let Some(service) = view.service(task.service_id) else { return false };
-    let is_on_its_way = task.is_wanted() && task.status.state < TaskState::Running;
+    let is_placed = task.node_id.is_some();
+    let is_on_its_way = is_placed && task.is_wanted() && task.status.state < TaskState::Running;
     (service.is_updating() && !is_on_its_way) || (is_replicated_job(service) && !task.is_runnable())
 }
 
@@ -187,12 +188,13 @@ mod tests {
         let updating = UpdateStatus::new(UpdateState::Updating, Timestamp(1), "");
         let new = Service { update_status: Some(updating), ..(**draft.service(A).unwrap()).clone() };
         draft.push(Change::PutService(Arc::new(new))).unwrap();
-        // What is on its way to run changes nothing for the others; that it runs does.
-        check(&draft, &[task(1, A)], &[(A, slot(1))]);
-        let mut runs = (**draft.task(TaskId(Id(1))).unwrap()).clone();
+        // What is on its way to run changes nothing for the others; that it waits for a node does, or runs.
+        check(&draft, &[task(2, A)], &[(A, slot(2))]);
+        check(&draft, &[task(1, A)], &[(A, Look::Whole)]);
+        let mut runs = (**draft.task(TaskId(Id(2))).unwrap()).clone();
         runs.status.state = TaskState::Running;
         draft.push(Change::PutTask(Arc::new(runs))).unwrap();
-        check(&draft, &[task(1, A)], &[(A, Look::Whole)]);
+        check(&draft, &[task(2, A)], &[(A, Look::Whole)]);
     }
 
     #[test]
