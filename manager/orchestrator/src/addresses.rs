@@ -13,26 +13,26 @@ use skep_store::{Change, Draft, View};
 
 use crate::context::push;
 
-/// Gives an address to each of these nodes, and to each task that publishes through the mesh.
+/// Gives an address to each of these nodes.
 pub fn assign_addresses(draft: &mut Draft, nodes: &BTreeSet<NodeId>) {
+    // Those before have just been found taken.
+    let mut start = 0;
     for id in nodes {
         let Some(node) = draft.node(*id).filter(|node| node.ingress_addr.is_none()).cloned() else {
             continue;
         };
-        if let Some(address) = free(draft, ingress::NODES_FIRST, ingress::NODES_LAST, 0) {
-            let node = Node { ingress_addr: Some(address), ..(*node).clone() };
-            push(draft, Change::PutNode(Arc::new(node)));
-        }
+        let Some(address) = free(draft, ingress::NODES_FIRST, ingress::NODES_LAST, start) else { return };
+        start = u128::from(u32::from(address) - u32::from(ingress::NODES_FIRST)) + 1;
+        let node = Node { ingress_addr: Some(address), ..(*node).clone() };
+        push(draft, Change::PutNode(Arc::new(node)));
     }
-    let lacks = |task: &&Arc<Task>| task.uses_ingress() && task.ingress_addr.is_none();
-    let tasks: Vec<Arc<Task>> = draft.unplaced_tasks().filter(lacks).cloned().collect();
-    for task in tasks {
-        // None free: the task stays unplaced and says so.
-        let Some(address) = free(draft, ingress::TASKS_FIRST, ingress::TASKS_LAST, task.id.0.0) else {
-            return;
-        };
-        push(draft, Change::PutTask(Arc::new(Task { ingress_addr: Some(address), ..(*task).clone() })));
-    }
+}
+
+/// Gives an address to a task that publishes through the mesh. None free: it stays without, and can have no node.
+pub fn assign_address(draft: &mut Draft, task: &Task) -> Option<Arc<Task>> {
+    let address = free(draft, ingress::TASKS_FIRST, ingress::TASKS_LAST, task.id.0.0)?;
+    push(draft, Change::PutTask(Arc::new(Task { ingress_addr: Some(address), ..task.clone() })));
+    draft.task(task.id).cloned()
 }
 
 /// The first free address of a range, searched from the `start`th one on and around.

@@ -24,7 +24,7 @@ mod subnets;
 mod takeover;
 mod update;
 
-pub use addresses::assign_addresses;
+pub use addresses::{assign_address, assign_addresses};
 pub use context::{Context, Look, Scope, ServicePart, WakeKey};
 pub use dirt::{Differences, is_dirty, same_endpoint};
 pub use enforcer::Enforcer;

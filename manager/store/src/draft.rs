@@ -7,7 +7,7 @@ use std::{
 };
 
 use skep_api::{
-    Id, RequestId, Timestamp,
+    Id, RequestId, ServiceId, Timestamp,
     id::IdSource,
     object::{SeatKey, Task},
 };
@@ -28,7 +28,17 @@ pub struct Draft {
     view: View,
     now: Timestamp,
     changes: Vec<Change>,
+    /// Of each change.
+    origins: Vec<Origin>,
     refusals: Vec<Refusal>,
+}
+
+/// Whose a written task is, and which version it had in the base, noted while it is at hand: among a million tasks,
+/// to find it again is most of the work of making a proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Origin {
+    service: Option<ServiceId>,
+    version: Option<u64>,
 }
 
 impl Deref for Draft {
@@ -43,7 +53,7 @@ impl Draft {
     /// A draft without changes.
     #[must_use]
     pub fn new(base: View, now: Timestamp) -> Self {
-        Self { view: base.clone(), base, now, changes: Vec::new(), refusals: Vec::new() }
+        Self { view: base.clone(), base, now, changes: Vec::new(), origins: Vec::new(), refusals: Vec::new() }
     }
 
     /// What it was made from.
@@ -81,13 +91,23 @@ impl Draft {
             | Change::NodeStatus(..) => Some(self.view.clone()),
         };
         let revision = self.view.revision;
+        let origin = self.origin(&change);
         if let Err(refusal) = self.view.apply_change(&change, self.now) {
             self.view = before.unwrap_or_else(|| View { revision, ..std::mem::take(&mut self.view) });
             self.refusals.push(refusal.clone());
             return Err(refusal);
         }
         self.changes.push(change);
+        self.origins.push(origin);
         Ok(())
+    }
+
+    fn origin(&self, change: &Change) -> Origin {
+        let Change::AssignTask(id, _) = change else { return Origin::default() };
+        let Some(task) = self.view.tasks.get(id) else { return Origin::default() };
+        // What this draft wrote has a later version than all of the base.
+        let version = (task.meta.version <= self.base.revision).then_some(task.meta.version);
+        Origin { service: Some(task.service_id), version }
     }
 
     /// The changes so far.
@@ -116,14 +136,15 @@ impl Draft {
         before: impl IntoIterator<Item = &'a Proposal>,
         ids: &mut dyn IdSource,
     ) -> Vec<Proposal> {
-        let mut groups: Vec<(Option<Id>, Vec<Change>)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let mut place: BTreeMap<Option<Id>, usize> = BTreeMap::new();
-        for change in last_writes(self.changes) {
-            let owner = owner(&change, &self.view, &self.base);
+        for (change, origin) in last_writes(self.changes, self.origins) {
+            let owner = origin.service.map(|id| id.0).or_else(|| owner(&change, &self.view, &self.base));
             let at = place.get(&owner).copied().filter(|at| {
                 let group = &groups[*at].1;
                 group.len() < CHANGES_MAX
-                    || (seat(&change).is_some() && group.last().and_then(seat) == seat(&change))
+                    || (seat(&change).is_some()
+                        && group.last().and_then(|(last, _)| seat(last)) == seat(&change))
             });
             let at = at.unwrap_or_else(|| {
                 // Many services have one.
@@ -131,28 +152,29 @@ impl Draft {
                 place.insert(owner, groups.len() - 1);
                 groups.len() - 1
             });
-            groups[at].1.push(change);
+            groups[at].1.push((change, origin));
         }
         let groups = together_if_many(groups);
         let mut written = BTreeMap::new();
         before.into_iter().for_each(|proposal| note_writes(proposal, &mut written));
         let mut proposals = Vec::with_capacity(groups.len());
-        for changes in groups {
-            let keys: BTreeSet<_> = changes.iter().filter_map(key).collect();
+        for group in groups {
+            let keys: BTreeMap<_, _> =
+                group.iter().filter_map(|(change, origin)| Some((key(change)?, origin.version))).collect();
             let mut proposal =
                 Proposal { request: Some(RequestId(ids.next_id())), now: self.now, ..Proposal::default() };
-            for (kind, id) in keys {
+            for ((kind, id), version) in keys {
                 match written.get(&(kind, id)) {
                     Some((request, back)) => {
                         proposal.follows.push(Follows { kind, id, request: *request, back: *back });
                     }
                     None => {
-                        let version = Guard::version_in(kind, id, &self.base);
+                        let version = version.unwrap_or_else(|| Guard::version_in(kind, id, &self.base));
                         proposal.guards.push(Guard { kind, id, version });
                     }
                 }
             }
-            proposal.changes = changes;
+            proposal.changes = group.into_iter().map(|(change, _)| change).collect();
             note_writes(&proposal, &mut written);
             proposals.push(proposal);
         }
@@ -172,10 +194,13 @@ impl View {
     }
 }
 
+/// What is written of what one service owns, in order.
+type Group = (Option<Id>, Vec<(Change, Origin)>);
+
 /// Many small groups share proposals: each proposal has its price.
-fn together_if_many(groups: Vec<(Option<Id>, Vec<Change>)>) -> Vec<Vec<Change>> {
+fn together_if_many(groups: Vec<Group>) -> Vec<Vec<(Change, Origin)>> {
     let n_groups = groups.len();
-    let mut out: Vec<Vec<Change>> = Vec::with_capacity(n_groups);
+    let mut out: Vec<Vec<_>> = Vec::with_capacity(n_groups);
     for (_, changes) in groups {
         let last =
             out.last_mut().filter(|last| n_groups > GROUPS_MANY && last.len() + changes.len() <= CHANGES_MAX);
@@ -204,26 +229,26 @@ fn note_writes(proposal: &Proposal, written: &mut Written) {
     }
 }
 
-/// Leaves of several writes of an object the last one, at the place of the first.
-fn last_writes(changes: Vec<Change>) -> Vec<Change> {
-    let mut kept: Vec<Change> = Vec::with_capacity(changes.len());
+/// Leaves of several writes of an object the last one, at the place and with the origin of the first.
+fn last_writes(changes: Vec<Change>, origins: Vec<Origin>) -> Vec<(Change, Origin)> {
+    let mut kept: Vec<(Change, Origin)> = Vec::with_capacity(changes.len());
     let mut place: BTreeMap<(GuardKind, Id), usize> = BTreeMap::new();
-    for change in changes {
+    for (change, origin) in changes.into_iter().zip(origins) {
         match (is_put(&change).then(|| key(&change)).flatten(), key(&change)) {
             (Some(key), _) if place.contains_key(&key) => {
-                let before = &mut kept[place[&key]];
+                let before = &mut kept[place[&key]].0;
                 *before = together(before, change);
             }
             (Some(key), _) => {
                 place.insert(key, kept.len());
-                kept.push(change);
+                kept.push((change, origin));
             }
             (None, deleted) => {
                 // A put after the deletion is another object.
                 if let Some(deleted) = deleted {
                     place.remove(&deleted);
                 }
-                kept.push(change);
+                kept.push((change, origin));
             }
         }
     }

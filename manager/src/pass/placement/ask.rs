@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use skep_api::{
     NodeId, Timestamp,
     constraint::Constraint,
-    object::{Plugin, SeatKey, Task},
+    object::{Plugin, SeatKey, Service, Task},
     spec::{PortConfig, ServiceSpec, SkepLabel},
 };
 use skep_orchestrator::FAILURES_WINDOW;
@@ -18,9 +18,9 @@ use super::port_holders;
 ///
 /// # Errors
 /// A constraint that cannot be read, in words for the task.
-pub(super) fn ask(view: &View, task: &Task) -> Result<Ask, String> {
+pub(super) fn ask(view: &View, service: Option<&Service>, task: &Task) -> Result<Ask, String> {
     // Labels of the service change without its tasks.
-    let labels = view.service(task.service_id).map_or(&task.spec, |service| &service.spec);
+    let labels = service.map_or(&task.spec, |service| &service.spec);
     Ok(with_labels(of_template(view, &task.spec, &task.ports)?, labels))
 }
 

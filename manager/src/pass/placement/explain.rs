@@ -14,7 +14,7 @@ use skep_orchestrator::{Fit, assign_ports};
 use skep_scheduler::{Ask, Crowd, Explanation, Filter, Picture, Refused};
 use skep_store::View;
 
-use super::{ask, lacks_address, lacks_ports, picture};
+use super::{NO_ADDRESS, ask, lacks_address, lacks_ports, picture};
 
 /// What is said of a task that fits somewhere: the leader has not come to it.
 const NOT_YET: &str = "not placed yet";
@@ -53,7 +53,7 @@ pub(crate) fn waiting(view: &View, service: ServiceId, now: Timestamp) -> Vec<Wa
     tasks.sort_by_key(|task| (task.spec_version, task.for_node(), task.seat(), task.id));
     let mut out = Vec::new();
     for alike in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
-        let ask = ask::ask(view, &alike[0]);
+        let ask = ask::ask(view, view.service(service).map(|service| &**service), &alike[0]);
         for tasks in alike.chunk_by(|a, b| a.for_node() == b.for_node()) {
             let (err, explanation) = said_of(view, &picture, &ask, &tasks[0], now);
             out.push(Waiting { tasks: tasks.to_vec(), err, explanation });
@@ -69,8 +69,12 @@ fn said_of(
     task: &Task,
     now: Timestamp,
 ) -> (String, Explanation) {
-    if let Some(err) = lacks_ports(view, task).or_else(|| lacks_address(task)) {
+    let no_ports = view.service(task.service_id).and_then(|service| lacks_ports(view, service));
+    if let Some(err) = no_ports {
         return (err.to_string(), Explanation::default());
+    }
+    if lacks_address(task) && *task.status.err == *NO_ADDRESS {
+        return (NO_ADDRESS.to_owned(), Explanation::default());
     }
     let ask = match ask {
         Ok(ask) => ask,

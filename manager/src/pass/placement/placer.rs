@@ -3,14 +3,15 @@
 //! Nodes are given first, words are written last: a task that can run is not held up by those that cannot. Tasks that
 //! the same pass has written already cost nothing more.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use skep_api::{NodeId, ServiceId, object::Task};
+use skep_orchestrator::assign_address;
 use skep_scheduler::{Ask, Picture};
 use skep_store::Draft;
 
 use super::{
-    Kept, ask, lacks_address, lacks_ports,
+    Kept, NO_ADDRESS, ask, lacks_address, lacks_ports,
     write::{CONFIRMED, PLACED, assign, explain, says},
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Placer<'a> {
     rest: BTreeSet<ServiceId>,
     /// The last one had more that would have got a node.
     is_cut: bool,
+    /// The ingress network has no address left.
+    is_out_of_addresses: bool,
 }
 
 impl<'a> Placer<'a> {
@@ -44,6 +47,7 @@ impl<'a> Placer<'a> {
             words: Vec::new(),
             rest: BTreeSet::new(),
             is_cut: false,
+            is_out_of_addresses: false,
         }
     }
 
@@ -53,30 +57,35 @@ impl<'a> Placer<'a> {
 
     /// Places a service's tasks; to look at it counts, too.
     pub(super) fn look_at(&mut self, id: ServiceId) {
-        self.left = self.left.saturating_sub(1);
+        // Afterwards: however little is left, one task of it comes further.
         self.place(id);
+        self.left = self.left.saturating_sub(1);
     }
 
     /// Places a service's tasks.
     pub(super) fn place(&mut self, id: ServiceId) {
         let mut tasks: Vec<Arc<Task>> = self.draft.unplaced_of_service(id).cloned().collect();
-        tasks.sort_by_key(|task| (task.spec_version, task.seat(), task.id));
+        if tasks.len() > 1 {
+            // To look at a task is most of the work, so at each once.
+            tasks.sort_by_cached_key(|task| (task.spec_version, task.seat(), task.id));
+        }
         for alike in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
             self.place_alike(id, alike);
         }
     }
 
     fn place_alike(&mut self, id: ServiceId, tasks: &[Arc<Task>]) {
-        let no_ports = tasks.first().and_then(|task| lacks_ports(self.draft, task));
-        let mut ready = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            match no_ports.clone().or_else(|| lacks_address(task)) {
-                None => ready.push(Arc::clone(task)),
-                Some(err) => self.say(task, &err),
-            }
+        let service = self.draft.service(id).cloned();
+        if let Some(err) = service.as_ref().and_then(|service| lacks_ports(self.draft, service)) {
+            tasks.iter().for_each(|task| self.say(task, &err));
+            return;
+        }
+        let mut ready = Cow::Borrowed(tasks);
+        if tasks.iter().any(|task| lacks_address(task)) {
+            ready = tasks.iter().filter_map(|task| self.with_address(id, task)).collect();
         }
         let Some(first) = ready.first() else { return };
-        let ask = match ask::ask(self.draft, first) {
+        let ask = match ask::ask(self.draft, service.as_deref(), first) {
             Ok(ask) => ask,
             Err(err) => {
                 let err = err.into();
@@ -84,13 +93,36 @@ impl<'a> Placer<'a> {
                 return;
             }
         };
-        let (own, any): (Vec<_>, Vec<_>) = ready.into_iter().partition(|task| task.for_node().is_some());
-        for task in own {
+        // A service has tasks of one kind.
+        if first.for_node().is_none() {
+            self.place_anywhere(id, &ask, &ready);
+            return;
+        }
+        for task in ready.iter() {
             if let Some(node) = task.for_node() {
-                self.place_on(id, &ask, &task, node);
+                self.place_on(id, &ask, task, node);
             }
         }
-        self.place_anywhere(id, &ask, &any);
+    }
+
+    /// The task with an address in the ingress network.
+    fn with_address(&mut self, id: ServiceId, task: &Arc<Task>) -> Option<Arc<Task>> {
+        if !lacks_address(task) {
+            return Some(Arc::clone(task));
+        }
+        if self.left == 0 && !self.is_written(task) {
+            self.rest.insert(id);
+            return None;
+        }
+        if !self.is_out_of_addresses
+            && let Some(new) = assign_address(self.draft, task)
+        {
+            self.spend(task);
+            return Some(new);
+        }
+        self.is_out_of_addresses = true;
+        self.say(task, &NO_ADDRESS.into());
+        None
     }
 
     fn place_anywhere(&mut self, id: ServiceId, ask: &Ask, tasks: &[Arc<Task>]) {

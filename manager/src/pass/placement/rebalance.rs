@@ -14,7 +14,7 @@ use skep_api::{
     object::{Service, Task},
 };
 use skep_orchestrator::{
-    Context, FAILURES_WINDOW, Hold, Scope, WakeKey, assign_addresses, begin_move, end_moves, may_move,
+    Context, FAILURES_WINDOW, Hold, Scope, WakeKey, assign_address, begin_move, end_moves, may_move,
 };
 use skep_scheduler::{Ask, Crowd, Picture};
 use skep_store::{Draft, View};
@@ -111,8 +111,11 @@ fn carry_out(
     to: NodeId,
 ) {
     let Some(new) = begin_move(draft, cx, old) else { return };
-    assign_addresses(draft, &BTreeSet::new());
-    let Some(new) = draft.task(new).filter(|task| lacks_address(task).is_none()).cloned() else { return };
+    let Some(mut new) = draft.task(new).cloned() else { return };
+    if lacks_address(&new) {
+        let Some(with_address) = assign_address(draft, &new) else { return };
+        new = with_address;
+    }
     if let Ok(given) = picture.place_on(&eyes.ask, &eyes.crowd, to) {
         assign(draft, &new, given, PLACED);
     }
