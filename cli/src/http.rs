@@ -27,6 +27,7 @@ mod system;
 mod tasks;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tickets;
 mod version;
 mod volumes;
 
@@ -141,6 +142,7 @@ fn router(api: Api) -> Router {
         .merge(recovery::routes())
         .merge(rollout::routes())
         .merge(rebalance::routes())
+        .merge(tickets::routes())
         .layer(middleware::from_fn(limit_time));
     let streams = Router::new()
         .merge(logs::routes())

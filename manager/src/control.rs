@@ -9,9 +9,11 @@ mod networks;
 mod nodes;
 mod recovery;
 pub(crate) mod services;
+mod tickets;
 
 pub use cluster::Rotation;
 pub use services::{RegistryAuth, RollOut};
+pub use tickets::TicketAsked;
 
 use std::{sync::Arc, time::Duration};
 

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use skep_api::{
-    NodeId,
+    NodeId, Timestamp,
     id::IdSource,
-    object::{Cluster, Node, NodeDescription, NodeState, NodeStatus},
+    object::{Cluster, Node, NodeDescription, NodeState, NodeStatus, Ticket, TicketOver},
     spec::{Availability, NodeSpec, Role},
     wire,
 };
 use skep_link::{JoinToken, remote_addr, stubs::join_server::Join};
 use skep_store::{Change, Guard, GuardKind, View};
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -28,7 +29,17 @@ const BAD_TOKEN: &str = "A valid join token is necessary to join this cluster";
 const STALE_MAX: u32 = 8;
 
 /// The gRPC service.
-pub(crate) struct JoinService(pub(crate) Arc<Shared>);
+pub(crate) struct JoinService {
+    shared: Arc<Shared>,
+    /// Who joins with a ticket, one after the other: each changes it, and would have all others begin anew.
+    by_ticket: Mutex<()>,
+}
+
+impl JoinService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, by_ticket: Mutex::new(()) }
+    }
+}
 
 #[tonic::async_trait]
 impl Join for JoinService {
@@ -36,14 +47,19 @@ impl Join for JoinService {
         &self,
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::JoinResponse>, Status> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         let request = request.into_inner();
+        let token = JoinToken::parse(&request.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let _turn = match token.ticket() {
+            Some(_) => Some(self.by_ticket.lock().await),
+            None => None,
+        };
         // A token that was rotated is no token any more, whichever manager is asked.
         shared.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
         for _ in 0..STALE_MAX {
             let view = shared.machine.view();
-            match self.take_in(&view, &request, &addr).await {
+            match self.take_in(&view, &token, &request, &addr).await {
                 // The swarm's token, root or settings changed meanwhile.
                 Err(Refused::Stale) => {}
                 Err(Refused::For(status)) => return Err(status),
@@ -72,12 +88,13 @@ impl JoinService {
     async fn take_in(
         &self,
         view: &View,
+        token: &JoinToken,
         request: &wire::JoinRequest,
         addr: &str,
     ) -> Result<wire::JoinResponse, Refused> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
-        let role = granted(cluster, &request.token)?;
+        let Grant { role, ticket } = granted(view, cluster, token, Timestamp(shared.leaders_clock()))?;
         if role == Role::Manager {
             level::check_new(view, request.feature_level)?;
         }
@@ -89,6 +106,7 @@ impl JoinService {
         let data_path_addr =
             if request.data_path_addr.is_empty() { addr } else { request.data_path_addr.as_str() };
         check_data_path(data_path_addr)?;
+        let labels = ticket.as_ref().map(|ticket| ticket.labels.clone()).unwrap_or_default();
         let id = NodeId(SystemIds::default().next_id());
         let now = (shared.clock)() / 1_000_000_000;
         let issued = sign(&shared.identity, cluster, &request.csr_pem, id, role, now).await?;
@@ -96,7 +114,7 @@ impl JoinService {
         let description = description.at_level(view.feature_level());
         let node = Node {
             id,
-            spec: NodeSpec { role, availability, ..NodeSpec::default() },
+            spec: NodeSpec { role, availability, labels, ..NodeSpec::default() },
             // It counts for a rotation of the root from its first moment.
             description: NodeDescription { tls: Some(issued.tls), ..description },
             // Ready once its session is there.
@@ -105,11 +123,16 @@ impl JoinService {
             ..Node::default()
         };
         // The token and the root are still those that it was checked against.
-        let guards = vec![
+        let mut guards = vec![
             Guard { kind: GuardKind::Node, id: id.0, version: 0 },
             Guard { kind: GuardKind::Cluster, id: cluster.id.0, version: cluster.meta.version },
         ];
-        match shared.write(guards, vec![Change::PutNode(Arc::new(node))]).await {
+        let mut changes = vec![Change::PutNode(Arc::new(node))];
+        if let Some(ticket) = ticket {
+            guards.push(Guard { kind: GuardKind::Ticket, id: ticket.id.0, version: ticket.meta.version });
+            changes.push(Change::PutTicket(Arc::new(used(&ticket))));
+        }
+        match shared.write(guards, changes).await {
             Ok(()) => {}
             Err(WriteError::Stale) => return Err(Refused::Stale),
             Err(error) => return Err(Refused::For(error.into())),
@@ -126,16 +149,47 @@ impl JoinService {
     }
 }
 
-/// The role that a token grants.
-fn granted(cluster: &Cluster, token: &str) -> Result<Role, Status> {
-    let token = JoinToken::parse(token).map_err(|e| Status::invalid_argument(e.to_string()))?;
+/// What a token grants.
+struct Grant {
+    role: Role,
+    /// Whose token it is, if it is a ticket's.
+    ticket: Option<Arc<Ticket>>,
+}
+
+fn granted(view: &View, cluster: &Cluster, token: &JoinToken, now: Timestamp) -> Result<Grant, Status> {
+    if let Some(id) = token.ticket() {
+        let known = view.ticket(id).filter(|ticket| ticket.digest == token.secret_digest());
+        let ticket = known.ok_or_else(|| Status::permission_denied(BAD_TOKEN))?;
+        return match ticket.over(now) {
+            None => Ok(Grant { role: ticket.role, ticket: Some(Arc::clone(ticket)) }),
+            Some(over) => Err(Status::permission_denied(refusal(ticket, over))),
+        };
+    }
     if token.has_secret(&cluster.manager_token_secret) {
-        Ok(Role::Manager)
+        Ok(Grant { role: Role::Manager, ticket: None })
     } else if token.has_secret(&cluster.worker_token_secret) {
-        Ok(Role::Worker)
+        Ok(Grant { role: Role::Worker, ticket: None })
     } else {
         Err(Status::permission_denied(BAD_TOKEN))
     }
+}
+
+/// Only who knows the secret hears it.
+fn refusal(ticket: &Ticket, over: TicketOver) -> String {
+    let why = match over {
+        TicketOver::Revoked => "was revoked".to_owned(),
+        TicketOver::UsedUp => "is used up".to_owned(),
+        TicketOver::Expired => format!("expired at {}", ticket.expires_at),
+    };
+    format!(
+        "the join token {} {why}; 'skep swarm join-token create' on a manager makes another one",
+        ticket.id
+    )
+}
+
+/// A ticket after one more node joined with it.
+fn used(ticket: &Ticket) -> Ticket {
+    Ticket { uses_left: ticket.uses_left.map(|n| n.saturating_sub(1)), ..ticket.clone() }
 }
 
 /// A role as certificates say it.

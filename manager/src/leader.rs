@@ -96,6 +96,7 @@ impl Leader {
             match key {
                 WakeKey::Service(id) => state.dirty.services.insert(*id),
                 WakeKey::Node(id) => state.dirty.nodes.insert(*id),
+                WakeKey::Tickets => std::mem::replace(&mut state.dirty.tickets, true),
             };
         }
         state.last = (now, Instant::now());

@@ -33,7 +33,8 @@ mod unlock;
 mod write;
 
 pub use control::{
-    Control, CreatedNetwork, CreatedService, ManagerStatus, RegistryAuth, RollOut, Rotation, network_note,
+    Control, CreatedNetwork, CreatedService, ManagerStatus, RegistryAuth, RollOut, Rotation, TicketAsked,
+    network_note,
 };
 pub use ids::SystemIds;
 pub use logs::{LogItem, LogQuery};

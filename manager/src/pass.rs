@@ -12,7 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_api::{Timestamp, id::IdSource};
-use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, expire_nodes, reconcile};
+use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, expire_nodes, expire_tickets, reconcile};
 use skep_store::{Change, Dirty, Draft, View};
 
 pub use self::placement::{Move, Plan, Rebalance, Waiting};
@@ -74,9 +74,13 @@ pub fn pass(
         draft.push(Change::DeleteTask(id)).ok();
     }
     expire_nodes(&mut draft, &mut cx);
+    if dirty.all || dirty.tickets {
+        expire_tickets(&mut draft, &mut cx);
+    }
     let whole = scope.services.iter().filter(|(_, look)| **look == Look::Whole);
     let nodes = scope.nodes.iter().map(|id| WakeKey::Node(*id));
-    let settled = whole.map(|(id, _)| WakeKey::Service(*id)).chain(nodes).collect();
+    let tickets = (dirty.all || dirty.tickets).then_some(WakeKey::Tickets);
+    let settled = whole.map(|(id, _)| WakeKey::Service(*id)).chain(nodes).chain(tickets).collect();
     Pass { draft, settled, wakes: cx.wakes, rest }
 }
 

@@ -259,7 +259,7 @@ impl Manager {
     #[must_use]
     pub fn routes(&self) -> Routes {
         let shared = &self.control.shared;
-        Routes::new(JoinServer::new(JoinService(shared.clone())))
+        Routes::new(JoinServer::new(JoinService::new(shared.clone())))
             .add_service(NodeCaServer::new(NodeCaService(shared.clone())))
             .add_service(
                 DispatcherServer::new(DispatcherService(shared.clone()))

@@ -1,4 +1,4 @@
-//! Join tokens: `SWMTKN-1-<root digest>-<secret>`.
+//! Join tokens: `SWMTKN-1-<root digest>-<secret>`, and those of tickets: `SWMTKN-T1-<root digest>-<ticket>-<secret>`.
 //!
 //! The digest lets the joiner know the cluster's root before it says its secret; the secret says in
 //! which role it may join. Rotating changes the secret alone. `Debug` never shows the secret.
@@ -9,12 +9,14 @@ use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom, SystemRandom},
 };
-use skep_api::Id;
+use skep_api::{Id, TicketId};
 
 use crate::tls;
 
 const PREFIX: &str = "SWMTKN";
 const VERSION: &str = "1";
+/// Of tokens with a life of their own. Builds that do not know them, and Docker, refuse it as a version.
+const TICKET_VERSION: &str = "T1";
 const SECRET_CHARS: usize = 25;
 /// The length of the largest 256-bit number in base 36.
 const DIGEST_CHARS: usize = 50;
@@ -28,6 +30,7 @@ pub struct RootDigest(pub [u8; 32]);
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     digest: RootDigest,
+    ticket: Option<TicketId>,
     secret: String,
 }
 
@@ -41,23 +44,32 @@ pub enum TokenError {
     )]
     NotAToken,
     /// A token of another version.
-    #[error("invalid join token: only version 1 (SWMTKN-1-...) is supported")]
+    #[error("invalid join token: only versions 1 and T1 (SWMTKN-1-..., SWMTKN-T1-...) are supported")]
     Version,
+    /// The part of a ticket's token that says which one it is.
+    #[error(
+        "invalid join token: its fourth part, the ticket's id, must be {SECRET_CHARS} characters of 0-9a-z"
+    )]
+    Ticket,
     /// The part with the digest of the root certificate.
     #[error("invalid join token: its third part, the CA digest, must be {DIGEST_CHARS} characters of 0-9a-z")]
     Digest,
     /// The part with the secret.
-    #[error("invalid join token: its fourth part, the secret, must be {SECRET_CHARS} characters of 0-9a-z")]
+    #[error("invalid join token: its last part, the secret, must be {SECRET_CHARS} characters of 0-9a-z")]
     Secret,
+}
+
+fn sha256(of: &[u8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, of).as_ref());
+    bytes
 }
 
 impl RootDigest {
     /// The digest of a certificate in DER form.
     #[must_use]
     pub fn of_der(der: &[u8]) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, der).as_ref());
-        Self(bytes)
+        Self(sha256(der))
     }
 
     /// The digest of the first certificate of a PEM text. A text that holds none has the digest of
@@ -123,7 +135,13 @@ impl JoinToken {
     /// from [`JoinToken::generate_secret`].
     #[must_use]
     pub fn new(root_cert_pem: &str, secret: &str) -> Self {
-        Self { digest: RootDigest::of_pem(root_cert_pem), secret: secret.to_owned() }
+        Self { digest: RootDigest::of_pem(root_cert_pem), ticket: None, secret: secret.to_owned() }
+    }
+
+    /// The token of a ticket.
+    #[must_use]
+    pub fn of_ticket(root_cert_pem: &str, ticket: TicketId, secret: &str) -> Self {
+        Self { ticket: Some(ticket), ..Self::new(root_cert_pem, secret) }
     }
 
     /// Reads a token as printed.
@@ -135,15 +153,18 @@ impl JoinToken {
         if parts.first() != Some(&PREFIX) {
             return Err(TokenError::NotAToken);
         }
-        if parts.get(1).is_some_and(|version| *version != VERSION) {
-            return Err(TokenError::Version);
-        }
-        let [_, _, digest, secret] = parts.as_slice() else { return Err(TokenError::NotAToken) };
+        let (digest, ticket, secret) = match parts.as_slice() {
+            [_, VERSION, digest, secret] => (digest, None, secret),
+            [_, TICKET_VERSION, digest, ticket, secret] => (digest, Some(ticket), secret),
+            [_] | [_, VERSION | TICKET_VERSION, ..] => return Err(TokenError::NotAToken),
+            _ => return Err(TokenError::Version),
+        };
         let digest = RootDigest::from_base36(digest).ok_or(TokenError::Digest)?;
         if secret.len() != SECRET_CHARS || !secret.bytes().all(|byte| DIGITS.contains(&byte)) {
             return Err(TokenError::Secret);
         }
-        Ok(Self { digest, secret: (*secret).to_owned() })
+        let ticket = ticket.map(|id| id.parse().map_err(|_| TokenError::Ticket)).transpose()?;
+        Ok(Self { digest, ticket, secret: (*secret).to_owned() })
     }
 
     /// A fresh secret: 128 bits of the system's randomness as 25 base36 characters.
@@ -170,6 +191,18 @@ impl JoinToken {
         digest(&SHA256, self.secret.as_bytes()).as_ref() == digest(&SHA256, secret.as_bytes()).as_ref()
     }
 
+    /// The ticket whose token it is, if it is one's.
+    #[must_use]
+    pub fn ticket(&self) -> Option<TicketId> {
+        self.ticket
+    }
+
+    /// The SHA-256 of the secret.
+    #[must_use]
+    pub fn secret_digest(&self) -> [u8; 32] {
+        sha256(self.secret.as_bytes())
+    }
+
     /// The digest of the cluster's root certificate.
     #[must_use]
     pub fn digest(&self) -> RootDigest {
@@ -187,7 +220,11 @@ impl FromStr for JoinToken {
 
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}-{VERSION}-{}-{}", self.digest.to_base36(), self.secret)
+        let digest = self.digest.to_base36();
+        match self.ticket {
+            None => write!(f, "{PREFIX}-{VERSION}-{digest}-{}", self.secret),
+            Some(ticket) => write!(f, "{PREFIX}-{TICKET_VERSION}-{digest}-{ticket}-{}", self.secret),
+        }
     }
 }
 
@@ -224,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_tickets_round_trip_and_do_not_leak() {
+        let secret = JoinToken::generate_secret();
+        let token = JoinToken::of_ticket("a root", TicketId(Id(7)), &secret);
+        let text = token.to_string();
+        assert!(text.starts_with("SWMTKN-T1-"));
+        assert_eq!(JoinToken::parse(&text), Ok(token.clone()));
+        assert_eq!((token.ticket(), token.has_secret(&secret)), (Some(TicketId(Id(7))), true));
+        assert_eq!(token.secret_digest(), JoinToken::new("another root", &secret).secret_digest());
+        assert!(!format!("{token:?}").contains(&secret));
+    }
+
+    #[test]
     fn what_is_no_token_is_refused_by_its_part() {
         let (digest, secret) = ("1".repeat(50), "a".repeat(25));
         let check = |text: &str, expect| assert_eq!(JoinToken::parse(text), Err(expect), "{text}");
@@ -235,6 +284,10 @@ mod tests {
         check(&format!("SWMTKN-1-{digest}"), TokenError::NotAToken);
         check(&format!("SWMTKN-1-{digest}-{secret}-x"), TokenError::NotAToken);
         check(&format!("SWMTKN-2-0-{digest}-{secret}"), TokenError::Version);
+        check("SWMTKN-T1", TokenError::NotAToken);
+        check(&format!("SWMTKN-T1-{digest}-{secret}"), TokenError::NotAToken);
+        check(&format!("SWMTKN-T1-{digest}-x-{secret}"), TokenError::Ticket);
+        check(&format!("SWMTKN-T1-{digest}-{secret}-x"), TokenError::Secret);
         check(&format!("SWMTKN-1-{}-{secret}", &digest[1..]), TokenError::Digest);
         check(&format!("SWMTKN-1-{}-{secret}", "Z".repeat(50)), TokenError::Digest);
         check(&format!("SWMTKN-1-{digest}-{}", &secret[1..]), TokenError::Secret);

@@ -13,6 +13,7 @@ impl From<&Ticket> for wire::Ticket {
             expires_at: ticket.expires_at.0,
             uses_left: ticket.uses_left,
             labels: ticket.labels.clone(),
+            revoked: ticket.revoked,
         }
     }
 }
@@ -29,6 +30,7 @@ impl TryFrom<wire::Ticket> for Ticket {
             expires_at: Timestamp(ticket.expires_at),
             uses_left: ticket.uses_left,
             labels: ticket.labels,
+            revoked: ticket.revoked,
         })
     }
 }

@@ -4,6 +4,7 @@ mod backup;
 mod ca;
 mod lock;
 mod recover;
+mod ticket;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -105,8 +106,12 @@ pub(crate) struct Join {
 }
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct JoinToken {
-    role: Role,
+    #[command(subcommand)]
+    ticket: Option<ticket::Command>,
+    #[arg(required = true)]
+    role: Option<Role>,
     /// Rotate join token: the old one is refused from then on
     #[arg(long)]
     rotate: bool,
@@ -284,16 +289,21 @@ async fn rotate(daemon: &Connection, role: Role) -> anyhow::Result<()> {
 }
 
 async fn join_token(daemon: &Connection, flags: &JoinToken) -> anyhow::Result<()> {
+    let role = match (&flags.ticket, flags.role) {
+        (Some(command), _) => return ticket::run(daemon, command).await,
+        (None, Some(role)) => role,
+        (None, None) => bail!("worker or manager expected"),
+    };
     if flags.rotate {
-        rotate(daemon, flags.role).await?;
+        rotate(daemon, role).await?;
         if !flags.quiet {
-            print(&format!("Successfully rotated {} join token.\n\n", flags.role.word()))?;
+            print(&format!("Successfully rotated {} join token.\n\n", role.word()))?;
         }
     }
     if flags.quiet {
-        return print(&format!("{}\n", token(daemon, flags.role).await?));
+        return print(&format!("{}\n", token(daemon, role).await?));
     }
-    print(&how_to_join(daemon, flags.role).await?)
+    print(&how_to_join(daemon, role).await?)
 }
 
 async fn token(daemon: &Connection, role: Role) -> anyhow::Result<String> {
@@ -307,6 +317,10 @@ async fn token(daemon: &Connection, role: Role) -> anyhow::Result<String> {
 
 async fn how_to_join(daemon: &Connection, role: Role) -> anyhow::Result<String> {
     let token = token(daemon, role).await?;
+    how_to_join_with(daemon, role, &token).await
+}
+
+async fn how_to_join_with(daemon: &Connection, role: Role, token: &str) -> anyhow::Result<String> {
     let info = daemon.get("/info").await?;
     let node = daemon.get(&format!("/nodes/{}", escape(text(&info, "/Swarm/NodeID")))).await?;
     let address = text(&node, "/ManagerStatus/Addr");

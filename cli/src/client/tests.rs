@@ -190,6 +190,30 @@ async fn an_update_is_paused_resumed_and_given_up() {
 }
 
 #[tokio::test]
+async fn tokens_that_end_are_made_and_taken_back() {
+    let server = Running::manager();
+    let line = "swarm join-token create --role manager --ttl 10m --uses 3 --label zone=a";
+    let told =
+        ["To add a manager to this swarm", "swarm join --token SWMTKN-T1-", "lets 3 nodes in within 10m0s"];
+    good(&server, line, &told).await;
+    let token = good(&server, "swarm join-token create -q --uses 0 --ttl 0s", &["SWMTKN-T1-"]).await;
+    assert_eq!(token.lines().count(), 1);
+    good(&server, "swarm join-token ls", &["ID", "USES LEFT"]).await;
+    bad(&server, "swarm join-token revoke none", "Error response from daemon: join token none not found")
+        .await;
+}
+
+#[tokio::test]
+async fn tasks_are_moved_by_hand() {
+    let server = Running::manager();
+    good(&server, "service create -d --name web skep/whoami", &[]).await;
+    let even = "nothing to move: the nodes are as even as they can be\n";
+    good(&server, "service rebalance --dry-run web", &[even]).await;
+    good(&server, "service rebalance web", &[even]).await;
+    bad(&server, "service rebalance none", "Error response from daemon: service none not found").await;
+}
+
+#[tokio::test]
 async fn nodes_are_changed() {
     let server = Running::manager();
     good(&server, "service create -d --name web --replicas 2 skep/whoami", &[]).await;

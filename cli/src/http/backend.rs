@@ -15,13 +15,14 @@ use futures::stream::BoxStream;
 use skep_agent::DockerAbout;
 use skep_agent::runtime::{Distribution, PullNews, Pulled};
 use skep_api::{
-    ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, Timestamp,
+    ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, TicketId, Timestamp,
     object::{GenericResource, Node},
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
+use skep_link::JoinToken;
 use skep_manager::{
     CreatedNetwork, CreatedService, LogItem, LogQuery, ManagerStatus, Plan, Rebalance, RegistryAuth, RollOut,
-    Rotation, UnlockKey, View, Waiting, recovery::Preview,
+    Rotation, TicketAsked, UnlockKey, View, Waiting, recovery::Preview,
 };
 use tokio::{io::AsyncRead, sync::mpsc};
 
@@ -78,9 +79,28 @@ impl Placing for skep_manager::Control {
     }
 }
 
+/// Tokens for joining that have a life of their own.
+#[async_trait]
+pub(crate) trait Tickets: Send + Sync {
+    /// Gives the token, which is told only once.
+    async fn create_ticket(&self, asked: TicketAsked) -> Result<(TicketId, JoinToken), ApiError>;
+    async fn revoke_ticket(&self, id: TicketId) -> Result<(), ApiError>;
+}
+
+#[async_trait]
+impl Tickets for skep_manager::Control {
+    async fn create_ticket(&self, asked: TicketAsked) -> Result<(TicketId, JoinToken), ApiError> {
+        Self::create_ticket(self, asked).await
+    }
+
+    async fn revoke_ticket(&self, id: TicketId) -> Result<(), ApiError> {
+        Self::revoke_ticket(self, id).await
+    }
+}
+
 /// What a manager does for its clients.
 #[async_trait]
-pub(crate) trait ControlPlane: Placing + Send + Sync + 'static {
+pub(crate) trait ControlPlane: Placing + Tickets + Send + Sync + 'static {
     /// The cluster as of now: what was acknowledged anywhere before the call is in it.
     async fn view(&self) -> Result<View, ApiError>;
     /// The cluster as this manager last heard.

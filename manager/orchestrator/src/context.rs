@@ -62,6 +62,8 @@ pub enum WakeKey {
     Service(ServiceId),
     /// A node.
     Node(NodeId),
+    /// Tickets.
+    Tickets,
 }
 
 /// The only chance there is, and what was asked for besides changes.

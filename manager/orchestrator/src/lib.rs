@@ -22,6 +22,7 @@ mod seats;
 mod situation;
 mod subnets;
 mod takeover;
+mod tickets;
 mod update;
 
 pub use addresses::{assign_address, assign_addresses};
@@ -40,6 +41,7 @@ pub use seats::{FAILURES_WINDOW, Seat};
 pub use situation::{NewTask, Situation, Why, clear_away};
 pub use subnets::{SubnetError, assign_subnets, free_vni};
 pub use takeover::Takeover;
+pub use tickets::expire_tickets;
 pub use update::Update;
 
 use skep_api::ServiceId;

@@ -13,7 +13,10 @@ use skep_api::{
 };
 use skep_store::{Change, Guard, GuardKind, View};
 
-pub(super) use self::{ports::check_ports, update::check_level};
+pub(super) use self::{
+    ports::check_ports,
+    update::{check_level, needs_level_2},
+};
 use self::{
     ports::named_ports,
     update::{no_previous_spec, rolled_back, updated},

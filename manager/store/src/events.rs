@@ -34,6 +34,8 @@ pub struct Dirty {
     pub nodes: BTreeSet<NodeId>,
     /// Placing that is still to be done.
     pub placing: Placing,
+    /// Tickets.
+    pub tickets: bool,
 }
 
 /// How far tasks that wait for a node were looked at: a pass places so many, and the next one goes on. It goes through
@@ -71,6 +73,7 @@ impl Dirty {
             && self.tasks.is_empty()
             && self.nodes.is_empty()
             && self.placing.is_done()
+            && !self.tickets
     }
 
     /// Marks one object.
@@ -88,7 +91,8 @@ impl Dirty {
             // Its settings say how much history tasks have, whosesoever they are.
             ObjectRef::Cluster => self.merge(Self::everything()),
             // Nothing is decided from them by a pass.
-            ObjectRef::Network(_) | ObjectRef::Ticket(_) => {}
+            ObjectRef::Network(_) => {}
+            ObjectRef::Ticket(_) => self.tickets = true,
         }
     }
 
@@ -106,5 +110,6 @@ impl Dirty {
         self.services.extend(other.services);
         self.tasks.extend(other.tasks);
         self.nodes.extend(other.nodes);
+        self.tickets |= other.tickets;
     }
 }

@@ -1,11 +1,12 @@
-//! What the cluster made by hand says of placement: nothing waits in it.
+//! What the cluster made by hand says of placement, where nothing waits, and of tickets.
 
 use async_trait::async_trait;
-use skep_api::{ApiError, ServiceId, spec::ServiceSpec};
-use skep_manager::{Plan, Rebalance, Waiting};
+use skep_api::{ApiError, Id, ServiceId, TicketId, spec::ServiceSpec};
+use skep_link::JoinToken;
+use skep_manager::{Plan, Rebalance, TicketAsked, Waiting};
 
 use super::fake::FakeControl;
-use crate::http::backend::Placing;
+use crate::http::backend::{Placing, Tickets};
 
 #[async_trait]
 impl Placing for FakeControl {
@@ -23,5 +24,17 @@ impl Placing for FakeControl {
 
     async fn rebalance(&self, _: ServiceId) -> Result<Rebalance, ApiError> {
         Ok(Rebalance::default())
+    }
+}
+
+#[async_trait]
+impl Tickets for FakeControl {
+    async fn create_ticket(&self, _: TicketAsked) -> Result<(TicketId, JoinToken), ApiError> {
+        let id = TicketId(Id(7));
+        Ok((id, JoinToken::of_ticket("a root", id, "s3cret")))
+    }
+
+    async fn revoke_ticket(&self, _: TicketId) -> Result<(), ApiError> {
+        Ok(())
     }
 }

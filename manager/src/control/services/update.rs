@@ -51,7 +51,7 @@ pub(in crate::control) fn check_level(view: &View, spec: &ServiceSpec) -> Result
     needs_level_2(view, what)
 }
 
-pub(super) fn needs_level_2(view: &View, what: &str) -> Result<(), ApiError> {
+pub(in crate::control) fn needs_level_2(view: &View, what: &str) -> Result<(), ApiError> {
     let level = view.feature_level();
     if level >= 2 {
         return Ok(());

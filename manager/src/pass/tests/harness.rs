@@ -319,6 +319,7 @@ impl Swarm {
             match key {
                 WakeKey::Service(id) => self.dirty.services.insert(*id),
                 WakeKey::Node(id) => self.dirty.nodes.insert(*id),
+                WakeKey::Tickets => std::mem::replace(&mut self.dirty.tickets, true),
             };
         }
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use skep_api::{
-    Id, NetworkId, NodeId, ServiceId, TaskState, Timestamp,
+    Id, NetworkId, NodeId, ServiceId, TaskState, TicketId, Timestamp,
     object::{GenericResource, Network, NodeState, Plugin, SeatKey, Service, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
@@ -99,6 +99,8 @@ impl Script {
             ["node", verb, name, facts @ ..] => self.node(verb, number(name), facts),
             ["leader", "change"] => self.swarm.change_leader(),
             ["swarm", setting, value] => self.set(setting, value),
+            ["ticket", n, facts @ ..] => self.ticket(n.parse().unwrap(), facts),
+            ["show", "tickets"] => self.show_tickets(),
             ["show", "messages", name] => self.show_messages(name),
             ["show", "nodes"] => self.show_nodes(),
             ["show", "update", name] => self.show_update(name),
@@ -276,6 +278,30 @@ impl Script {
             }
             other => panic!("no command: swarm {other}"),
         });
+    }
+
+    /// `for=60s`, `uses=2`, `revoked`.
+    fn ticket(&mut self, n: u128, facts: &[&str]) {
+        let id = TicketId(Id(n));
+        let mut ticket = self.swarm.view().ticket(id).map(|old| (**old).clone()).unwrap_or_default();
+        ticket.id = id;
+        for (key, value) in facts.iter().map(|fact| fact.split_once('=').unwrap_or((fact, ""))) {
+            match key {
+                "for" => ticket.expires_at = self.swarm.now.after(duration(value)),
+                "uses" => ticket.uses_left = Some(value.parse().unwrap()),
+                "revoked" => ticket.revoked = true,
+                other => panic!("no fact of a ticket: {other}"),
+            }
+        }
+        self.swarm.apply(vec![Change::PutTicket(Arc::new(ticket))]);
+    }
+
+    fn show_tickets(&mut self) {
+        self.heading("tickets");
+        for ticket in self.swarm.view().tickets() {
+            let state = ticket.over(self.swarm.now).map_or("valid", |over| over.as_str());
+            writeln!(self.shown, "  {} {state}", { ticket.id.0.0 }).unwrap();
+        }
     }
 
     fn show_nodes(&mut self) {
