@@ -21,6 +21,7 @@ mod registry;
 mod render;
 mod rest;
 mod rollout;
+mod runs;
 mod services;
 mod swarm;
 mod system;
@@ -143,6 +144,7 @@ fn router(api: Api) -> Router {
         .merge(rollout::routes())
         .merge(rebalance::routes())
         .merge(tickets::routes())
+        .merge(runs::routes())
         .layer(middleware::from_fn(limit_time));
     let streams = Router::new()
         .merge(logs::routes())

@@ -130,7 +130,7 @@ impl JoinService {
         let mut changes = vec![Change::PutNode(Arc::new(node))];
         if let Some(ticket) = ticket {
             guards.push(Guard { kind: GuardKind::Ticket, id: ticket.id.0, version: ticket.meta.version });
-            changes.push(Change::PutTicket(Arc::new(used(&ticket))));
+            changes.extend(used(&ticket).map(|used| Change::PutTicket(Arc::new(used))));
         }
         match shared.write(guards, changes).await {
             Ok(()) => {}
@@ -187,9 +187,10 @@ fn refusal(ticket: &Ticket, over: TicketOver) -> String {
     )
 }
 
-/// A ticket after one more node joined with it.
-fn used(ticket: &Ticket) -> Ticket {
-    Ticket { uses_left: ticket.uses_left.map(|n| n.saturating_sub(1)), ..ticket.clone() }
+/// A ticket after one more node joined with it; `None` where that is all the same to it.
+fn used(ticket: &Ticket) -> Option<Ticket> {
+    let left = ticket.uses_left?;
+    Some(Ticket { uses_left: Some(left.saturating_sub(1)), ..ticket.clone() })
 }
 
 /// A role as certificates say it.

@@ -41,11 +41,14 @@ pub struct Service {
     pub history: Arc<[PastSpec]>,
     /// Of a job: earlier iterations, the newest first.
     pub runs: Arc<[JobRun]>,
-    /// The last planned time that led to a run; zero for none.
+    /// Of a scheduled job: the last planned time that is dealt with, or when the schedule was set; zero for neither.
     pub cron_last: Timestamp,
     /// When somebody asked for its tasks to be moved until they are even; zero for nobody, or done.
     pub balance_asked: Timestamp,
 }
+
+/// How many past runs of a scheduled job are shown, if no label says so.
+const RUNS_DEFAULT: u64 = 10;
 
 /// How many tasks a minute are moved where somebody asks for that once, and no label says how many.
 const MOVES_DEFAULT: u64 = 10;
@@ -83,6 +86,20 @@ impl Service {
     pub fn moves_a_minute(&self) -> u64 {
         let labelled = self.spec.label_number(SkepLabel::Rebalance).unwrap_or(0);
         if labelled == 0 && !self.balance_asked.is_zero() { MOVES_DEFAULT } else { labelled }
+    }
+
+    /// Whether it is a scheduled job between two runs: nothing of it is to run.
+    #[must_use]
+    pub fn is_between_runs(&self) -> bool {
+        let is_over = || self.runs.first().is_some_and(|run| run.iteration == self.job_iteration);
+        self.spec.is_scheduled() && (self.last_execution.is_zero() || is_over())
+    }
+
+    /// How many past runs are shown.
+    #[must_use]
+    pub fn n_runs_max(&self) -> usize {
+        let n = self.spec.label_number(SkepLabel::CronHistory).unwrap_or(RUNS_DEFAULT);
+        usize::try_from(n).unwrap_or(usize::MAX)
     }
 
     /// Whether an update or a rollback goes on: not one that is paused.

@@ -87,10 +87,10 @@ const ROWS: &[Row] = &[
     honoured(SkepLabel::SpreadWeight, "skep.spread.weight", Form::LabelOfNode),
     honoured(SkepLabel::Soft, "skep.soft.", Form::Soft),
     later(SkepLabel::Priority, "skep.priority", Form::Number(100)),
-    later(SkepLabel::Cron, "skep.cron", Form::Text),
-    later(SkepLabel::CronZone, "skep.cron.tz", Form::Text),
-    later(SkepLabel::CronOverlap, "skep.cron.overlap", Form::Word(&["skip", "replace"])),
-    later(SkepLabel::CronHistory, "skep.cron.history", Form::Number(100)),
+    honoured(SkepLabel::Cron, "skep.cron", Form::Text),
+    honoured(SkepLabel::CronZone, "skep.cron.tz", Form::Text),
+    honoured(SkepLabel::CronOverlap, "skep.cron.overlap", Form::Word(&["skip", "replace"])),
+    honoured(SkepLabel::CronHistory, "skep.cron.history", Form::Number(100)),
 ];
 
 impl SkepLabel {

@@ -27,6 +27,35 @@ fn what_the_cli_always_sends_asks_for_nothing() {
 }
 
 #[test]
+fn labels_of_a_schedule_belong_together() {
+    for (template, rest, expect) in [
+        (
+            "",
+            r#","Mode":{"ReplicatedJob":{}},"Labels":{"skep.cron":"@daily","skep.cron.tz":"Europe/Berlin"}"#,
+            "",
+        ),
+        (
+            "",
+            r#","Mode":{"ReplicatedJob":{}},"Labels":{"skep.cron":"61 * * * *"}"#,
+            "Labels.skep.cron: invalid value '61 * * * *': ",
+        ),
+        (
+            "",
+            r#","Mode":{"ReplicatedJob":{}},"Labels":{"skep.cron":"@daily","skep.cron.tz":"Mars"}"#,
+            "Labels.skep.cron.tz: invalid value 'Mars': unknown time zone",
+        ),
+        (
+            "",
+            r#","Labels":{"skep.cron":"@daily"}"#,
+            "Labels.skep.cron: only a replicated job runs by a schedule",
+        ),
+        ("", r#","Labels":{"skep.cron.tz":"UTC"}"#, "Labels.skep.cron.tz: needs Labels.skep.cron"),
+    ] {
+        check(template, rest, expect);
+    }
+}
+
+#[test]
 fn what_is_not_honoured_is_refused_by_name() {
     for (template, rest, expect) in [
         (r#","Secrets":[]"#, "", ""),

@@ -67,6 +67,9 @@ async fn watch(daemon: &Connection, word: &str, quiet: bool, back: bool) -> anyh
     let mut why_back = String::new();
     loop {
         let service = daemon.get(&format!("/services/{}", escape(word))).await?;
+        if service.pointer("/Spec/Labels/skep.cron").is_some() {
+            return print(&format!("the job runs at its times: skep service runs {word}\n"));
+        }
         let monitor =
             service.pointer("/Spec/UpdateConfig/Monitor").and_then(Value::as_u64).filter(|n| *n != 0);
         let monitor = monitor.map_or(Duration::from_secs(5), Duration::from_nanos);

@@ -6,6 +6,7 @@ mod inspect;
 mod networks;
 mod rebalance;
 mod rollout;
+mod runs;
 mod scale;
 pub(crate) mod settings;
 
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     History(rollout::History),
     /// Move tasks of a service until its nodes are even
     Rebalance(rebalance::Flags),
+    /// List the runs of a scheduled job
+    Runs(runs::Flags),
     /// Update a service
     Update(Box<change::Change>),
     /// Remove one or more services
@@ -107,6 +110,7 @@ pub(crate) async fn run(daemon: &Connection, command: Command) -> anyhow::Result
         Command::Resume(flags) => flags.run(daemon, "resume").await,
         Command::Abort(flags) => flags.run(daemon, "abort").await,
         Command::History(flags) => flags.run(daemon).await,
+        Command::Runs(flags) => runs::run(daemon, &flags).await,
         Command::Rebalance(flags) => rebalance::run(daemon, &flags).await,
         Command::Scale { detach, targets } => scale::run(daemon, &targets, detach).await,
         Command::Update(flags) => Box::pin(change::run(daemon, *flags)).await,

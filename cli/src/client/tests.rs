@@ -204,6 +204,17 @@ async fn tokens_that_end_are_made_and_taken_back() {
 }
 
 #[tokio::test]
+async fn runs_of_a_job_are_listed() {
+    let server = Running::manager();
+    let line = "service create --name job --mode replicated-job --label skep.cron=@daily skep/whoami";
+    good(&server, line, &["the job runs at its times: skep service runs "]).await;
+    good(&server, "service runs job", &["ITERATION", "STARTED", "next run: "]).await;
+    good(&server, "service create -d --name web skep/whoami", &[]).await;
+    let none = "Error response from daemon: service web has no schedule: its label skep.cron gives it one";
+    bad(&server, "service runs web", none).await;
+}
+
+#[tokio::test]
 async fn tasks_are_moved_by_hand() {
     let server = Running::manager();
     good(&server, "service create -d --name web skep/whoami", &[]).await;

@@ -49,6 +49,8 @@ impl ServicePart for Global {
 #[derive(Debug)]
 pub struct Fit {
     mode: Mode,
+    /// It is a job that waits for its time.
+    is_idle: bool,
     /// What the service asks of nodes by now.
     constraints: Constraints,
 }
@@ -58,7 +60,8 @@ impl Fit {
     #[must_use]
     pub fn of(at: &Situation, cx: &mut Context<'_>) -> Self {
         let service = at.service();
-        Self::new(service.spec_version, &service.spec, &mut cx.differences)
+        let is_idle = service.is_between_runs();
+        Self { is_idle, ..Self::new(service.spec_version, &service.spec, &mut cx.differences) }
     }
 
     /// Of a service with this spec.
@@ -70,13 +73,13 @@ impl Fit {
     fn new(version: u64, spec: &ServiceSpec, differences: &mut Differences) -> Self {
         let mode = spec.mode();
         let asked = mode.is_global().then(|| differences.constraints(version, spec));
-        Self { mode, constraints: asked.flatten() }
+        Self { mode, is_idle: false, constraints: asked.flatten() }
     }
 
     /// Whether a new task may come into a seat. Slots get theirs whatever the nodes are: it waits for one.
     #[must_use]
     pub fn may_fill(&self, view: &View, key: SeatKey) -> bool {
-        let SeatKey::Node(id) = key else { return true };
+        let SeatKey::Node(id) = key else { return !self.is_idle };
         let Some(node) = view.node(id) else { return false };
         let is_there = match self.mode {
             Mode::GlobalJob => node.status.state == NodeState::Ready,

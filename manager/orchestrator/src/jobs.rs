@@ -38,7 +38,7 @@ impl ServicePart for Jobs {
             at.seats().flat_map(|(_, seat)| seat.tasks.iter().filter(is_old)).cloned().collect();
         old.iter().for_each(|task| at.remove(draft, task));
         match at.mode() {
-            Mode::ReplicatedJob { concurrent, total } if at.is_whole() => {
+            Mode::ReplicatedJob { concurrent, total } if at.is_whole() && !at.service().is_between_runs() => {
                 fill(at, draft, cx, concurrent, total);
             }
             // Nodes are the seats of a global one.
@@ -63,6 +63,6 @@ fn fill(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, concurrent:
 }
 
 /// Whether its task runs or is to, or has failed and something may follow.
-fn is_under_way(seat: &Seat) -> bool {
+pub(crate) fn is_under_way(seat: &Seat) -> bool {
     seat.newest().is_some_and(|task| task.is_wanted() && task.status.state != TaskState::Complete)
 }

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod context;
+mod cron;
 mod dirt;
 mod enforcer;
 mod global;
@@ -27,6 +28,7 @@ mod update;
 
 pub use addresses::{assign_address, assign_addresses};
 pub use context::{Context, Look, Scope, ServicePart, WakeKey};
+pub use cron::Scheduled;
 pub use dirt::{Differences, is_dirty, same_endpoint};
 pub use enforcer::Enforcer;
 pub use global::{Fit, Global};
@@ -49,7 +51,7 @@ use skep_store::Draft;
 
 /// What is decided of each service, in order.
 pub const PARTS: &[&dyn ServicePart] =
-    &[&Ports, &Replicated, &Jobs, &Global, &Enforcer, &Takeover, &Restart, &Update, &Reaper];
+    &[&Ports, &Replicated, &Scheduled, &Jobs, &Global, &Enforcer, &Takeover, &Restart, &Update, &Reaper];
 
 /// Decides what becomes of one service, as far as it is looked at.
 pub fn reconcile(draft: &mut Draft, cx: &mut Context<'_>, id: ServiceId, look: &Look) {

@@ -62,9 +62,12 @@ impl Control {
             let warnings = network_note(view, &spec).into_iter().collect();
             let registry_auth = registry_auth.clone();
             let ports = named_ports(view, &spec, id).unwrap_or_default();
-            let last_execution = if spec.mode().is_job() { now } else { Timestamp::ZERO };
+            let when = |is_it: bool| if is_it { now } else { Timestamp::ZERO };
+            let last_execution = when(spec.mode().is_job() && !spec.is_scheduled());
+            let cron_last = when(spec.is_scheduled());
             let spec = Arc::new(spec);
-            let service = Service { id, spec, ports, registry_auth, last_execution, ..Service::default() };
+            let service =
+                Service { id, spec, ports, registry_auth, last_execution, cron_last, ..Service::default() };
             Ok((service, warnings))
         };
         let (service, warnings) = self.decide(decide).await?;
@@ -197,6 +200,23 @@ mod tests {
         let spec = (*service.spec).clone();
         let auth = RegistryAuth::OfSpec;
         control.update_service(id, service.meta.version, Some(spec), auth).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_scheduled_job_does_not_run_when_it_is_made() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let text = r#"{"Name":"job","TaskTemplate":{"ContainerSpec":{"Image":"busybox"}},
+            "Mode":{"ReplicatedJob":{}},"Labels":{"skep.cron":"0 0 29 2 *"}}"#;
+        let spec: ServiceSpec = serde_json::from_str(text).unwrap();
+        let id = control.create_service(spec.clone(), Secret::default()).await.unwrap().id;
+        let made = control.view().await.unwrap().service(id).cloned().unwrap();
+        assert!(made.is_between_runs() && made.last_execution.is_zero() && !made.cron_last.is_zero());
+        let mut bad = spec;
+        "other".clone_into(&mut bad.name);
+        bad.labels = Some([("skep.cron".to_owned(), "0 0 30 2 *".to_owned())].into());
+        let error = control.create_service(bad, Secret::default()).await.unwrap_err();
+        assert_eq!(error.message, "Labels.skep.cron: invalid value '0 0 30 2 *': that time never comes");
     }
 
     #[tokio::test(flavor = "multi_thread")]

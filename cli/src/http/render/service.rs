@@ -38,7 +38,9 @@ pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
     if service.spec.mode().is_job() {
         let mut status = Map::new();
         status.insert("JobIteration".into(), version(service.job_iteration));
-        status.insert("LastExecution".into(), service.last_execution.to_string().into());
+        if !service.last_execution.is_zero() {
+            status.insert("LastExecution".into(), service.last_execution.to_string().into());
+        }
         out.insert("JobStatus".into(), status.into());
     }
     Value::Object(out)

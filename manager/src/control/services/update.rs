@@ -102,7 +102,7 @@ pub(crate) fn updated(
         new.previous_spec_version = old.previous_spec_version;
         new.previous_registry_auth.clone_from(&old.previous_registry_auth);
     }
-    Ok(run_anew(Service { update_status, ..new }, now))
+    Ok(run_anew(old, Service { update_status, ..new }, now))
 }
 
 /// A spec with the number of tasks of another one.
@@ -113,12 +113,22 @@ fn scaled_as(spec: &Arc<ServiceSpec>, other: &ServiceSpec) -> Arc<ServiceSpec> {
     Arc::new(ServiceSpec { mode: other.mode.clone(), ..(**spec).clone() })
 }
 
-/// Whatever a change of a job changes, it is another run (`SK:manager/controlapi/service.go`).
-fn run_anew(service: Service, now: Timestamp) -> Service {
+/// Whatever a change of a job changes, it is another run (`SK:manager/controlapi/service.go`); of a scheduled one
+/// where that is asked for by `--force`.
+fn run_anew(old: &Service, service: Service, now: Timestamp) -> Service {
     if !service.spec.mode().is_job() {
         return service;
     }
-    Service { job_iteration: service.job_iteration + 1, last_execution: now, ..service }
+    let is_scheduled = service.spec.is_scheduled();
+    let is_same = old.spec.has_schedule_of(&service.spec);
+    let cron_last = if is_scheduled && !is_same { now } else { service.cron_last };
+    let forced = |of: &ServiceSpec| of.task_template.force_update.unwrap_or(0);
+    if is_scheduled && forced(&old.spec) == forced(&service.spec) {
+        return Service { cron_last, ..service };
+    }
+    // The first run of all is iteration 0.
+    let job_iteration = service.job_iteration + u64::from(!service.last_execution.is_zero() || !is_scheduled);
+    Service { job_iteration, last_execution: now, cron_last, ..service }
 }
 
 fn history(old: &Service, spec: &ServiceSpec, level: u32, now: Timestamp) -> Arc<[PastSpec]> {
@@ -165,7 +175,7 @@ fn back_to(old: &Service, spec: Arc<ServiceSpec>, auth: Secret, level: u32, now:
         updates: old.updates + u64::from(level >= 2),
         ..old.clone()
     };
-    run_anew(new, now)
+    run_anew(old, new, now)
 }
 
 #[cfg(test)]

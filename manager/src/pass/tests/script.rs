@@ -4,6 +4,8 @@
 //! print. `SKEP_BLESS=1` writes that anew. The commands are those of [`Script::line`]; tasks are told as
 //! `service.seat#n`, the nth of its seat.
 
+mod beyond;
+
 use std::{
     fmt::Write as _,
     fs,
@@ -13,20 +15,17 @@ use std::{
 };
 
 use skep_api::{
-    Id, NetworkId, NodeId, ServiceId, TaskState, TicketId, Timestamp,
-    object::{GenericResource, Network, NodeState, Plugin, SeatKey, Service, Task, TaskStatus},
+    Id, NetworkId, NodeId, ServiceId, TaskState, Timestamp,
+    object::{GenericResource, Network, NodeState, Plugin, SeatKey, Task, TaskStatus},
     spec::{Availability, ServiceSpec},
 };
 use skep_store::{Change, FEATURE_LEVEL};
 
 use super::harness::{EPOCH, Swarm, image, node_id, service_id, simple, with};
 
-use crate::{
-    control::services::{
-        aborted, paused, resumed,
-        update::{rolled_back, rolled_back_to},
-    },
-    pass::plan_rebalance,
+use crate::control::services::{
+    aborted, paused, resumed,
+    update::{rolled_back, rolled_back_to},
 };
 
 /// `until` waits no longer.
@@ -74,10 +73,7 @@ impl Script {
                 let old = self.swarm.view().service(id).unwrap().spec.clone();
                 self.swarm.update(id, changed(&old, &[&format!("replicas={n}")], "{}"));
             }
-            ["rebalance", name] => {
-                let (id, now) = (self.id(name), self.swarm.now);
-                self.swarm.change(id, |old| Ok(Service { balance_asked: now, ..old.clone() }));
-            }
+            ["rebalance", name] => self.rebalance(name),
             [verb @ ("pause" | "resume" | "abort" | "rollback"), name, rest @ ..] => {
                 self.roll_out(verb, name, rest)
             }
@@ -97,15 +93,14 @@ impl Script {
             }
             ["release"] => self.swarm.held.clear(),
             ["node", verb, name, facts @ ..] => self.node(verb, number(name), facts),
+            ["lead", "nobody", span] => {
+                self.swarm.now = self.swarm.now.after(duration(span));
+                self.swarm.change_leader();
+            }
             ["leader", "change"] => self.swarm.change_leader(),
             ["swarm", setting, value] => self.set(setting, value),
             ["ticket", n, facts @ ..] => self.ticket(n.parse().unwrap(), facts),
-            ["show", "tickets"] => self.show_tickets(),
-            ["show", "messages", name] => self.show_messages(name),
-            ["show", "nodes"] => self.show_nodes(),
-            ["show", "update", name] => self.show_update(name),
-            ["show", "moves", name] => self.show_moves(name),
-            ["show", name] => self.show(name),
+            ["show", what @ ..] => self.print(what),
             other => panic!("no command: {other:?}"),
         }
         self.swarm.settle();
@@ -133,6 +128,19 @@ impl Script {
             (verb, _) => panic!("no command: network {verb} {name}"),
         };
         self.swarm.apply(vec![change]);
+    }
+
+    fn print(&mut self, what: &[&str]) {
+        match what {
+            ["tickets"] => self.show_tickets(),
+            ["messages", name] => self.show_messages(name),
+            ["nodes"] => self.show_nodes(),
+            ["update", name] => self.show_update(name),
+            ["runs", name] => self.show_runs(name),
+            ["moves", name] => self.show_moves(name),
+            [name] => self.show(name),
+            other => panic!("no command: show {other:?}"),
+        }
     }
 
     fn roll_out(&mut self, verb: &str, name: &str, rest: &[&str]) {
@@ -280,30 +288,6 @@ impl Script {
         });
     }
 
-    /// `for=60s`, `uses=2`, `revoked`.
-    fn ticket(&mut self, n: u128, facts: &[&str]) {
-        let id = TicketId(Id(n));
-        let mut ticket = self.swarm.view().ticket(id).map(|old| (**old).clone()).unwrap_or_default();
-        ticket.id = id;
-        for (key, value) in facts.iter().map(|fact| fact.split_once('=').unwrap_or((fact, ""))) {
-            match key {
-                "for" => ticket.expires_at = self.swarm.now.after(duration(value)),
-                "uses" => ticket.uses_left = Some(value.parse().unwrap()),
-                "revoked" => ticket.revoked = true,
-                other => panic!("no fact of a ticket: {other}"),
-            }
-        }
-        self.swarm.apply(vec![Change::PutTicket(Arc::new(ticket))]);
-    }
-
-    fn show_tickets(&mut self) {
-        self.heading("tickets");
-        for ticket in self.swarm.view().tickets() {
-            let state = ticket.over(self.swarm.now).map_or("valid", |over| over.as_str());
-            writeln!(self.shown, "  {} {state}", { ticket.id.0.0 }).unwrap();
-        }
-    }
-
     fn show_nodes(&mut self) {
         let nodes: Vec<String> = self.swarm.view().nodes().map(|node| host(node.id)).collect();
         self.heading("nodes");
@@ -323,25 +307,6 @@ impl Script {
 
     fn words(&self, task: &Task) -> String {
         if task.status.err.is_empty() { String::new() } else { format!(": {}", task.status.err) }
-    }
-
-    /// What a move would be if all that may be made even was.
-    fn show_moves(&mut self, name: &str) {
-        let view = self.swarm.view();
-        let plan = plan_rebalance(&view, view.service(self.id(name)).unwrap(), self.swarm.now);
-        self.heading(name);
-        for one in &plan.moves {
-            let task = &self.swarm.names[&one.task.id];
-            writeln!(self.shown, "  {task} would go from {} to {}", host(one.from), host(one.to)).unwrap();
-        }
-        writeln!(
-            self.shown,
-            "  {} a minute{}{}",
-            plan.a_minute,
-            if plan.held.is_empty() { "" } else { ": " },
-            plan.held
-        )
-        .unwrap();
     }
 
     fn show_update(&mut self, name: &str) {
