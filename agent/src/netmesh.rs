@@ -180,6 +180,7 @@ mod tests {
                 endpoints: vec![addr(3), addr(4)],
             }],
             data_path_port: 4789,
+            left_at: 0,
         };
         let desired = desired(&state).unwrap();
         assert_eq!(desired.ingress, Some(Ingress { addr: Ipv4Addr::new(10, 255, 0, 9), prefix: 16 }));

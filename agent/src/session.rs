@@ -25,6 +25,7 @@ use crate::{
     assignment::{Position, SetRefused},
     engine::chain,
     logs::LogStreams,
+    mesh,
     task::runner::Host,
     ties::{NodeRole, Ties, Trust},
     worker::Command,
@@ -68,6 +69,8 @@ pub(crate) enum SessionError {
     Silent(&'static str),
     #[error(transparent)]
     Set(#[from] SetRefused),
+    #[error(transparent)]
+    Mesh(#[from] mesh::Gap),
     #[error("the agent stops")]
     Closing,
     #[error("this node's certificate was replaced")]
@@ -200,7 +203,8 @@ impl Session {
                 | SessionError::Broken(_)
                 | SessionError::Silent(_)
                 | SessionError::Replaced
-                | SessionError::Set(_) => {
+                | SessionError::Set(_)
+                | SessionError::Mesh(_) => {
                     tracing::warn!(manager, err = chain(&ended), "no session with the manager")
                 }
             }
@@ -267,6 +271,7 @@ impl Session {
             data_path_addr: self.introduction.data_path_addr.to_string(),
             revision: self.position.seen().max(mesh_seen),
             probe_addr: self.introduction.probe_addr.clone(),
+            takes_mesh_changes: true,
         };
         send(&outgoing, Out::Hello(hello)).await?;
         let opening = timeout(WELCOME_MAX, client.session(ReceiverStream::new(messages))).await;
@@ -400,6 +405,15 @@ impl Session {
             Some(In::Mesh(state)) => {
                 tracing::trace!(node = self.host.node_name, revision = state.revision, "mesh received");
                 self.ties.mesh.send_replace(Some(Arc::new(state)));
+            }
+            Some(In::MeshChange(change)) => {
+                let mut taken = Ok(());
+                self.ties.mesh.send_if_modified(|known| {
+                    let state = Arc::make_mut(known.get_or_insert_default());
+                    taken = mesh::take(state, change);
+                    taken.is_ok()
+                });
+                taken?;
             }
             Some(In::LogsWanted(wanted)) => self.logs.open(wanted, client),
             Some(In::LogsUnwanted(unwanted)) => self.logs.close(&unwanted.id),

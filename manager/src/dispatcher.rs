@@ -4,6 +4,7 @@
 //! sends the difference. The mesh is computed once for all. Soft state: rebuilt from the sessions.
 
 mod assignments;
+mod collector;
 mod hub;
 mod leaderless;
 mod mesh;
@@ -12,6 +13,7 @@ mod service;
 mod session;
 mod terms;
 
+pub(crate) use collector::Collector;
 pub(crate) use hub::{Hub, Whereabouts};
 pub(crate) use leaderless::mind_leader;
 pub(crate) use roll::Heard;

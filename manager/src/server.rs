@@ -25,7 +25,7 @@ use tonic::service::Routes;
 use crate::{
     Control, Entrance, NodeKeyBox, SystemIds, ca,
     clocks::Clocks,
-    dispatcher::{DispatcherService, Hub, Shared, mind_leader},
+    dispatcher::{Collector, DispatcherService, Hub, Shared, mind_leader},
     join::JoinService,
     leader::Leader,
     level, liveness,
@@ -235,6 +235,7 @@ impl Manager {
             raft: raft.clone(),
             machine: machine.clone(),
             hub: hub.clone(),
+            collector: Collector::default(),
             liveness: Arc::default(),
             logs: Arc::default(),
             peers: Peers::new(node_id, identity.clone(), machine.clone()),
@@ -252,6 +253,8 @@ impl Manager {
         tasks.spawn(heed_removal(shared.clone()));
         tasks.spawn(level::report(shared.clone(), node_id, config.dir.clone()));
         tasks.spawn(unlock::follow(shared.clone()));
+        let collecting = shared.clone();
+        tasks.spawn(async move { collecting.collector.keep(&collecting.raft, collecting.clock).await });
         Self { control: Control { shared, node_id }, tasks }
     }
 

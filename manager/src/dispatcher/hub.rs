@@ -12,18 +12,36 @@ use std::{
     time::Duration,
 };
 
-use skep_api::{NodeId, ServiceId, TaskId, object::Service, spec::PortConfig, wire};
+use skep_api::{
+    NodeId, ServiceId, TaskId,
+    object::Service,
+    spec::PortConfig,
+    wire::{self, manager_message::Message as Out},
+};
 use skep_store::{ObjectRef, View};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
-use super::{mesh::Mesh, roll::Roll, terms::Terms};
+use super::{
+    mesh::{Mesh, MeshStep},
+    roll::Roll,
+    terms::Terms,
+};
 use crate::machine::Listener;
 
 /// A stopping task waits for the nodes' meshes at most this long (one of them may hang).
 const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Steps of the mesh that are kept for agents that were told of one before the newest; others are told all of it.
+const STEPS_MAX: usize = 64;
+
+/// Between two meshes, for each agent that is told: in a large swarm many changes go out as one. To tell an agent takes
+/// about a tenth of it.
+const PAUSE_EACH: Duration = Duration::from_micros(300);
+/// And at most: no node is to have a stale entry for a second.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Messages that may wait for one agent besides its assignments and mesh (log requests, receipts).
 pub(super) const ASIDE_MAX: usize = 256;
@@ -54,11 +72,62 @@ pub(super) struct Ties {
     pub(super) terms: watch::Receiver<Arc<Terms>>,
 }
 
+/// Which mesh a session was told last: by the revision here, and by that which it came under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Told {
+    pub(super) own: u64,
+    told: u64,
+}
+
 /// The mesh at its revision.
 #[derive(Debug, Default)]
 pub(super) struct Versioned {
     pub(super) revision: u64,
+    /// The revision at which an endpoint left last, from 1 on.
+    left_at: u64,
     pub(super) mesh: Mesh,
+    /// The last steps that led here, at most [`STEPS_MAX`].
+    steps: Vec<Arc<MeshStep>>,
+}
+
+impl Versioned {
+    /// What a node is told, and under which revision it has this mesh then. `checked` is the revision up to which
+    /// this mesh is right: another manager may have told the node of one that it found later.
+    pub(super) fn news(&self, node: NodeId, sent: Option<Told>, checked: u64) -> (Vec<Out>, Told) {
+        let begin = sent.and_then(|sent| {
+            let at = self.steps.iter().position(|step| step.from == sent.own)?;
+            Some((at, sent.told))
+        });
+        let Some((at, told)) = begin else {
+            let told = checked.max(self.revision);
+            let state = self.mesh.for_node(node, told, self.left_at);
+            return (vec![Out::Mesh(state)], Told { own: self.revision, told });
+        };
+        let mut changes: Vec<wire::MeshChange> =
+            self.steps[at..].iter().map(|step| step.for_node(node, &self.mesh)).collect();
+        if let Some(first) = changes.first_mut() {
+            first.applies_to = told;
+        }
+        let sent = Told { own: self.revision, told: self.revision };
+        (changes.into_iter().map(Out::MeshChange).collect(), sent)
+    }
+
+    /// Up to which revision a node that has applied this one has no endpoint that left.
+    fn effective(&self, applied: u64, checked: u64) -> u64 {
+        if applied >= self.left_at { applied.max(checked) } else { applied }
+    }
+
+    /// The next one.
+    fn then(&self, revision: u64, mesh: Mesh) -> Self {
+        let has_left = self.mesh.members.difference(&mesh.members).next().is_some();
+        // What this manager has seen leave begins with its first mesh.
+        let left_at = if has_left || self.left_at == 0 { revision } else { self.left_at };
+        let step = MeshStep::between((self.revision, &self.mesh), (revision, &mesh), left_at);
+        let skip = (self.steps.len() + 1).saturating_sub(STEPS_MAX);
+        let steps =
+            self.steps[skip.min(self.steps.len())..].iter().cloned().chain([Arc::new(step)]).collect();
+        Self { revision, left_at, mesh, steps }
+    }
 }
 
 /// A stopping task that was an endpoint.

@@ -150,3 +150,51 @@ async fn who_has_kept_its_manager_is_known_by_its_newest_sign_of_life() {
     assert_eq!(hub.settled(), [(node(11), now), (node(13), now), (node(14), now)]);
     assert!(start < then);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_this_manager_never_showed_is_drained_once_that_was_looked_at() {
+    let (view, task) = running();
+    let hub = Hub::new();
+    let (aside, _keep) = mpsc::channel(1);
+    let a = hub.connect(A, aside);
+    hub.refresh(&View::default());
+    // It rested while the task ran and was told to stop; another manager's agents may have been told of it.
+    let stopping = Task { desired_state: TaskState::Shutdown, ..task };
+    let left = push(&view, vec![Change::PutTask(Arc::new(stopping))]);
+    let stopping = left.task(TaskId(Id(6))).expect("it is there").clone();
+    assert!(!hub.is_drained(&stopping), "nobody has looked at it yet");
+    hub.refresh(&left);
+    assert!(!hub.is_drained(&stopping), "the agent here has applied no mesh without it");
+    hub.heard(A, a.session, a.mesh.borrow().revision);
+    assert!(hub.is_drained(&stopping));
+    let behind = Heard { node: B, at: Instant::now(), applied: view.revision() };
+    hub.take_told(B, &[behind]);
+    assert!(!hub.is_drained(&stopping), "another manager's agent is behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_comes_under_the_revision_up_to_which_it_is_right_and_its_steps_after_that() {
+    let (view, task) = running();
+    let hub = Hub::new();
+    hub.refresh(&view);
+    let spec = Arc::new(ServiceSpec { name: "other".to_owned(), ..ServiceSpec::default() });
+    let other = Service { id: ServiceId(Id(9)), spec, ..Service::default() };
+    let after = push(&view, vec![Change::PutService(Arc::new(other))]);
+    assert!(!hub.refresh(&after), "nothing of the mesh changed");
+    let (mesh, checked) = hub.newest();
+    assert_eq!((mesh.revision, checked), (view.revision(), after.revision()));
+    // An agent may have another manager's mesh of that revision, or one in between.
+    let (messages, told) = mesh.news(A, None, checked);
+    let [Out::Mesh(state)] = messages.as_slice() else { panic!("{messages:?}") };
+    assert_eq!((state.revision, state.left_at), (after.revision(), view.revision()));
+
+    let stopping = Task { desired_state: TaskState::Shutdown, ..task };
+    let left = push(&after, vec![Change::PutTask(Arc::new(stopping))]);
+    assert!(hub.refresh(&left));
+    let (mesh, checked) = hub.newest();
+    let (messages, _) = mesh.news(A, Some(told), checked);
+    let [Out::MeshChange(change)] = messages.as_slice() else { panic!("{messages:?}") };
+    assert_eq!((change.applies_to, change.results_in), (after.revision(), left.revision()));
+    assert_eq!(change.left_at, left.revision());
+    assert_eq!(change.endpoints_gone.len(), 1);
+}

@@ -1,10 +1,15 @@
 //! The mesh as the replicated state wants it: which endpoints each published port has, and where
 //! addresses of the ingress network live. Pure; computed once for all nodes.
 
+mod change;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
 };
+
+pub(super) use change::MeshStep;
 
 use skep_api::{
     NodeId, TaskId, TaskState,
@@ -13,15 +18,21 @@ use skep_api::{
 };
 use skep_store::View;
 
+/// (protocol, published, target).
+type PortKey = (String, u16, u16);
+
+/// Where a node's data path is.
+type Place = Arc<str>;
+
 /// The whole mesh, before it is cut for a node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Mesh {
-    /// (node, its data path address, its ingress address).
-    nodes: Vec<(NodeId, String, Ipv4Addr)>,
-    /// (ingress address of a live task, its node).
-    addresses: Vec<(Ipv4Addr, NodeId)>,
-    /// (protocol, published, target) -> endpoints. A port without endpoints refuses connections.
-    ports: BTreeMap<(String, u16, u16), Vec<Ipv4Addr>>,
+    /// Its data path address and its ingress address.
+    nodes: BTreeMap<NodeId, (Place, Ipv4Addr)>,
+    /// Of live tasks, with the node of each.
+    addresses: BTreeMap<Ipv4Addr, (NodeId, Place)>,
+    /// The endpoints. A port without endpoints refuses connections.
+    ports: BTreeMap<PortKey, BTreeSet<Ipv4Addr>>,
     /// Tasks that are endpoints.
     pub(super) members: BTreeSet<TaskId>,
     data_path_port: u32,
@@ -36,7 +47,7 @@ impl Mesh {
         };
         for node in view.nodes() {
             if let Some(address) = node.ingress_addr {
-                mesh.nodes.push((node.id, node.data_path_addr.clone(), address));
+                mesh.nodes.insert(node.id, (node.data_path_addr.as_str().into(), address));
             }
         }
         for service in view.services() {
@@ -45,11 +56,11 @@ impl Mesh {
                 mesh.ports.entry(key).or_default();
             }
         }
-        for task in view.tasks() {
-            let Some((address, node)) = task.ingress_addr.zip(task.node_id).filter(|_| task.is_live()) else {
-                continue;
-            };
-            mesh.addresses.push((address, node));
+        for task in view.tasks_with_address() {
+            let Some((address, node)) = task.ingress_addr.zip(task.node_id) else { continue };
+            if let Some((place, _)) = mesh.nodes.get(&node) {
+                mesh.addresses.insert(address, (node, Arc::clone(place)));
+            }
             if is_endpoint(task, view.node(node).map(AsRef::as_ref))
                 && let Some(service) = view.service(task.service_id)
             {
@@ -70,52 +81,53 @@ impl Mesh {
                 continue;
             };
             let key = (port.protocol().to_owned(), port.published_port, own.target_port);
-            self.ports.entry(key).or_default().push(address);
+            self.ports.entry(key).or_default().insert(address);
             self.members.insert(task.id);
         }
     }
 
+    fn own_address(&self, node: NodeId) -> u32 {
+        self.nodes.get(&node).map_or(0, |(_, address)| u32::from(*address))
+    }
+
     /// What one node needs of it.
-    pub(super) fn for_node(&self, node: NodeId, revision: u64) -> wire::MeshState {
-        let place: BTreeMap<NodeId, &str> =
-            self.nodes.iter().map(|(id, addr, _)| (*id, addr.as_str())).collect();
-        let own =
-            self.nodes.iter().find(|(id, ..)| *id == node).map_or(0, |(.., address)| u32::from(*address));
+    pub(super) fn for_node(&self, node: NodeId, revision: u64, left_at: u64) -> wire::MeshState {
+        let peers = self.nodes.iter().filter(|(id, _)| **id != node);
+        let remotes = self.addresses.iter().filter(|(_, (owner, _))| *owner != node);
         wire::MeshState {
             revision,
-            ingress_addr: own,
+            ingress_addr: self.own_address(node),
             ingress_prefix: u32::from(ingress::PREFIX),
-            peers: self
-                .nodes
-                .iter()
-                .filter(|(id, ..)| *id != node)
-                .map(|(id, data_path_addr, address)| wire::MeshPeer {
-                    node_id: id.to_bytes(),
-                    data_path_addr: data_path_addr.clone(),
-                    ingress_addr: u32::from(*address),
-                })
-                .collect(),
-            remotes: self
-                .addresses
-                .iter()
-                .filter(|(_, owner)| *owner != node)
-                .filter_map(|(address, owner)| {
-                    let data_path_addr = (*place.get(owner)?).to_owned();
-                    Some(wire::MeshRemote { addr: u32::from(*address), data_path_addr })
-                })
-                .collect(),
-            ports: self
-                .ports
-                .iter()
-                .map(|((protocol, published, target), endpoints)| wire::MeshPort {
-                    protocol: protocol.clone(),
-                    published: u32::from(*published),
-                    target: u32::from(*target),
-                    endpoints: endpoints.iter().map(|address| u32::from(*address)).collect(),
-                })
-                .collect(),
+            peers: peers.map(|(id, (place, address))| peer(*id, place, *address)).collect(),
+            remotes: remotes.map(|(address, (_, place))| remote(*address, place)).collect(),
+            ports: self.ports.iter().map(|(key, endpoints)| port(key, endpoints)).collect(),
             data_path_port: self.data_path_port,
+            left_at,
         }
+    }
+}
+
+fn peer(node: NodeId, place: &Place, address: Ipv4Addr) -> wire::MeshPeer {
+    wire::MeshPeer {
+        node_id: node.to_bytes(),
+        data_path_addr: place.to_string(),
+        ingress_addr: u32::from(address),
+    }
+}
+
+fn remote(address: Ipv4Addr, place: &Place) -> wire::MeshRemote {
+    wire::MeshRemote { addr: u32::from(address), data_path_addr: place.to_string() }
+}
+
+fn port<'a>(
+    (protocol, published, target): &PortKey,
+    endpoints: impl IntoIterator<Item = &'a Ipv4Addr>,
+) -> wire::MeshPort {
+    wire::MeshPort {
+        protocol: protocol.clone(),
+        published: u32::from(*published),
+        target: u32::from(*target),
+        endpoints: endpoints.into_iter().map(|address| u32::from(*address)).collect(),
     }
 }
 

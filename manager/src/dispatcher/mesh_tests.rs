@@ -41,7 +41,8 @@ fn who_answers(services: [Vec<PortConfig>; 2], tasks: [Vec<PortConfig>; 2]) -> B
         draft.push(Change::PutTask(Arc::new(task))).unwrap();
         draft.push(Change::TaskStatus(id, status)).unwrap();
     }
-    let answer = |endpoints: Vec<Ipv4Addr>| endpoints.iter().map(|address| address.octets()[3]).collect();
+    let answer =
+        |endpoints: BTreeSet<Ipv4Addr>| endpoints.iter().map(|address| address.octets()[3]).collect();
     Mesh::of(&draft)
         .ports
         .into_iter()
@@ -64,4 +65,82 @@ fn a_port_that_a_service_gave_up_is_not_answered_by_its_old_tasks() {
 fn a_task_of_an_older_spec_serves_its_own_target() {
     let answers = who_answers([vec![port(8001, 81)], vec![]], [vec![port(8001, 80)], vec![port(8001, 80)]]);
     assert_eq!(answers, BTreeMap::from([((8001, 80), vec![1]), ((8001, 81), vec![])]));
+}
+
+/// A mesh of some nodes, addresses and ports, as the numbers say.
+fn some_mesh(nodes: &[(u8, u8)], addresses: &[(u8, u8)], ports: &[(u8, Vec<u8>)]) -> Mesh {
+    let ip = |last| Ipv4Addr::new(10, 255, 0, last);
+    let mut mesh = Mesh::default();
+    for (id, place) in nodes {
+        mesh.nodes.insert(NodeId(Id(u128::from(*id) << 64)), (format!("10.0.0.{place}").into(), ip(*id)));
+    }
+    for (address, owner) in addresses {
+        let node = NodeId(Id(u128::from(*owner) << 64));
+        if let Some((place, _)) = mesh.nodes.get(&node) {
+            mesh.addresses.insert(ip(100 + address), (node, Arc::clone(place)));
+        }
+    }
+    for (published, endpoints) in ports {
+        let key = ("tcp".to_owned(), u16::from(*published), 80);
+        mesh.ports.insert(key, endpoints.iter().map(|last| ip(100 + last)).collect());
+    }
+    mesh
+}
+
+/// What a node knows after a change, by the plain meaning of its fields.
+fn after(state: &wire::MeshState, change: &wire::MeshChange) -> wire::MeshState {
+    assert_eq!(state.revision, change.applies_to);
+    let mut peers: BTreeMap<_, _> = state.peers.iter().map(|peer| (peer.node_id.clone(), peer)).collect();
+    peers.retain(|id, _| !change.peers_gone.contains(id));
+    peers.extend(change.peers.iter().map(|peer| (peer.node_id.clone(), peer)));
+    let mut remotes: BTreeMap<_, _> = state.remotes.iter().map(|remote| (remote.addr, remote)).collect();
+    remotes.retain(|addr, _| !change.remotes_gone.contains(addr));
+    remotes.extend(change.remotes.iter().map(|remote| (remote.addr, remote)));
+    let key = |port: &wire::MeshPort| (port.protocol.clone(), port.published, port.target);
+    let set = |port: &wire::MeshPort| port.endpoints.iter().copied().collect::<BTreeSet<u32>>();
+    let mut ports: BTreeMap<_, _> = state.ports.iter().map(|port| (key(port), set(port))).collect();
+    ports.retain(|known, _| change.ports_gone.iter().all(|gone| key(gone) != *known));
+    for gone in &change.endpoints_gone {
+        ports.get_mut(&key(gone)).unwrap().retain(|endpoint| !gone.endpoints.contains(endpoint));
+    }
+    for new in &change.ports {
+        ports.entry(key(new)).or_default().extend(&new.endpoints);
+    }
+    let port = |((protocol, published, target), endpoints): (_, BTreeSet<u32>)| wire::MeshPort {
+        protocol,
+        published,
+        target,
+        endpoints: endpoints.into_iter().collect(),
+    };
+    wire::MeshState {
+        revision: change.results_in,
+        ingress_addr: change.ingress_addr,
+        data_path_port: change.data_path_port,
+        left_at: change.left_at,
+        ingress_prefix: state.ingress_prefix,
+        peers: peers.into_values().cloned().collect(),
+        remotes: remotes.into_values().cloned().collect(),
+        ports: ports.into_iter().map(port).collect(),
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_mesh_and_the_step_to_the_next_make_the_next(
+        old in a_mesh(),
+        new in a_mesh(),
+        node in 1_u8..6,
+    ) {
+        let node = NodeId(Id(u128::from(node) << 64));
+        let step = MeshStep::between((7, &old), (9, &new), 8);
+        let told = after(&old.for_node(node, 7, 3), &step.for_node(node, &new));
+        proptest::prop_assert_eq!(told, new.for_node(node, 9, 8));
+    }
+}
+
+fn a_mesh() -> impl proptest::strategy::Strategy<Value = Mesh> {
+    use proptest::{collection::vec, prelude::*};
+    let ports = vec((1_u8..4, vec(0_u8..8, 0..5)), 0..4);
+    (vec((1_u8..6, 1_u8..4), 0..6), vec((0_u8..8, 1_u8..6), 0..8), ports)
+        .prop_map(|(nodes, addresses, ports)| some_mesh(&nodes, &addresses, &ports))
 }

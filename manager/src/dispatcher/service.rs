@@ -15,7 +15,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Hub,
+    Collector, Hub,
     hub::ASIDE_MAX,
     session::{Cut, Introduced, LEFT, Session, describe, receive_all},
 };
@@ -40,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) book: Arc<Book>,
     pub(crate) machine: Arc<Machine>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) collector: Collector,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) logs: Arc<LogBroker>,
     pub(crate) peers: Arc<Peers>,
@@ -87,6 +88,7 @@ impl Dispatcher for DispatcherService {
             return Err(Status::invalid_argument("a session begins with hello"));
         };
         let shared = &self.0;
+        let takes_mesh_changes = hello.takes_mesh_changes;
         if hello.revision > shared.machine.view().revision() {
             return Err(Status::unavailable("this manager's state is older than the node's; try another"));
         }
@@ -109,7 +111,8 @@ impl Dispatcher for DispatcherService {
         // No await from connect to spawn: a handler that is dropped there would leave the session behind.
         let first = Ok(wire::ManagerMessage { message: Some(welcome) });
         out.try_send(first).expect("a fresh queue has room for one");
-        let sender = Session { shared: shared.clone(), node, ties, aside, out: out.clone() };
+        let out_too = out.clone();
+        let sender = Session { shared: shared.clone(), node, ties, takes_mesh_changes, aside, out: out_too };
         let shared = shared.clone();
         // Ends with the stream, or when another session of the node takes over.
         tokio::spawn(async move {

@@ -8,13 +8,15 @@ use skep_api::{
     spec::Role,
     wire::{self, agent_message::Message as In, manager_message::Message as Out},
 };
-use skep_store::{
-    CHANGES_MAX, Change, Guard, GuardKind, Proposal, ProposalError, RefusalKind, View, decode_result,
-};
+use skep_store::{Change, Guard, GuardKind, Proposal, ProposalError, RefusalKind, View, decode_result};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tonic::{Status, Streaming};
 
-use super::{assignments::Sent, hub::Ties, service::Shared};
+use super::{
+    assignments::Sent,
+    hub::{Ties, Told},
+    service::Shared,
+};
 use crate::{clocks::on_ours, liveness::RESTARTING};
 
 /// The status message of a node that said that it leaves.
@@ -31,6 +33,8 @@ pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) node: NodeId,
     pub(super) ties: Ties,
+    /// The agent is told of the mesh step by step.
+    pub(super) takes_mesh_changes: bool,
     pub(super) aside: mpsc::Receiver<wire::ManagerMessage>,
     pub(super) out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
 }
@@ -70,13 +74,17 @@ impl Session {
                     return;
                 }
             }
-            // The mesh goes first: what starts should find its neighbours there.
-            let mesh = self.ties.mesh.borrow_and_update().clone();
-            if mesh_sent != Some(mesh.revision) {
-                let state = mesh.mesh.for_node(self.node, mesh.revision);
-                mesh_sent = Some(mesh.revision);
-                if !self.send(Out::Mesh(state)).await {
-                    return;
+            // The mesh goes first: what starts should find its neighbours there, unless there are too many for that.
+            self.ties.mesh.mark_unchanged();
+            let (mesh, checked) = self.shared.hub.newest();
+            if mesh_sent.is_none_or(|sent: Told| sent.own != mesh.revision) {
+                let known = mesh_sent.filter(|_| self.takes_mesh_changes);
+                let (messages, told) = mesh.news(self.node, known, checked);
+                mesh_sent = Some(told);
+                for message in messages {
+                    if !self.send(message).await {
+                        return;
+                    }
                 }
             }
             if let Some(set) = sent.next(&view, self.node, |task| self.shared.hub.is_drained(task))
@@ -234,15 +242,7 @@ async fn store_statuses(shared: &Shared, node: NodeId, batch: wire::StatusBatch)
     let read = |stamped| on_ours(stamped, batch.clock, now);
     let changes: Vec<Change> =
         batch.reports.into_iter().filter_map(|report| own_report(&view, node, report, read)).collect();
-    for chunk in changes.chunks(CHANGES_MAX) {
-        let proposal =
-            Proposal { changes: chunk.to_vec(), now: Timestamp((shared.clock)()), ..Proposal::default() };
-        if let Err(error) = shared.raft.propose(proposal.encode()).await {
-            tracing::warn!(node.id = %node, err = %error, "could not store task statuses");
-            return false;
-        }
-    }
-    true
+    changes.is_empty() || shared.collector.store(changes).await
 }
 
 fn own_report(

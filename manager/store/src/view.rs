@@ -326,6 +326,12 @@ impl View {
         self.addresses.contains_key(&address)
     }
 
+    /// Live tasks that have an address of the ingress network, in the order of these.
+    pub fn tasks_with_address(&self) -> impl Iterator<Item = &Arc<Task>> {
+        // The other addresses are nodes'.
+        self.addresses.values().filter_map(|id| self.task(TaskId(*id)))
+    }
+
     /// The host-mode ports that a live, placed task holds on its node, as keys.
     pub(crate) fn host_port_keys(task: &Task) -> impl Iterator<Item = (String, u16, NodeId, TaskId)> + '_ {
         let node = task.node_id.filter(|_| task.is_live());

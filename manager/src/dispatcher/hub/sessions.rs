@@ -82,8 +82,11 @@ impl Hub {
             return;
         }
         connected.applied = revision;
+        let lowest = inner.applied.keys().next().copied();
         inner.move_applied(Some(before), Some(revision));
-        if !inner.left.is_empty() {
+        // Others are behind yet.
+        let has_risen = inner.applied.keys().next().copied() != lowest;
+        if has_risen && !inner.left.is_empty() {
             self.wake_drains(&inner);
             self.news.notify_one();
         }
@@ -127,16 +130,14 @@ impl Hub {
     /// The sessions here, and whom their agents found alive, as other managers are told.
     pub(crate) fn to_tell(&self) -> wire::Told {
         let now = Instant::now();
-        let newest = self.mesh.borrow().revision;
         let mut inner = self.lock();
+        let newest = self.mesh.borrow().clone();
         inner.probed.retain(|_, at| *at + PROBED_FOR > now);
         let age_ms = |at: Instant| u32::try_from((now - at).as_millis()).unwrap_or(u32::MAX);
-        // What has the newest mesh has what is right up to where it was checked.
-        let effective = |applied: u64| if applied >= newest { applied.max(inner.checked) } else { applied };
         let heard = inner.sessions.iter().map(|(node, connected)| wire::Heard {
             node_id: node.to_bytes(),
             age_ms: age_ms(connected.heard),
-            mesh_revision: effective(connected.applied),
+            mesh_revision: newest.effective(connected.applied, inner.checked),
             skew_ms: 0,
         });
         let probed = inner.probed.iter().map(|(node, at)| wire::Heard {
