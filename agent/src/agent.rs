@@ -119,6 +119,8 @@ struct Inner {
 pub(crate) struct Parts {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) network: Arc<dyn Network>,
+    /// What the agent remembers is written down.
+    pub(crate) keeps_records: bool,
 }
 
 impl Agent {
@@ -137,13 +139,17 @@ impl Agent {
                 Arc::new(engine)
             }
         };
-        let parts = Parts { engine, network: Arc::new(network) };
+        let parts = Parts { engine, network: Arc::new(network), keeps_records: true };
         Self::start_with(config, parts).await
     }
 
     pub(crate) async fn start_with(config: Config, parts: Parts) -> Result<Self, AgentError> {
         let node_id = config.identity.node_id();
-        let (records, remembered) = open_records(&config, &node_id).await?;
+        let (records, remembered) = if parts.keeps_records {
+            open_records(&config, &node_id).await?
+        } else {
+            (Arc::new(Records::unwritten()), Remembered::default())
+        };
         let Remembered { revision, tasks } = remembered;
         let containers = parts.engine.list().await.map_err(|e| AgentError::Engine(chain(&e)))?;
         let host = Arc::new(Host {

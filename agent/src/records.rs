@@ -134,6 +134,16 @@ impl Records {
         Ok((records, remembered))
     }
 
+    /// A record that is written nowhere.
+    pub(crate) fn unwritten() -> Self {
+        Self {
+            path: PathBuf::new(),
+            database: Mutex::default(),
+            pending: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
     /// A task as the manager gives it.
     pub(crate) fn put_assignment(&self, task: TaskId, assignment: Arc<wire::Assignment>) {
         lock(&self.pending).assignments.insert(task, Some(assignment));

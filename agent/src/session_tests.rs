@@ -245,7 +245,7 @@ impl Stage {
             clock,
         };
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
-        Agent::start_with(config, Parts { engine, network }).await.unwrap()
+        Agent::start_with(config, Parts { engine, network, keeps_records: true }).await.unwrap()
     }
 
     async fn talk(&mut self) -> (Talk, wire::Hello) {

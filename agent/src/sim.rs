@@ -1,6 +1,9 @@
 //! For simulations only: a machine whose containers outlive the daemon, as an engine and a network of the
 //! agent. Nothing is waited for but simulated time, nothing leaves the thread.
 //!
+//! A hollow machine does all at once and keeps nothing: thousands of agents of a benchmark are started on such
+//! ones, in real time.
+//!
 //! An image says by its name what it does: `ok` runs until it is stopped, `stubborn` until it is killed,
 //! `bad` ends by itself with 1 after 200 ms, `missing` is nowhere.
 
@@ -110,6 +113,7 @@ struct State {
 pub struct SimMachine {
     state: Arc<Mutex<State>>,
     now: fn() -> Duration,
+    is_hollow: bool,
 }
 
 impl std::fmt::Debug for SimMachine {
@@ -122,7 +126,23 @@ impl SimMachine {
     /// A machine without containers; `now` is the time of the simulation, `seed` says how long things take.
     #[must_use]
     pub fn new(seed: u64, now: fn() -> Duration) -> Self {
-        Self { state: Arc::new(Mutex::new(State { random: seed, ..State::default() })), now }
+        Self {
+            state: Arc::new(Mutex::new(State { random: seed, ..State::default() })),
+            now,
+            is_hollow: false,
+        }
+    }
+
+    /// A machine that has every image and takes no time; what its agent remembers stays in memory.
+    #[must_use]
+    pub fn hollow(now: fn() -> Duration) -> Self {
+        Self { is_hollow: true, ..Self::new(0, now) }
+    }
+
+    /// How many of its containers run.
+    #[must_use]
+    pub fn n_running(&self) -> usize {
+        self.lock().containers.values().filter(|container| container.is_running()).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -165,6 +185,19 @@ impl SimMachine {
         state.containers.values_mut().for_each(|container| container.end(137));
     }
 
+    async fn take_time(&self, below_ms: u64) {
+        if !self.is_hollow {
+            sleep(self.chance(below_ms)).await;
+        }
+    }
+
+    /// For [`SimMachine::take_done`]; nobody asks a hollow machine.
+    fn note(&self, done: impl IntoIterator<Item = Done>) {
+        if !self.is_hollow {
+            self.lock().done.extend(done);
+        }
+    }
+
     fn chance(&self, below_ms: u64) -> Duration {
         let mut state = self.lock();
         let mut ids = SeededIds(state.random);
@@ -203,11 +236,11 @@ fn failed(words: &str) -> EngineError {
 #[async_trait]
 impl Engine for SimMachine {
     async fn find_image(&self, image: &str) -> Result<Option<Image>, EngineError> {
-        Ok(self.lock().images.contains(image).then(Image::default))
+        Ok((self.is_hollow || self.lock().images.contains(image)).then(Image::default))
     }
 
     async fn pull(&self, image: &str, _auth: &Secret) -> Result<(), EngineError> {
-        sleep(self.chance(PULL_MAX_MS)).await;
+        self.take_time(PULL_MAX_MS).await;
         if image.contains("missing") {
             return Err(EngineError::NotPulled { image: image.to_owned(), reason: "not found".to_owned() });
         }
@@ -216,7 +249,7 @@ impl Engine for SimMachine {
     }
 
     async fn create(&self, container: NewContainer) -> Result<(), EngineError> {
-        sleep(self.chance(MAKE_MAX_MS)).await;
+        self.take_time(MAKE_MAX_MS).await;
         let task = container.labels.get(TASK_ID_LABEL).and_then(|id| id.parse().ok());
         let task = task.ok_or_else(|| failed("a container without a task"))?;
         let made = SimContainer {
@@ -230,13 +263,14 @@ impl Engine for SimMachine {
         if state.containers.contains_key(&container.id) {
             return Err(failed("there is one of that name"));
         }
-        state.done.push(Done::Made(task));
         state.containers.insert(container.id, made);
+        drop(state);
+        self.note([Done::Made(task)]);
         Ok(())
     }
 
     async fn start(&self, id: &str) -> Result<u32, EngineError> {
-        sleep(self.chance(MAKE_MAX_MS)).await;
+        self.take_time(MAKE_MAX_MS).await;
         let now = (self.now)();
         let task = self.with(id, |container| {
             if *container.state.borrow() != ContainerState::Created {
@@ -246,7 +280,7 @@ impl Engine for SimMachine {
             container.ends = container.is_called("bad").then_some((now + BAD_AFTER, 1));
             Ok(container.task)
         })??;
-        self.lock().done.push(Done::Started(task));
+        self.note([Done::Started(task)]);
         Ok(NO_PID)
     }
 
@@ -275,7 +309,8 @@ impl Engine for SimMachine {
     }
 
     async fn kill(&self, id: &str, signal: i32) -> Result<(), EngineError> {
-        let heeds = (self.now)() + self.chance(HEED_MAX_MS);
+        let takes = if self.is_hollow { Duration::ZERO } else { self.chance(HEED_MAX_MS) };
+        let heeds = (self.now)() + takes;
         let stopped = self.with(id, |container| {
             let was_running = container.is_running();
             match signal {
@@ -290,7 +325,7 @@ impl Engine for SimMachine {
             }
             was_running.then_some(container.task)
         })?;
-        self.lock().done.extend(stopped.map(Done::Stopped));
+        self.note(stopped.map(Done::Stopped));
         Ok(())
     }
 
@@ -335,8 +370,10 @@ impl Network for SimMachine {
     }
 
     async fn apply(&self, mesh: &wire::MeshState) -> Result<(), NetworkError> {
-        sleep(self.chance(MAKE_MAX_MS)).await;
-        self.lock().mesh = Some(mesh.clone());
+        self.take_time(MAKE_MAX_MS).await;
+        if !self.is_hollow {
+            self.lock().mesh = Some(mesh.clone());
+        }
         Ok(())
     }
 
@@ -353,6 +390,6 @@ impl Agent {
     /// As [`Agent::start`].
     pub async fn start_simulated(config: Config, machine: &SimMachine) -> Result<Self, AgentError> {
         let (engine, network) = (Arc::new(machine.clone()), Arc::new(machine.clone()));
-        Self::start_with(config, Parts { engine, network }).await
+        Self::start_with(config, Parts { engine, network, keeps_records: !machine.is_hollow }).await
     }
 }
