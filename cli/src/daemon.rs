@@ -27,6 +27,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -131,17 +132,27 @@ pub(crate) struct DaemonArgs {
 pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
     let effective = config::Effective::of(words)?;
     let args = &effective.args;
-    let settings = settings::Settings::of(args)?;
+    let mut settings = settings::Settings::of(args)?;
     let filter = log_filter(&args.log_level)?;
     if args.check {
         std::io::stdout().write_all(effective.text().as_bytes()).context("print the settings")?;
         return Ok(ExitCode::SUCCESS);
     }
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    settings.open_files = raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(serve(settings))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets this process have as many files open as it may raise that to: a manager has one for each agent, and the usual
+/// 1,024 are too few. Says what it was, and what it may be, if these differ: containers get that.
+fn raise_open_files() -> Option<(u64, u64)> {
+    let limit = getrlimit(Resource::Nofile);
+    let (soft, hard) = (limit.current?, limit.maximum?);
+    let raised = Rlimit { current: Some(hard), maximum: Some(hard) };
+    (soft < hard && setrlimit(Resource::Nofile, raised).is_ok()).then_some((soft, hard))
 }
 
 /// What is logged at `level`. A library is heard one step less than we are: with a manager away, openraft

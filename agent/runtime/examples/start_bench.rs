@@ -26,6 +26,7 @@ async fn main() {
         shim,
         cgroup_prefix: cgroup_prefix.clone(),
         registries: Registries::default(),
+        open_files: None,
     };
     let engine = Engine::open(config).await.unwrap();
     let since = Instant::now();

@@ -107,6 +107,8 @@ pub(crate) struct Host {
     pub(crate) shares_network: bool,
     /// This process is protected from the kernel's memory killer; containers must not be.
     pub(crate) oom_protected: bool,
+    /// How many files a process may have open, if the container does not say: now, and what it may raise that to.
+    pub(crate) open_files: Option<(u64, u64)>,
 }
 
 /// A mount with its place on the host found.
@@ -255,6 +257,17 @@ fn resources(limits: &Limits, host: &Host) -> Value {
     resources
 }
 
+fn rlimits(spec: &ContainerSpec, host: &Host) -> Vec<Value> {
+    let is_said = spec.ulimits.iter().any(|limit| limit.name == "nofile");
+    let ours = host.open_files.filter(|_| !is_said);
+    let ours = ours.map(|(soft, hard)| Ulimit { name: "nofile".to_owned(), soft, hard });
+    let limit = |limit: &Ulimit| {
+        let kind = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+        json!({ "type": kind, "soft": limit.soft, "hard": limit.hard })
+    };
+    spec.ulimits.iter().chain(&ours).map(limit).collect()
+}
+
 /// The bundle's `config.json`.
 pub(crate) fn config(
     spec: &ContainerSpec,
@@ -297,12 +310,9 @@ pub(crate) fn config(
             "ambient": [],
         },
     });
-    if !spec.ulimits.is_empty() {
-        let limit = |limit: &Ulimit| {
-            let kind = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
-            json!({ "type": kind, "soft": limit.soft, "hard": limit.hard })
-        };
-        process["rlimits"] = spec.ulimits.iter().map(limit).collect();
+    let rlimits = rlimits(spec, host);
+    if !rlimits.is_empty() {
+        process["rlimits"] = rlimits.into();
     }
     if host.oom_protected {
         process["oomScoreAdj"] = json!(0);
@@ -340,6 +350,7 @@ mod tests {
             capabilities: u64::MAX,
             shares_network: false,
             oom_protected: false,
+            open_files: None,
         }
     }
 
@@ -377,6 +388,20 @@ mod tests {
         assert_eq!(check(&["ALL"], &["SYS_ADMIN"]), Ok(40));
         assert_eq!(check(&["CHOWN"], &["all"]), Ok(1));
         assert_eq!(check(&["FLY"], &[]).unwrap_err(), "invalid capability: \"FLY\"");
+    }
+
+    #[test]
+    fn a_container_has_the_open_files_that_the_daemon_had_unless_it_says() {
+        let host = Host { open_files: Some((1024, 4096)), ..host() };
+        let limits = |names: &[(&str, u64)]| {
+            let ulimits = names.iter().map(|(name, n)| Ulimit { name: (*name).into(), soft: *n, hard: *n });
+            rlimits(&ContainerSpec { ulimits: ulimits.collect(), ..ContainerSpec::default() }, &host)
+        };
+        let limit = |kind: &str, soft, hard| json!({ "type": kind, "soft": soft, "hard": hard });
+        let ours = limit("RLIMIT_NOFILE", 1024, 4096);
+        assert_eq!(limits(&[]), std::slice::from_ref(&ours));
+        assert_eq!(limits(&[("core", 1)]), [limit("RLIMIT_CORE", 1, 1), ours]);
+        assert_eq!(limits(&[("nofile", 5)]), [limit("RLIMIT_NOFILE", 5, 5)]);
     }
 
     #[test]

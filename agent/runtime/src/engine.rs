@@ -31,6 +31,9 @@ pub struct Config {
     pub cgroup_prefix: String,
     /// How registries are trusted.
     pub registries: Registries,
+    /// How many files a container's processes may have open unless it says so: now, and what they may raise that to.
+    /// `None`: as this process.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// Why the engine cannot work here.

@@ -57,6 +57,7 @@ async fn helper_daemon() {
         shim: lab::shim(),
         cgroup_prefix,
         registries: Registries::default(),
+        open_files: None,
     };
     let engine = Engine::open(config).await.unwrap();
     engine.create(shell("k", SCRIPT)).await.unwrap();

@@ -33,6 +33,7 @@ pub(super) async fn open_engine(
         shim: settings.shim.clone(),
         cgroup_prefix: format!("skep/{}", node_id.unwrap_or("none")),
         registries: settings.registries.clone(),
+        open_files: settings.open_files,
     };
     runtime::Engine::open(config).await.context("cannot open the embedded engine")
 }

@@ -36,6 +36,8 @@ pub(super) struct Settings {
     pub(super) unlock_key_file: Option<PathBuf>,
     /// How registries are trusted.
     pub(super) registries: Registries,
+    /// How many files this process could have open before it raised that, and may: what containers get.
+    pub(super) open_files: Option<(u64, u64)>,
 }
 
 impl Settings {
@@ -82,6 +84,7 @@ impl Settings {
             docker_socket: args.docker_socket.clone(),
             unlock_key_file: args.unlock_key_file.clone().or_else(credential),
             registries: registries(&args.insecure_registries)?,
+            open_files: None,
         })
     }
 }

@@ -152,6 +152,7 @@ fn host(inner: &Inner, spec: &ContainerSpec) -> Result<Host, ContainerError> {
         capabilities,
         shares_network,
         oom_protected: protection.trim().starts_with('-'),
+        open_files: inner.config.open_files,
     })
 }
 

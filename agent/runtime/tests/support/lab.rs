@@ -52,7 +52,13 @@ pub(crate) fn config(dir: &Path) -> Option<Config> {
     }
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let cgroup_prefix = format!("skep-runtime-test/{}-{n}", std::process::id());
-    Some(Config { state_dir: dir.join("state"), shim, cgroup_prefix, registries: Registries::default() })
+    Some(Config {
+        state_dir: dir.join("state"),
+        shim,
+        cgroup_prefix,
+        registries: Registries::default(),
+        open_files: None,
+    })
 }
 
 /// Says that a test is skipped. Not by eprintln!, which the test harness captures.
