@@ -4,6 +4,7 @@
 //! task's own, which joins it. Both carry labels of ours; containers without them are none of our business.
 //! Docker gives its own ids, so ours is a label, and what Docker calls a container is looked up by it.
 
+mod about;
 mod logs;
 mod pause;
 mod pull;
@@ -45,6 +46,7 @@ use crate::{
     },
     task::container::NODE_ID_LABEL,
 };
+pub use about::About;
 use sandbox::Sandboxes;
 use translate::Translated;
 
@@ -73,15 +75,6 @@ pub struct DockerEngine {
     about: Arc<About>,
     /// What Docker calls the containers that it made or showed for us, by our id.
     names: Arc<Mutex<BTreeMap<String, String>>>,
-}
-
-/// What the Docker Engine says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct About {
-    /// Its version, such as `20.10.24`.
-    pub version: String,
-    /// The newest API that it speaks, as (major, minor).
-    pub api: (u32, u32),
 }
 
 /// The swarm of its own that a Docker Engine is in.
@@ -131,17 +124,14 @@ impl DockerEngine {
         let hello = async {
             // Asked before the version is agreed on, this would be refused by an older one.
             let docker = docker.negotiate_version().await?;
-            let version = docker.version().await?;
-            Ok::<_, Error>((docker, version))
+            let (version, info) = (docker.version().await?, docker.info().await?);
+            Ok::<_, Error>((docker, version, info))
         };
-        let (docker, version) = tokio::time::timeout(HELLO_MAX, hello)
+        let (docker, version, info) = tokio::time::timeout(HELLO_MAX, hello)
             .await
             .map_err(|e| failed(e.into()))?
             .map_err(|e| failed(e.into()))?;
-        let about = About {
-            version: version.version.unwrap_or_default(),
-            api: version.api_version.as_deref().and_then(api_version).unwrap_or((1, 24)),
-        };
+        let about = About::of(version, info);
         Ok(Self {
             docker,
             socket: socket.to_owned(),
@@ -312,12 +302,6 @@ impl DockerEngine {
 
 fn of_node(node_id: &str) -> String {
     format!("{NODE_ID_LABEL}={node_id}")
-}
-
-/// `1.41`
-fn api_version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// `None` for what Docker says is not there.
@@ -492,7 +476,5 @@ mod tests {
         ] {
             assert_eq!(state(&given), expect);
         }
-        assert_eq!(api_version("1.41"), Some((1, 41)));
-        assert_eq!(api_version("x"), None);
     }
 }

@@ -40,6 +40,15 @@ pub struct Plugin {
     pub name: String,
 }
 
+impl Plugin {
+    /// What the embedded engine has, in the order of Docker's clients.
+    #[must_use]
+    pub fn embedded() -> Vec<Self> {
+        let all = [("Log", "json-file"), ("Network", "bridge"), ("Network", "overlay"), ("Volume", "local")];
+        all.map(|(kind, name)| Self { kind: kind.to_owned(), name: name.to_owned() }).into()
+    }
+}
+
 /// The most of a kind, so that no sum of a node's tasks is beyond what is counted with.
 pub const GENERIC_MAX: i64 = 1_000_000_000;
 

@@ -226,7 +226,7 @@ impl Inner {
         let params = RestoreParams {
             advertise_addr: advertise_addr.clone(),
             data_path_addr: data_path_addr.to_string(),
-            description: machine::description(&self.settings),
+            description: machine::description(&self.settings, self.docker.as_ref()),
             identity_dir: self.identity_dir(),
             now: machine::clock(),
         };

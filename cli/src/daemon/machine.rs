@@ -1,6 +1,7 @@
 //! What this machine is: read from the kernel.
 
-use skep_api::object::NodeDescription;
+use skep_agent::DockerEngine;
+use skep_api::object::{NodeDescription, Plugin};
 
 use super::settings::Settings;
 
@@ -51,8 +52,8 @@ pub(super) fn memory_bytes() -> i64 {
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
-/// What this node tells the managers of itself.
-pub(super) fn description(settings: &Settings) -> NodeDescription {
+/// What this node tells the managers of itself; its tasks run in the Docker Engine, or in the embedded one.
+pub(super) fn description(settings: &Settings, docker: Option<&DockerEngine>) -> NodeDescription {
     NodeDescription {
         hostname: settings.node_name.clone(),
         os: "linux".to_owned(),
@@ -62,6 +63,7 @@ pub(super) fn description(settings: &Settings) -> NodeDescription {
         engine_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine_labels: settings.labels.clone(),
         generic: settings.generic.clone(),
+        plugins: docker.map_or_else(Plugin::embedded, |docker| docker.about().plugins.clone()),
         ..NodeDescription::default()
     }
 }

@@ -342,7 +342,7 @@ impl Inner {
             state_dir: self.settings.state_dir.clone(),
             identity: identity.clone(),
             managers: member.managers.clone(),
-            description: (&machine::description(&self.settings)).into(),
+            description: (&machine::description(&self.settings, self.docker.as_ref())).into(),
             data_path_addr: member.data_path_addr,
             probe_addr: if is_listening { member.advertise_addr.clone() } else { String::new() },
             node_name: self.settings.node_name.clone(),

@@ -49,7 +49,7 @@ impl Inner {
             advertise_addr: advertise_addr.clone(),
             data_path_addr: data_path_addr.to_string(),
             data_path_port: request.data_path_port,
-            description: machine::description(&self.settings),
+            description: machine::description(&self.settings, self.docker.as_ref()),
             availability: Availability::parse(&request.availability).unwrap_or_default(),
             spec: if request.auto_lock_managers { request.spec.with_autolock() } else { request.spec },
             identity_dir: self.identity_dir(),
@@ -122,7 +122,7 @@ impl Inner {
         // A worker can do without; what the token grants shows later.
         let bound = listener::bind(listen_addr).await;
         let params = JoinParams {
-            description: (&machine::description(&self.settings)).into(),
+            description: (&machine::description(&self.settings, self.docker.as_ref())).into(),
             data_path_addr: data_path_addr.to_string(),
             availability: body.availability,
             feature_level: FEATURE_LEVEL,

@@ -1,19 +1,16 @@
 //! A node.
 
 use serde_json::{Map, Value, json};
-use skep_api::object::{Node, NodeDescription};
+use skep_api::object::{Node, NodeDescription, Plugin};
 use skep_manager::ManagerStatus;
 
 use super::{Roots, generic, put_meta, to_json};
 
-/// What the embedded engine has; Docker's clients print them.
-fn engine_plugins() -> Value {
-    json!([
-        { "Type": "Log", "Name": "json-file" },
-        { "Type": "Network", "Name": "bridge" },
-        { "Type": "Network", "Name": "overlay" },
-        { "Type": "Volume", "Name": "local" },
-    ])
+/// Docker's clients print them. A node of an older build tells of none.
+fn engine_plugins(about: &NodeDescription) -> Value {
+    let embedded = Plugin::embedded();
+    let plugins = if about.plugins.is_empty() { &embedded } else { &about.plugins };
+    plugins.iter().map(|plugin| json!({ "Type": plugin.kind, "Name": plugin.name })).collect()
 }
 
 fn resources(about: &NodeDescription) -> Value {
@@ -36,7 +33,7 @@ pub(crate) fn node(node: &Node, manager: Option<&ManagerStatus>, roots: &Roots) 
     if !about.engine_labels.is_empty() {
         engine.insert("Labels".into(), to_json(&about.engine_labels));
     }
-    engine.insert("Plugins".into(), engine_plugins());
+    engine.insert("Plugins".into(), engine_plugins(about));
     out.insert(
         "Description".into(),
         json!({
