@@ -53,6 +53,10 @@ pub fn may_move(view: &View, service: &Service, a_minute: u64, now: Timestamp) -
     if service.is_updating() || service.is_update_paused() {
         return Err(Hold::Busy("an update is under way or paused"));
     }
+    if view.unplaced_of_service(service.id).next().is_some() {
+        // Most often it is this while a service comes up: said before all its tasks are looked at.
+        return Err(Hold::Busy("a task waits for a node"));
+    }
     let mut differences = Differences::default();
     let mut seats = Vec::new();
     let mut moved = Vec::new();
@@ -71,6 +75,8 @@ pub fn may_move(view: &View, service: &Service, a_minute: u64, now: Timestamp) -
             seats.push(task.seat());
         } else if !is_stopped(view, task) {
             return Err(Hold::Busy("a task is still stopping"));
+        } else if task.is_wanted() {
+            return Err(Hold::Busy("a task waits for its restart"));
         }
     }
     let n_running = seats.len();
@@ -106,7 +112,9 @@ pub fn begin_move(draft: &mut Draft, cx: &mut Context<'_>, task: &Task) -> Optio
         at.shut_down(draft, task, Why::Quiet);
     }
     let beside = is_beside.then_some(task.id);
-    let new = NewTask { beside, moved_from: task.node_id, ..NewTask::from(draft.now()) };
+    // Its delays have grown as its own ones would have.
+    let restarts = task.extra.as_ref().map_or(0, |extra| extra.restarts);
+    let new = NewTask { beside, moved_from: task.node_id, restarts, ..NewTask::from(draft.now()) };
     Some(at.create(draft, cx, task.seat(), new))
 }
 
@@ -123,6 +131,11 @@ pub fn end_moves(draft: &mut Draft, id: ServiceId) {
 pub(crate) fn is_no_more_than_a_move(task: &Task, seat: Option<&Seat>) -> bool {
     let old = seat.and_then(Seat::counted);
     task.moved_from().is_some() && old.is_some_and(|old| task.beside() == Some(old.id))
+}
+
+/// Whether a task was to move another one and never came to run: the seat is not judged by it.
+pub(crate) fn is_failed_move(task: &Task) -> bool {
+    task.moved_from().is_some() && task.status.running_at.is_zero() && !task.is_live()
 }
 
 /// Whether a task is kept for what it tells of moves. Asks to be woken when it is not.

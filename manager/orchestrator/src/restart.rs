@@ -15,6 +15,7 @@ use skep_store::{Draft, View};
 
 use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
+    moves::is_failed_move,
     seats::{ended_itself, is_told},
 };
 
@@ -99,8 +100,9 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
         return;
     }
     let settings = last.spec.task_template.restart();
-    let has_failed = !is_handled && !is_outdated && !is_lost;
-    let is_judged = has_failed || (ended_itself(&last) && !is_outdated);
+    let is_move = is_failed_move(&last);
+    let has_failed = !is_handled && !is_outdated && !is_lost && !is_move;
+    let is_judged = has_failed || (ended_itself(&last) && !is_outdated && !is_move);
     let has_given_up = is_judged && !may_restart(&settings, seat, &last);
     let delay = if has_failed { delay(draft, at.service(), &last) } else { Duration::ZERO };
     if !is_handled {
@@ -151,6 +153,7 @@ pub(crate) fn may_restart(settings: &RestartSettings, seat: &Seat, last: &Task) 
         task.id != last.id
             && task.spec_version == last.spec_version
             && ended_itself(task)
+            && !is_failed_move(task)
             && (settings.window.is_zero()
                 || is_within(last.status.timestamp, task.status.timestamp, settings))
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use skep_api::{
-    NodeId, Timestamp,
+    NodeId, TaskState, Timestamp,
     constraint::Constraint,
     object::{Plugin, SeatKey, Service, Task},
     spec::{PortConfig, ServiceSpec, SkepLabel},
@@ -125,4 +125,9 @@ pub(super) fn crowd_of_node(view: &View, ask: &Ask, task: &Task, node: NodeId) -
 /// Where and when a task failed, or some before it in its seat, that still counts.
 pub(super) fn failed_lately(task: &Task, now: Timestamp) -> impl Iterator<Item = (NodeId, Timestamp)> {
     task.failures().filter(move |(_, at)| now.since(*at) < FAILURES_WINDOW)
+}
+
+/// Whether it completed so lately that it would still count, had it failed.
+pub(super) fn completed_lately(task: &Task, now: Timestamp) -> bool {
+    task.status.state == TaskState::Complete && now.since(task.status.timestamp) < FAILURES_WINDOW
 }

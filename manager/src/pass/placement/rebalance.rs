@@ -21,7 +21,7 @@ use skep_store::{Draft, View};
 
 use super::{
     Kept,
-    ask::{self, failed_lately},
+    ask::{self, completed_lately, failed_lately},
     lacks_address, picture,
     write::{PLACED, assign},
 };
@@ -85,40 +85,37 @@ fn even_out(draft: &mut Draft, cx: &mut Context<'_>, service: &Arc<Service>, kep
         end_moves(draft, service.id);
         return;
     }
-    let picture = kept.show(draft);
-    match eyes.next(picture) {
+    let choice = eyes.next(kept.show(draft));
+    kept.at = Some(draft.nodes_only());
+    match choice {
         Some((from, to)) => {
             if let Some(old) = newest_on(draft, service.id, from) {
-                carry_out(draft, cx, &eyes, picture, &old, to);
+                carry_out(draft, cx, &eyes, kept, &old, to);
             }
         }
         None => {
-            end_moves(draft, service.id);
+            if eyes.failed.is_empty() {
+                end_moves(draft, service.id);
+            }
             if let Some(at) = eyes.failed.values().min() {
                 cx.wake(WakeKey::Service(service.id), at.after(FAILURES_WINDOW));
             }
         }
     }
-    kept.at = Some(draft.nodes_only());
 }
 
-fn carry_out(
-    draft: &mut Draft,
-    cx: &mut Context<'_>,
-    eyes: &Eyes,
-    picture: &mut Picture,
-    old: &Task,
-    to: NodeId,
-) {
+fn carry_out(draft: &mut Draft, cx: &mut Context<'_>, eyes: &Eyes, kept: &mut Kept, old: &Task, to: NodeId) {
     let Some(new) = begin_move(draft, cx, old) else { return };
     let Some(mut new) = draft.task(new).cloned() else { return };
     if lacks_address(&new) {
         let Some(with_address) = assign_address(draft, &new) else { return };
         new = with_address;
     }
-    if let Ok(given) = picture.place_on(&eyes.ask, &eyes.crowd, to) {
+    // The old one may count no more where it was.
+    if let Ok(given) = kept.show(draft).place_on(&eyes.ask, &eyes.crowd, to) {
         assign(draft, &new, given, PLACED);
     }
+    kept.at = Some(draft.nodes_only());
 }
 
 /// The task that goes: the one that has done least so far.
@@ -185,7 +182,16 @@ impl Eyes {
         let crowd = ask::crowd(view, &ask, running(view, service.id).next()?, now);
         let mut failed = BTreeMap::new();
         let failures = view.tasks_of_service(service.id).flat_map(|task| failed_lately(task, now));
-        for (node, at) in failures {
+        // A move that ended before it took over would be made again at once.
+        let runs_on = |task: &Task| {
+            let old = task.beside().and_then(|id| view.task(id));
+            task.moved_from().is_some() && old.is_some_and(|old| old.is_runnable())
+        };
+        let moves = view
+            .tasks_of_service(service.id)
+            .filter(|task| completed_lately(task, now) && runs_on(task))
+            .filter_map(|task| Some((task.node_id?, task.status.timestamp)));
+        for (node, at) in failures.chain(moves) {
             let last: &mut Timestamp = failed.entry(node).or_default();
             *last = (*last).max(at);
         }
