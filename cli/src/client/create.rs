@@ -132,6 +132,11 @@ impl Create {
             }),
             ..TaskSpec::default()
         };
+        if self.replicas_max_per_node.is_some_and(|max| max > 0)
+            && matches!(&*self.mode, "global" | "global-job")
+        {
+            bail!("replicas-max-per-node can only be used with replicated or replicated-job mode");
+        }
         let mode = mode(&self.mode, self.replicas, self.max_concurrent)?;
         let (update_config, rollback_config) = (self.update.config(), self.rollback.config());
         let is_job = mode.replicated_job.is_some() || mode.global_job.is_some();
@@ -296,6 +301,10 @@ mod tests {
             (
                 "--mode global --replicas 2",
                 "replicas can only be used with replicated or replicated-job mode",
+            ),
+            (
+                "--mode global --replicas-max-per-node 2",
+                "replicas-max-per-node can only be used with replicated or replicated-job mode",
             ),
             ("--max-concurrent 2", "max-concurrent can only be used with replicated-job mode"),
             ("--mode all", "unknown mode: all, only replicated and global supported"),

@@ -66,7 +66,12 @@ impl Wanted {
             return services.iter().flat_map(|id| view.tasks_of_service(*id)).cloned().collect();
         }
         match &self.nodes {
-            Some(nodes) => nodes.iter().flat_map(|id| view.tasks_of_node(*id)).cloned().collect(),
+            Some(nodes) => {
+                let placed = nodes.iter().flat_map(|id| view.tasks_of_node(*id));
+                // What does not fit on the node that is its seat is shown there.
+                let waiting = view.global_services().flat_map(|service| view.unplaced_of_service(service.id));
+                placed.chain(waiting).cloned().collect()
+            }
             None => view.tasks().cloned().collect(),
         }
     }

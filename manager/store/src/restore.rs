@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, net::Ipv4Addr, sync::Arc};
 use imbl::{OrdMap, OrdSet};
 use skep_api::{
     Id, NodeId, RequestId, ServiceId, TaskId, Timestamp,
-    object::{Cluster, Network, Node, Service, Task},
+    object::{Cluster, Network, Node, Service, Task, Ticket},
     spec::ServiceSpec,
     wire,
 };
@@ -83,7 +83,12 @@ impl Restoring {
             Record::Spec(spec) => self.store.view.restore_spec(&spec)?,
             Record::Task(task) => self.take_task(task)?,
             Record::Ticket(ticket) => {
-                self.store.view.restore_ticket((*ticket).try_into().map_err(Refusal::from)?);
+                let ticket: Ticket = (*ticket).try_into().map_err(Refusal::from)?;
+                once(
+                    !self.store.view.tickets.contains_key(&ticket.id),
+                    format_args!("ticket {}", ticket.id),
+                )?;
+                self.store.view.restore_ticket(ticket);
             }
             Record::Request(request) => {
                 let id = RequestId::from_bytes(&request.id).ok_or_else(|| without("a request", "an id"))?;

@@ -10,6 +10,8 @@ use crate::client::output::{short, text};
 
 /// Tasks that get a line of their own.
 const LINES_MAX: u64 = 20;
+/// Docker cuts an error so.
+const ERROR_CHARS: usize = 75;
 /// A bar's length, and the stages of a task on its way to run, or of a job to its end.
 const BAR_CHARS: usize = 50;
 const STAGES: [&str; 11] = [
@@ -183,11 +185,20 @@ fn state(task: &Value, pointer: &str) -> TaskState {
     TaskState::ALL.into_iter().find(|state| state.as_str() == word).unwrap_or(TaskState::New)
 }
 
+/// As docker shows an error, so that no line of progress wraps (`CLI:cli/command/service/progress/progress.go`).
+fn on_one_line(error: &str) -> String {
+    let error = error.replace('\n', " ");
+    match error.char_indices().nth(ERROR_CHARS) {
+        Some((end, _)) => format!("{}…", &error[..end]),
+        None => error,
+    }
+}
+
 fn line(task: Option<&Value>, last_stage: usize) -> String {
     let Some(task) = task else { return String::new() };
     let (error, observed) = (text(task, "/Status/Err"), observed(task));
     if !error.is_empty() && (observed > TaskState::Running || observed == TaskState::Pending) {
-        return error.to_owned();
+        return on_one_line(error);
     }
     let stage = STAGES.iter().position(|stage| *stage == observed.as_str()).unwrap_or(last_stage);
     let filled = stage.min(last_stage) * BAR_CHARS / last_stage;

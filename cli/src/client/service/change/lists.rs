@@ -24,7 +24,7 @@ impl Lists {
         self.mounts(&mut container["Mounts"])?;
         tidy(container);
         self.ports(spec)?;
-        self.generic(&mut spec["TaskTemplate"]);
+        self.generic(&mut spec["TaskTemplate"])?;
         let mut placement = spec["TaskTemplate"]["Placement"].take();
         words(&mut placement["Constraints"], &self.constraint_add, &self.constraint_rm);
         self.preferences(&mut placement["Preferences"]);
@@ -115,19 +115,24 @@ impl Lists {
         Ok(())
     }
 
-    /// One of each kind: another number takes the place of the one before.
-    fn generic(&self, template: &mut Value) {
+    /// One of each kind: another number takes the place of the one before. What is to go has to be there, also just added.
+    fn generic(&self, template: &mut Value) -> anyhow::Result<()> {
         if self.generic_resource_add.is_empty() && self.generic_resource_rm.is_empty() {
-            return;
+            return Ok(());
         }
         let all = &mut template["Resources"]["Reservations"]["GenericResources"];
         let kind = |one: &Value| text(one, "/DiscreteResourceSpec/Kind").to_owned();
         let added: Vec<Value> = self.generic_resource_add.iter().map(|amount| json!(amount)).collect();
-        let is_kept = |one: &Value| {
-            !self.generic_resource_rm.contains(&kind(one)) && !added.iter().any(|new| kind(new) == kind(one))
-        };
-        let kept: Vec<Value> = members(all).into_iter().filter(is_kept).collect();
-        *all = kept.into_iter().chain(added.iter().cloned()).collect();
+        let mut kept = members(all);
+        kept.retain(|one| !added.iter().any(|new| kind(new) == kind(one)));
+        kept.extend(added);
+        for gone in &self.generic_resource_rm {
+            let before = kept.len();
+            kept.retain(|one| kind(one) != *gone);
+            ensure!(kept.len() < before, "could not find generic-resource `{gone}` to remove it");
+        }
+        *all = kept.into();
+        Ok(())
     }
 
     fn preferences(&self, preferences: &mut Value) {

@@ -112,3 +112,21 @@ fn capabilities_have_three_states() {
     let out = changed(&out, "--cap-add CHOWN");
     assert_eq!(out["TaskTemplate"]["ContainerSpec"]["CapabilityAdd"], json!(["CAP_CHOWN"]));
 }
+
+#[test]
+fn generic_resources_are_one_of_each_kind_and_only_what_is_there_goes() {
+    let with = |line: &str| {
+        let words = ["x"].into_iter().chain(line.split_ascii_whitespace()).chain(["web"]);
+        let line = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        let mut out = before();
+        out["TaskTemplate"]["Resources"]["Reservations"] =
+            json!({ "GenericResources": [{ "DiscreteResourceSpec": { "Kind": "gpu", "Value": 1 } }] });
+        let done = line.change.edits.apply(&mut out).map_err(|error| error.to_string());
+        done.map(|()| out["TaskTemplate"]["Resources"]["Reservations"]["GenericResources"].clone())
+    };
+    let gpu = |n: i64| json!([{ "DiscreteResourceSpec": { "Kind": "gpu", "Value": n } }]);
+    assert_eq!(with("--generic-resource-add gpu=3"), Ok(gpu(3)));
+    assert_eq!(with("--generic-resource-rm gpu"), Ok(json!([])));
+    let unknown = "could not find generic-resource `ssd` to remove it";
+    assert_eq!(with("--generic-resource-rm ssd"), Err(unknown.to_owned()));
+}
