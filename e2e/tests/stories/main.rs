@@ -15,6 +15,7 @@ mod loss;
 mod modes;
 mod nodes;
 mod own_cli;
+mod placement;
 mod ports;
 mod reach;
 mod recovery;
