@@ -1,11 +1,17 @@
 //! Deletes what is no longer worth keeping: tasks to be removed that have stopped, and old history.
 
-use std::{cmp, sync::Arc};
+use std::{
+    cmp,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use skep_api::{TaskId, object::Task, spec::SwarmSpec};
 use skep_store::Draft;
 
-use crate::{Context, Seat, ServicePart, Situation, moves, seats::is_stopped, update::judged};
+use crate::{
+    Context, Seat, ServicePart, Situation, moves, restart::is_attempt, seats::is_stopped, update::judged,
+};
 
 /// Finds old tasks; they are deleted at the end of the pass.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +48,34 @@ impl ServicePart for Reaper {
 fn superfluous(seat: &Seat, n_max: Option<usize>) -> impl Iterator<Item = &Arc<Task>> {
     let newest = seat.newest();
     // Restarts are counted in the history: enough of it is kept to see that they are used up.
-    let max_attempts = newest.map_or(0, |task| task.spec.task_template.restart().max_attempts);
-    let max_attempts = usize::try_from(max_attempts).unwrap_or(usize::MAX);
+    let kept_attempts = newest.map_or(1, |task| n_attempts(task));
     // What runs meanwhile is no attempt.
     let is_newest = |task: &Task| newest.is_some_and(|newest| newest.id == task.id);
     let n_beside = seat.tasks.iter().filter(|task| task.is_live() && !is_newest(task)).count();
-    let kept_attempts = max_attempts.saturating_add(1).saturating_add(n_beside);
-    let n_kept = n_max.map_or(usize::MAX, |n_max| cmp::max(n_max, kept_attempts));
+    let n_kept = n_max.map_or(usize::MAX, |n_max| cmp::max(n_max, kept_attempts.saturating_add(n_beside)));
+    let counted = attempts(seat);
     // What follows in the seat is told by these.
     let (newest, last) = (newest.map(|task| task.id), seat.last().map(|task| task.id));
     let is_told = move |task: &&Arc<Task>| Some(task.id) == newest || Some(task.id) == last;
     let ended = seat.tasks.iter().filter(move |task| !task.is_live() && !is_told(task));
-    ended.take(seat.tasks.len().saturating_sub(n_kept))
+    let oldest = ended.take(seat.tasks.len().saturating_sub(n_kept));
+    oldest.filter(move |task| !counted.contains(&task.id))
+}
+
+/// Of each version by which the seat may still be judged so many of the last attempts as tell whether another one is
+/// allowed, whatever stands between them: a drain is no attempt, and many of them would push these out.
+fn attempts(seat: &Seat) -> BTreeSet<TaskId> {
+    let judges = seat.runnable().chain(seat.newest()).chain(seat.last());
+    let versions: BTreeMap<u64, usize> = judges.map(|task| (task.spec_version, n_attempts(task))).collect();
+    let limited = versions.into_iter().filter(|(_, n)| *n > 1);
+    let of_version = |(version, n): (u64, usize)| {
+        seat.tasks.iter().rev().filter(move |task| is_attempt(task, version)).take(n)
+    };
+    limited.flat_map(of_version).map(|task| task.id).collect()
+}
+
+/// How many attempts a task's restart policy looks at: one more than it allows.
+fn n_attempts(task: &Task) -> usize {
+    let max = task.spec.task_template.restart().max_attempts;
+    usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1)
 }

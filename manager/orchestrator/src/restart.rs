@@ -151,14 +151,17 @@ pub(crate) fn may_restart(settings: &RestartSettings, seat: &Seat, last: &Task) 
     // Each earlier end of this version led to one restart.
     let counts = |task: &&Arc<Task>| {
         task.id != last.id
-            && task.spec_version == last.spec_version
-            && ended_itself(task)
-            && !is_failed_move(task)
+            && is_attempt(task, last.spec_version)
             && (settings.window.is_zero()
                 || is_within(last.status.timestamp, task.status.timestamp, settings))
     };
     let n_restarts = seat.tasks.iter().filter(counts).count();
     u64::try_from(n_restarts).is_ok_and(|n| n < settings.max_attempts)
+}
+
+/// Whether a task's end counts where attempts at a version are limited.
+pub(crate) fn is_attempt(task: &Task, version: u64) -> bool {
+    task.spec_version == version && ended_itself(task) && !is_failed_move(task)
 }
 
 fn is_within(end: Timestamp, earlier: Timestamp, settings: &RestartSettings) -> bool {
