@@ -51,16 +51,27 @@ fn key(port: &wire::MeshPort) -> (&str, u32, u32) {
     (&port.protocol, port.published, port.target)
 }
 
-/// New ones take the place of those with the same key; all stay in the order of the keys.
-fn merge<T, K: Ord + ?Sized>(sorted: &mut Vec<T>, gone: &[&K], new: Vec<T>, key: fn(&T) -> &K) {
-    if gone.is_empty() && new.is_empty() {
-        return;
+/// New ones take the place of those with the same key; all stay in the order of the keys. What lies between is looked
+/// at no more than to be moved: each agent of a large swarm does this for each step.
+fn merge<T, K: Ord + ?Sized>(sorted: &mut Vec<T>, gone: &[&K], mut new: Vec<T>, key: fn(&T) -> &K) {
+    if !gone.is_empty() {
+        let mut gone = gone.to_vec();
+        gone.sort_unstable();
+        sorted.retain(|one| gone.binary_search(&key(one)).is_err());
     }
-    let mut taken: Vec<&K> = gone.iter().copied().chain(new.iter().map(key)).collect();
-    taken.sort_unstable();
-    sorted.retain(|one| taken.binary_search(&key(one)).is_err());
-    sorted.extend(new);
-    sorted.sort_by(|one, other| key(one).cmp(key(other)));
+    new.sort_by(|one, other| key(one).cmp(key(other)));
+    let mut out = Vec::with_capacity(sorted.len() + new.len());
+    let mut rest = std::mem::take(sorted).into_iter();
+    for one in new {
+        let n_before = rest.as_slice().partition_point(|old| key(old) < key(&one));
+        out.extend(rest.by_ref().take(n_before));
+        if rest.as_slice().first().is_some_and(|old| key(old) == key(&one)) {
+            rest.next();
+        }
+        out.push(one);
+    }
+    out.extend(rest);
+    *sorted = out;
 }
 
 #[cfg(test)]
