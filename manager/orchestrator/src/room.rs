@@ -12,9 +12,14 @@ use skep_store::{GenericLoad, View};
 /// Whether a task still has what it reserved of its node.
 pub(crate) fn has_room(view: &View, node: &Node, task: &Task) -> bool {
     let load = view.node_load(node.id);
+    let about = &node.description;
+    let is_there = load.nano_cpus <= about.nano_cpus && load.memory_bytes <= about.memory_bytes;
+    if is_there && load.generic.is_none() {
+        // Of nearly every node.
+        return true;
+    }
     let mut left = Left::of(node);
-    let is_generic_there = load.generic.as_deref().is_none_or(|load| left.has(load));
-    if load.nano_cpus <= left.nano_cpus && load.memory_bytes <= left.memory_bytes && is_generic_there {
+    if is_there && load.generic.as_deref().is_none_or(|load| left.has(load)) {
         return true;
     }
     let mut tasks: Vec<&Arc<Task>> =

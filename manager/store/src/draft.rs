@@ -30,14 +30,17 @@ pub struct Draft {
     changes: Vec<Change>,
     /// Of each change.
     origins: Vec<Origin>,
+    /// An object may have been written more than once.
+    is_written_again: bool,
     refusals: Vec<Refusal>,
 }
 
-/// Whose a written task is, and which version it had in the base, noted while it is at hand: among a million tasks,
-/// to find it again is most of the work of making a proposal.
+/// Whose a task is that gets its node, and which version a written object had in the base, noted while it is at hand:
+/// among a million tasks, to find it again is most of the work of making a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Origin {
     service: Option<ServiceId>,
+    /// `None` if it was not there, or this draft wrote it before.
     version: Option<u64>,
 }
 
@@ -53,7 +56,15 @@ impl Draft {
     /// A draft without changes.
     #[must_use]
     pub fn new(base: View, now: Timestamp) -> Self {
-        Self { view: base.clone(), base, now, changes: Vec::new(), origins: Vec::new(), refusals: Vec::new() }
+        Self {
+            view: base.clone(),
+            base,
+            now,
+            changes: Vec::new(),
+            origins: Vec::new(),
+            is_written_again: false,
+            refusals: Vec::new(),
+        }
     }
 
     /// What it was made from.
@@ -91,7 +102,7 @@ impl Draft {
             | Change::NodeStatus(..) => Some(self.view.clone()),
         };
         let revision = self.view.revision;
-        let origin = self.origin(&change);
+        let (origin, is_again) = self.origin(&change);
         if let Err(refusal) = self.view.apply_change(&change, self.now) {
             self.view = before.unwrap_or_else(|| View { revision, ..std::mem::take(&mut self.view) });
             self.refusals.push(refusal.clone());
@@ -99,15 +110,23 @@ impl Draft {
         }
         self.changes.push(change);
         self.origins.push(origin);
+        self.is_written_again |= is_again;
         Ok(())
     }
 
-    fn origin(&self, change: &Change) -> Origin {
-        let Change::AssignTask(id, _) = change else { return Origin::default() };
-        let Some(task) = self.view.tasks.get(id) else { return Origin::default() };
-        // What this draft wrote has a later version than all of the base.
-        let version = (task.meta.version <= self.base.revision).then_some(task.meta.version);
-        Origin { service: Some(task.service_id), version }
+    /// Where a change begins, and whether this draft may have written its object before.
+    fn origin(&self, change: &Change) -> (Origin, bool) {
+        let Some((kind, id)) = key(change) else { return (Origin::default(), false) };
+        let (service, known) = if let Change::AssignTask(id, _) = change {
+            let task = self.view.tasks.get(id);
+            (task.map(|task| task.service_id), task.map_or(0, |task| task.meta.version))
+        } else {
+            (None, Guard::version_in(kind, id, &self.view))
+        };
+        // What this draft wrote has a later version than all of the base; what it deleted may be put again.
+        let is_again = known > self.base.revision || !is_put(change);
+        let version = Some(known).filter(|known| !is_again && *known > 0);
+        (Origin { service, version }, is_again)
     }
 
     /// The changes so far.
@@ -136,11 +155,19 @@ impl Draft {
         before: impl IntoIterator<Item = &'a Proposal>,
         ids: &mut dyn IdSource,
     ) -> Vec<Proposal> {
+        let is_each_once = !self.is_written_again;
+        let changes = if is_each_once {
+            self.changes.into_iter().zip(self.origins).collect()
+        } else {
+            last_writes(self.changes, self.origins)
+        };
         let mut groups: Vec<Group> = Vec::new();
         let mut place: BTreeMap<Option<Id>, usize> = BTreeMap::new();
-        for (change, origin) in last_writes(self.changes, self.origins) {
+        for (change, origin) in changes {
             let owner = origin.service.map(|id| id.0).or_else(|| owner(&change, &self.view, &self.base));
-            let at = place.get(&owner).copied().filter(|at| {
+            // Mostly it is the one before.
+            let newest = groups.len().checked_sub(1).filter(|at| groups[*at].0 == owner);
+            let at = newest.or_else(|| place.get(&owner).copied()).filter(|at| {
                 let group = &groups[*at].1;
                 group.len() < CHANGES_MAX
                     || (seat(&change).is_some()
@@ -159,8 +186,12 @@ impl Draft {
         before.into_iter().for_each(|proposal| note_writes(proposal, &mut written));
         let mut proposals = Vec::with_capacity(groups.len());
         for group in groups {
-            let keys: BTreeMap<_, _> =
+            let mut keys: Vec<_> =
                 group.iter().filter_map(|(change, origin)| Some((key(change)?, origin.version))).collect();
+            if !is_each_once {
+                // Of two writes of one object the last one, as both say what it was.
+                keys = BTreeMap::from_iter(keys).into_iter().collect();
+            }
             let mut proposal =
                 Proposal { request: Some(RequestId(ids.next_id())), now: self.now, ..Proposal::default() };
             for ((kind, id), version) in keys {
@@ -169,13 +200,17 @@ impl Draft {
                         proposal.follows.push(Follows { kind, id, request: *request, back: *back });
                     }
                     None => {
-                        let version = version.unwrap_or_else(|| Guard::version_in(kind, id, &self.base));
+                        let version = version.unwrap_or_else(|| {
+                            if is_each_once { 0 } else { Guard::version_in(kind, id, &self.base) }
+                        });
                         proposal.guards.push(Guard { kind, id, version });
                     }
                 }
             }
             proposal.changes = group.into_iter().map(|(change, _)| change).collect();
-            note_writes(&proposal, &mut written);
+            if !is_each_once {
+                note_writes(&proposal, &mut written);
+            }
             proposals.push(proposal);
         }
         proposals
