@@ -4,6 +4,7 @@
 
 mod autolock;
 mod bad_input;
+mod beyond;
 mod cli;
 mod container;
 mod disk_full;
