@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skep_api::{
     NodeId, Timestamp,
     id::IdSource,
-    object::{Cluster, Node, NodeDescription, NodeState, NodeStatus, Ticket, TicketOver},
+    object::{Cluster, Node, NodeDescription, NodeState, NodeStatus, Revocation, Ticket, TicketOver},
     spec::{Availability, NodeSpec, Role},
     wire,
 };
@@ -32,7 +32,7 @@ const STALE_MAX: u32 = 8;
 pub(crate) struct JoinService {
     shared: Arc<Shared>,
     /// Who joins with a ticket, one after the other: each changes it, and would have all others begin anew.
-    by_ticket: Mutex<()>,
+    pub(crate) by_ticket: Mutex<()>,
 }
 
 impl JoinService {
@@ -51,12 +51,17 @@ impl Join for JoinService {
         let addr = remote_addr(&request).map(|addr| addr.ip().to_string()).unwrap_or_default();
         let request = request.into_inner();
         let token = JoinToken::parse(&request.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let _turn = match token.ticket() {
-            Some(_) => Some(self.by_ticket.lock().await),
-            None => None,
-        };
         // A token that was rotated is no token any more, whichever manager is asked.
         shared.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let _turn = match token.ticket() {
+            Some(_) => {
+                // Who has no business here holds nobody up.
+                let view = shared.machine.view();
+                granted(&view, swarm(&view)?, &token, Timestamp(shared.leaders_clock()))?;
+                Some(self.by_ticket.lock().await)
+            }
+            None => None,
+        };
         for _ in 0..STALE_MAX {
             let view = shared.machine.view();
             match self.take_in(&view, &token, &request, &addr).await {
@@ -93,7 +98,7 @@ impl JoinService {
         addr: &str,
     ) -> Result<wire::JoinResponse, Refused> {
         let shared = &self.shared;
-        let cluster = view.cluster().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        let cluster = swarm(view)?;
         let Grant { role, ticket } = granted(view, cluster, token, Timestamp(shared.leaders_clock()))?;
         if role == Role::Manager {
             level::check_new(view, request.feature_level)?;
@@ -149,6 +154,12 @@ impl JoinService {
     }
 }
 
+fn swarm(view: &View) -> Result<&Cluster, Status> {
+    view.cluster()
+        .map(|cluster| &**cluster)
+        .ok_or_else(|| Status::unavailable("this manager is still starting"))
+}
+
 /// What a token grants.
 struct Grant {
     role: Role,
@@ -177,7 +188,11 @@ fn granted(view: &View, cluster: &Cluster, token: &JoinToken, now: Timestamp) ->
 /// Only who knows the secret hears it.
 fn refusal(ticket: &Ticket, over: TicketOver) -> String {
     let why = match over {
-        TicketOver::Revoked => "was revoked".to_owned(),
+        TicketOver::Revoked(Revocation::ByUser) => "was revoked".to_owned(),
+        TicketOver::Revoked(Revocation::NewRoot) => "ended with the swarm's old root".to_owned(),
+        TicketOver::Revoked(Revocation::MadeAnew) => {
+            "ended as the swarm was made anew of an earlier state".to_owned()
+        }
         TicketOver::UsedUp => "is used up".to_owned(),
         TicketOver::Expired => format!("expired at {}", ticket.expires_at),
     };

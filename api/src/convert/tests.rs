@@ -142,7 +142,7 @@ fn a_ticket_is_stored_whole() {
         expires_at: Timestamp(3),
         uses_left: Some(0),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
-        revoked: true,
+        revoked: Some(crate::object::Revocation::NewRoot),
         ..Ticket::default()
     };
     assert_eq!(Ticket::try_from(wire::Ticket::from(&ticket)).unwrap(), ticket);

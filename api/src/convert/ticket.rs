@@ -1,7 +1,12 @@
 //! Tickets.
 
 use super::{Malformed, malformed};
-use crate::{TicketId, Timestamp, object::Ticket, spec::Role, wire};
+use crate::{
+    TicketId, Timestamp,
+    object::{Revocation, Ticket},
+    spec::Role,
+    wire,
+};
 
 impl From<&Ticket> for wire::Ticket {
     fn from(ticket: &Ticket) -> Self {
@@ -13,7 +18,8 @@ impl From<&Ticket> for wire::Ticket {
             expires_at: ticket.expires_at.0,
             uses_left: ticket.uses_left,
             labels: ticket.labels.clone(),
-            revoked: ticket.revoked,
+            revoked: ticket.revoked.is_some(),
+            revoked_for: wire::ticket::Why::from(ticket.revoked).into(),
         }
     }
 }
@@ -22,6 +28,7 @@ impl TryFrom<wire::Ticket> for Ticket {
     type Error = Malformed;
 
     fn try_from(ticket: wire::Ticket) -> Result<Self, Malformed> {
+        let why = Revocation::from(ticket.revoked_for());
         Ok(Self {
             id: TicketId::from_bytes(&ticket.id).ok_or_else(|| malformed("ticket", "id"))?,
             meta: ticket.meta.unwrap_or_default().into(),
@@ -30,7 +37,27 @@ impl TryFrom<wire::Ticket> for Ticket {
             expires_at: Timestamp(ticket.expires_at),
             uses_left: ticket.uses_left,
             labels: ticket.labels,
-            revoked: ticket.revoked,
+            revoked: ticket.revoked.then_some(why),
         })
+    }
+}
+
+impl From<Option<Revocation>> for wire::ticket::Why {
+    fn from(why: Option<Revocation>) -> Self {
+        match why {
+            None | Some(Revocation::ByUser) => Self::User,
+            Some(Revocation::NewRoot) => Self::NewRoot,
+            Some(Revocation::MadeAnew) => Self::MadeAnew,
+        }
+    }
+}
+
+impl From<wire::ticket::Why> for Revocation {
+    fn from(why: wire::ticket::Why) -> Self {
+        match why {
+            wire::ticket::Why::User => Self::ByUser,
+            wire::ticket::Why::NewRoot => Self::NewRoot,
+            wire::ticket::Why::MadeAnew => Self::MadeAnew,
+        }
     }
 }

@@ -25,8 +25,19 @@ pub struct Ticket {
     pub uses_left: Option<u32>,
     /// Of the nodes that join with it.
     pub labels: Labels,
-    /// Somebody took it back.
-    pub revoked: bool,
+    /// Why it was taken back, if it was.
+    pub revoked: Option<Revocation>,
+}
+
+/// Why a ticket was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Revocation {
+    /// Somebody did.
+    ByUser,
+    /// The swarm has another root: its token names the old one.
+    NewRoot,
+    /// The swarm was made anew of an earlier state, which does not know what became of it since.
+    MadeAnew,
 }
 
 /// For how long a ticket that is over is kept, so that who shows it is told why it is refused.
@@ -35,8 +46,8 @@ pub const TICKET_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Why a ticket lets nobody in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TicketOver {
-    /// Somebody took it back.
-    Revoked,
+    /// It was taken back.
+    Revoked(Revocation),
     /// As many nodes joined with it as may.
     UsedUp,
     /// Its time is over.
@@ -48,7 +59,9 @@ impl TicketOver {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Revoked => "revoked",
+            Self::Revoked(Revocation::ByUser) => "revoked",
+            Self::Revoked(Revocation::NewRoot) => "revoked (new root)",
+            Self::Revoked(Revocation::MadeAnew) => "revoked (swarm restored)",
             Self::UsedUp => "used up",
             Self::Expired => "expired",
         }
@@ -59,8 +72,8 @@ impl Ticket {
     /// Why it lets nobody in at that time; `None`: it does.
     #[must_use]
     pub fn over(&self, now: Timestamp) -> Option<TicketOver> {
-        if self.revoked {
-            Some(TicketOver::Revoked)
+        if let Some(why) = self.revoked {
+            Some(TicketOver::Revoked(why))
         } else if self.uses_left == Some(0) {
             Some(TicketOver::UsedUp)
         } else if !self.expires_at.is_zero() && self.expires_at <= now {
@@ -70,10 +83,18 @@ impl Ticket {
         }
     }
 
+    /// It, taken back; `None` if it was before, or if by itself and it is used up.
+    #[must_use]
+    pub fn taken_back(&self, why: Revocation) -> Option<Self> {
+        let is_used_up = self.uses_left == Some(0);
+        (self.revoked.is_none() && (why == Revocation::ByUser || !is_used_up))
+            .then(|| Self { revoked: Some(why), ..self.clone() })
+    }
+
     /// When it is deleted; `None` for not by itself.
     #[must_use]
     pub fn gone_at(&self) -> Option<Timestamp> {
-        let over_at = if self.revoked || self.uses_left == Some(0) {
+        let over_at = if self.revoked.is_some() || self.uses_left == Some(0) {
             self.meta.updated_at
         } else if self.expires_at.is_zero() {
             return None;
@@ -96,7 +117,10 @@ mod tests {
         assert_eq!(ticket.over(Timestamp(10)), Some(TicketOver::Expired));
         let used = Ticket { uses_left: Some(0), ..ticket.clone() };
         assert_eq!(used.over(Timestamp(10)), Some(TicketOver::UsedUp));
-        assert_eq!(Ticket { revoked: true, ..used }.over(Timestamp(1)), Some(TicketOver::Revoked));
+        assert_eq!(used.taken_back(Revocation::NewRoot), None);
+        let revoked = ticket.taken_back(Revocation::NewRoot).unwrap();
+        assert_eq!(revoked.over(Timestamp(10)), Some(TicketOver::Revoked(Revocation::NewRoot)));
+        assert_eq!(revoked.taken_back(Revocation::ByUser), None);
         let endless = Ticket { uses_left: None, expires_at: Timestamp::ZERO, ..ticket };
         assert_eq!((endless.over(Timestamp(i64::MAX)), endless.gone_at()), (None, None));
     }
@@ -106,7 +130,7 @@ mod tests {
         let meta = Meta { updated_at: Timestamp(5), ..Meta::default() };
         let ticket = Ticket { meta, expires_at: Timestamp(10), ..Ticket::default() };
         assert_eq!(ticket.gone_at(), Some(Timestamp(10).after(TICKET_KEPT)));
-        let revoked = Ticket { revoked: true, ..ticket };
+        let revoked = ticket.taken_back(Revocation::ByUser).unwrap();
         assert_eq!(revoked.gone_at(), Some(Timestamp(5).after(TICKET_KEPT)));
     }
 }

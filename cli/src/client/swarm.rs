@@ -317,18 +317,22 @@ async fn token(daemon: &Connection, role: Role) -> anyhow::Result<String> {
 
 async fn how_to_join(daemon: &Connection, role: Role) -> anyhow::Result<String> {
     let token = token(daemon, role).await?;
-    how_to_join_with(daemon, role, &token).await
+    Ok(how_to_join_at(&manager_address(daemon).await?, role, &token))
 }
 
-async fn how_to_join_with(daemon: &Connection, role: Role, token: &str) -> anyhow::Result<String> {
+async fn manager_address(daemon: &Connection) -> anyhow::Result<String> {
     let info = daemon.get("/info").await?;
     let node = daemon.get(&format!("/nodes/{}", escape(text(&info, "/Swarm/NodeID")))).await?;
     let address = text(&node, "/ManagerStatus/Addr");
     if address.is_empty() {
         bail!("the daemon does not say the address at which it manages");
     }
-    Ok(format!(
+    Ok(address.to_owned())
+}
+
+fn how_to_join_at(address: &str, role: Role, token: &str) -> String {
+    format!(
         "To add a {} to this swarm, run the following command:\n\n    skep swarm join --token {token} {address}\n\n",
         role.word()
-    ))
+    )
 }

@@ -16,7 +16,7 @@ use skep_agent::DockerAbout;
 use skep_agent::runtime::{Distribution, PullNews, Pulled};
 use skep_api::{
     ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, TicketId, Timestamp,
-    object::{GenericResource, Node},
+    object::{GenericResource, Node, Ticket},
     spec::{InitRequest, JoinBody, Labels, NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec},
 };
 use skep_link::JoinToken;
@@ -84,6 +84,8 @@ impl Placing for skep_manager::Control {
 pub(crate) trait Tickets: Send + Sync {
     /// Gives the token, which is told only once.
     async fn create_ticket(&self, asked: TicketAsked) -> Result<(TicketId, JoinToken), ApiError>;
+    /// With the time by which they are judged.
+    async fn tickets(&self) -> Result<(Vec<Arc<Ticket>>, Timestamp), ApiError>;
     async fn revoke_ticket(&self, id: TicketId) -> Result<(), ApiError>;
 }
 
@@ -91,6 +93,10 @@ pub(crate) trait Tickets: Send + Sync {
 impl Tickets for skep_manager::Control {
     async fn create_ticket(&self, asked: TicketAsked) -> Result<(TicketId, JoinToken), ApiError> {
         Self::create_ticket(self, asked).await
+    }
+
+    async fn tickets(&self) -> Result<(Vec<Arc<Ticket>>, Timestamp), ApiError> {
+        Self::tickets(self).await
     }
 
     async fn revoke_ticket(&self, id: TicketId) -> Result<(), ApiError> {

@@ -69,9 +69,8 @@ async fn create(State(api): State<Api>, request: Bytes) -> Answer {
 }
 
 async fn list(State(api): State<Api>) -> Answer {
-    let view = api.manager()?.view().await?;
-    let now = api.backend.facts().now;
-    let tickets: Vec<Value> = view.tickets().map(|ticket| rendered(ticket, now)).collect();
+    let (tickets, now) = api.manager()?.tickets().await?;
+    let tickets: Vec<Value> = tickets.iter().map(|ticket| rendered(ticket, now)).collect();
     ok(&tickets)
 }
 
@@ -99,6 +98,11 @@ async fn revoke(State(api): State<Api>, Path(word): Path<String>) -> Answer {
 
 /// By its id or the beginning of that.
 fn find(view: &View, word: &str) -> Result<TicketId, ApiError> {
+    if word.starts_with("SWMTKN") {
+        // It is a secret, and is not said again.
+        let words = "a join token is taken back by its ID; 'skep swarm join-token ls' shows it";
+        return Err(ApiError::invalid(words));
+    }
     let found: Vec<TicketId> = view
         .tickets()
         .map(|ticket| ticket.id)

@@ -5,18 +5,20 @@ use std::{sync::Arc, time::Duration};
 use skep_api::{
     ApiError, ErrorKind, TicketId, Timestamp,
     id::IdSource,
-    object::Ticket,
+    object::{Revocation, Ticket},
     spec::{Labels, NodeSpec, Role},
     validate,
 };
 use skep_link::JoinToken;
 use skep_store::{Change, Guard, GuardKind};
 
-use super::{Control, services::needs_level_2};
-use crate::SystemIds;
+use super::{Control, not_written, out_of_sequence, services::needs_level_2};
+use crate::{SystemIds, write::WriteError};
 
-/// The most tickets that are kept: each pass over them costs, and a loop that makes them is a mistake.
+/// The most tickets that let somebody in: each pass over them costs, and a loop that makes them is a mistake.
 const TICKETS_MAX: usize = 1_000;
+/// How often a ticket is made anew because the swarm's settings changed meanwhile.
+const STALE_MAX: u32 = 8;
 
 /// What somebody asks of a new ticket.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,30 +46,53 @@ impl Control {
         if asked.ttl.is_some_and(|ttl| ttl.is_zero()) {
             return Err(ApiError::invalid("TTL: must be longer than 0s"));
         }
+        for _ in 0..STALE_MAX {
+            if let Some(made) = self.try_create(&asked).await? {
+                return Ok(made);
+            }
+        }
+        Err(out_of_sequence())
+    }
+
+    /// `None` if the swarm's settings changed meanwhile: its root may be another one.
+    async fn try_create(&self, asked: &TicketAsked) -> Result<Option<(TicketId, JoinToken)>, ApiError> {
         let view = self.view().await?;
         needs_level_2(&view, "a join token of its own")?;
         let cluster = view.cluster().ok_or_else(|| ApiError::not_found("the swarm has no object yet"))?;
-        if view.tickets().count() >= TICKETS_MAX {
-            let words = format!(
-                "there are {TICKETS_MAX} join tokens already: revoke some, and wait until they are gone"
-            );
+        let now = Timestamp(self.shared.leaders_clock());
+        if view.tickets().filter(|ticket| ticket.over(now).is_none()).count() >= TICKETS_MAX {
+            let words = format!("there are {TICKETS_MAX} valid join tokens already: revoke some");
             return Err(ApiError::new(ErrorKind::ResourceExhausted, words));
         }
         let id = TicketId(SystemIds::default().next_id());
         let token = JoinToken::of_ticket(&cluster.ca_cert_pem, id, &JoinToken::generate_secret());
-        let now = Timestamp(self.shared.leaders_clock());
         let ticket = Ticket {
             id,
             digest: token.secret_digest().to_vec(),
             role: asked.role,
             expires_at: asked.ttl.map_or(Timestamp::ZERO, |ttl| now.after(ttl)),
             uses_left: asked.uses,
-            labels: asked.labels,
+            labels: asked.labels.clone(),
             ..Ticket::default()
         };
-        let guard = Guard { kind: GuardKind::Ticket, id: id.0, version: 0 };
-        self.write(vec![guard], vec![Change::PutTicket(Arc::new(ticket))]).await?;
-        Ok((id, token))
+        let guards = vec![
+            Guard { kind: GuardKind::Ticket, id: id.0, version: 0 },
+            Guard { kind: GuardKind::Cluster, id: cluster.id.0, version: cluster.meta.version },
+        ];
+        match self.shared.write(guards, vec![Change::PutTicket(Arc::new(ticket))]).await {
+            Ok(()) => Ok(Some((id, token))),
+            Err(WriteError::Stale) => Ok(None),
+            Err(error) => Err(not_written(error)),
+        }
+    }
+
+    /// All tickets, and the time by which they are judged: the leader's, as at the door.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn tickets(&self) -> Result<(Vec<Arc<Ticket>>, Timestamp), ApiError> {
+        let view = self.view().await?;
+        Ok((view.tickets().cloned().collect(), Timestamp(self.shared.leaders_clock())))
     }
 
     /// Takes a ticket back: it lets nobody in from then on.
@@ -77,18 +102,18 @@ impl Control {
     pub async fn revoke_ticket(&self, id: TicketId) -> Result<(), ApiError> {
         let view = self.view().await?;
         let old = view.ticket(id).ok_or_else(|| ApiError::not_found(format!("join token {id} not found")))?;
-        if old.revoked {
-            return Ok(());
-        }
+        let Some(new) = old.taken_back(Revocation::ByUser) else { return Ok(()) };
         // Whoever joins with it at the same time has read it before, and is refused.
-        let new = Ticket { revoked: true, ..(**old).clone() };
         self.write(Vec::new(), vec![Change::PutTicket(Arc::new(new))]).await
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use skep_api::wire;
+    use skep_api::{
+        object::{Cluster, TicketOver},
+        wire,
+    };
     use skep_link::{new_csr, stubs::join_server::Join as _};
     use tonic::{Code, Request, Status};
 
@@ -171,6 +196,61 @@ mod tests {
         refused(join(&door, &short).await, "expired at 1970-01-01T00:00:01");
         let stored = format!("{:?}", control.view().await.unwrap().tickets().collect::<Vec<_>>());
         assert!(!stored.contains(token.secret()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_new_root_ends_all_tickets() {
+        let (manager, _, _dir) = first_manager().await;
+        let (control, door) = (manager.control(), door(&manager));
+        let (id, token) = control.create_ticket(asked(None, None)).await.unwrap();
+        let (used, last) = control.create_ticket(asked(None, Some(1))).await.unwrap();
+        join(&door, &last).await.unwrap();
+        let old = (**control.view().await.unwrap().cluster().unwrap()).clone();
+        let root = skep_link::Authority::generate(1_700_000_000).unwrap();
+        let new = Cluster { ca_cert_pem: root.cert_pem().into(), ca_key_pem: root.key_pem().into(), ..old };
+        control.write(Vec::new(), vec![Change::PutCluster(Arc::new(new.clone()))]).await.unwrap();
+        let over = |tickets: &[Arc<Ticket>], id| {
+            let ticket = tickets.iter().find(|ticket| ticket.id == id).unwrap();
+            ticket.over(Timestamp(1)).map(TicketOver::as_str)
+        };
+        let (tickets, _) = control.tickets().await.unwrap();
+        assert_eq!(over(&tickets, id), Some("revoked (new root)"));
+        assert_eq!(over(&tickets, used), Some("used up"));
+        // Also with the new root's digest in it.
+        let mended = JoinToken::of_ticket(root.cert_pem(), id, token.secret());
+        refused(join(&door, &mended).await, "ended with the swarm's old root");
+        let (id, token) = control.create_ticket(asked(None, None)).await.unwrap();
+        control.write(Vec::new(), vec![Change::PutCluster(Arc::new(new))]).await.unwrap();
+        assert_eq!(over(&control.tickets().await.unwrap().0, id), None, "the root is the same");
+        join(&door, &token).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_has_no_ticket_waits_for_nobody_and_holds_nobody_up() {
+        let (manager, _, _dir) = first_manager().await;
+        let (control, door) = (manager.control(), door(&manager));
+        let (id, token) = control.create_ticket(asked(None, None)).await.unwrap();
+        let somebody = door.by_ticket.lock().await;
+        let guessed = JoinToken::of_ticket("root", id, &JoinToken::generate_secret());
+        refused(join(&door, &guessed).await, "A valid join token is necessary");
+        control.revoke_ticket(id).await.unwrap();
+        refused(join(&door, &token).await, "was revoked");
+        drop(somebody);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_tickets_that_let_somebody_in_count() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let put = |n: usize, uses_left| {
+            let id = TicketId(skep_api::Id(u128::try_from(n).unwrap()));
+            Change::PutTicket(Arc::new(Ticket { id, uses_left, ..Ticket::default() }))
+        };
+        control.write(Vec::new(), (1..=TICKETS_MAX).map(|n| put(n, Some(0))).collect()).await.unwrap();
+        control.create_ticket(asked(None, None)).await.unwrap();
+        control.write(Vec::new(), (1..TICKETS_MAX).map(|n| put(n, Some(1))).collect()).await.unwrap();
+        let error = control.create_ticket(asked(None, None)).await.unwrap_err();
+        assert_eq!(error.message, "there are 1000 valid join tokens already: revoke some");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::{
 
 use skep_api::{
     NodeId, Timestamp,
-    object::{Node, NodeState, NodeStatus},
+    object::{Node, NodeState, NodeStatus, Revocation},
     spec::{NodeSpec, Role},
 };
 use skep_raft::{Keys, OpenError, WriteState, recover};
@@ -91,6 +91,9 @@ pub(super) fn change(store: &mut Store, view: &View, own: Node, now: i64) -> Res
         let status = NodeStatus { state: NodeState::Down, message, ..node.status.clone() };
         changes.push(Change::NodeStatus(node.id, status));
     }
+    // This state may be an early one: what it says is valid may be used up or revoked since.
+    let tickets = view.tickets().filter_map(|ticket| ticket.taken_back(Revocation::MadeAnew));
+    changes.extend(tickets.map(|ticket| Change::PutTicket(Arc::new(ticket))));
     changes.push(Change::PutNode(Arc::new(Node { feature_level: FEATURE_LEVEL, ..own })));
     let proposal = Proposal { changes, now: Timestamp(now), ..Proposal::default() };
     let applied = store.apply(&proposal.encode());

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, io, sync::Arc, time::Duration};
 
 use skep_api::{
-    Id, NodeId, Secret,
-    object::{Node, NodeState},
+    Id, NodeId, Secret, TicketId, Timestamp,
+    object::{Node, NodeState, Ticket},
     spec::{NodeSpec, Role, SwarmSpec},
 };
 use skep_raft::{Keys, UnlockKey};
@@ -39,7 +39,15 @@ async fn stopped() -> (NodeId, skep_link::Identity, TempDir) {
         node.status.state = NodeState::Ready;
         Change::PutNode(Arc::new(node))
     };
-    let changes = vec![node(OTHER, Role::Manager, "127.0.0.1:2"), node(WORKER, Role::Worker, "")];
+    let ticket = |n, uses_left| {
+        Change::PutTicket(Arc::new(Ticket { id: TicketId(Id(n)), uses_left, ..Ticket::default() }))
+    };
+    let changes = vec![
+        node(OTHER, Role::Manager, "127.0.0.1:2"),
+        node(WORKER, Role::Worker, ""),
+        ticket(1, Some(2)),
+        ticket(2, Some(0)),
+    ];
     control.shared.write(Vec::new(), changes).await.unwrap();
     manager.stop().await;
     (control.node_id(), identity, dir)
@@ -78,6 +86,9 @@ async fn one_manager_goes_on_with_all_that_it_has() {
         (cluster.ca_key_pem.clone(), cluster.worker_token_secret.clone(), cluster.id)
     };
     assert_eq!(secrets(&view), secrets(&before));
+    // It may be used up or revoked in what was lost.
+    let over: Vec<_> = view.tickets().map(|ticket| ticket.over(Timestamp(1)).unwrap().as_str()).collect();
+    assert_eq!(over, ["revoked (swarm restored)", "used up"]);
     assert!(!manager.knows()(OTHER) && manager.knows()(WORKER));
     // It is removed as any node that is down.
     // The leader may be writing to it.

@@ -222,8 +222,12 @@ impl View {
             Change::DeleteNode(id) => Ok(self.delete_node(*id)),
             Change::PutCluster(cluster) => {
                 let feature_level = self.level_with(cluster)?;
-                let old = self.cluster.as_ref().map(|c| c.meta);
-                let meta = self.meta(old, now);
+                let old = self.cluster.as_ref();
+                let has_new_root = old.is_some_and(|old| old.ca_cert_pem != cluster.ca_cert_pem);
+                let meta = self.meta(old.map(|old| old.meta), now);
+                if has_new_root {
+                    self.end_tickets(now);
+                }
                 self.cluster = Some(Arc::new(Cluster { meta, feature_level, ..(**cluster).clone() }));
                 Ok(Some(ObjectRef::Cluster))
             }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use skep_api::{TicketId, Timestamp, object::Ticket};
+use skep_api::{
+    TicketId, Timestamp,
+    object::{Revocation, Ticket},
+};
 
 use crate::{ObjectRef, View};
 
@@ -27,6 +30,15 @@ impl View {
 
     pub(crate) fn delete_ticket(&mut self, id: TicketId) -> Option<ObjectRef> {
         self.tickets.remove(&id).map(|_| ObjectRef::Ticket(id))
+    }
+
+    /// Takes all tickets back: their tokens name a root that is none any more.
+    pub(crate) fn end_tickets(&mut self, now: Timestamp) {
+        let ended: Vec<Ticket> =
+            self.tickets.values().filter_map(|ticket| ticket.taken_back(Revocation::NewRoot)).collect();
+        ended.into_iter().for_each(|ticket| {
+            self.put_ticket(&Arc::new(ticket), now);
+        });
     }
 
     pub(crate) fn restore_ticket(&mut self, ticket: Ticket) {

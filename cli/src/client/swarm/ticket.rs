@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use skep_link::JoinToken;
 
-use super::{Role, how_to_join_with};
+use super::{Role, how_to_join_at, manager_address};
 use crate::client::{
     connection::{Connection, escape},
     duration,
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     },
     /// Take such a join token back: it is refused from then on
     Revoke {
+        /// Its ID, the beginning of that, or the token
         #[arg(value_name = "ID")]
         id: String,
     },
@@ -59,15 +61,30 @@ pub(super) async fn run(daemon: &Connection, command: &Command) -> anyhow::Resul
             output::list(format, &head, tickets.iter().map(row).collect())
         }
         Command::Revoke { id } => {
-            daemon.delete(&format!("/skep/swarm/tickets/{}", escape(id))).await?;
+            let id = id_of(id)?;
+            daemon.delete(&format!("/skep/swarm/tickets/{}", escape(&id))).await?;
             print(&format!("{id}\n"))
         }
     }
 }
 
+/// What is sent and shown of what somebody typed: never a token.
+fn id_of(word: &str) -> anyhow::Result<String> {
+    if !word.trim_start().starts_with("SWMTKN") {
+        return Ok(word.to_owned());
+    }
+    let token = JoinToken::parse(word)?;
+    let id = token.ticket().context(
+        "this is the swarm's own join token; 'skep swarm join-token --rotate worker' (or 'manager') ends it",
+    )?;
+    Ok(id.to_string())
+}
+
 async fn create(daemon: &Connection, flags: &Create) -> anyhow::Result<()> {
     let labels: BTreeMap<&str, &str> =
         flags.labels.iter().map(|label| label.split_once('=').unwrap_or((label, ""))).collect();
+    // Before the token is there: it is shown only once.
+    let address = if flags.quiet { String::new() } else { manager_address(daemon).await? };
     let asked = json!({ "Role": flags.role.word(), "TTL": flags.ttl, "Uses": flags.uses, "Labels": labels });
     let answer = daemon.post("/skep/swarm/tickets", &asked).await?;
     let token = answer["Token"].as_str().context("the daemon did not say the token")?;
@@ -84,7 +101,7 @@ async fn create(daemon: &Connection, flags: &Create) -> anyhow::Result<()> {
         Ok(ttl) if ttl > 0 => format!("within {}", duration::text(ttl)),
         Ok(_) | Err(_) => "at any time".to_owned(),
     };
-    print(&how_to_join_with(daemon, flags.role, token).await?)?;
+    print(&how_to_join_at(&address, flags.role, token))?;
     print(&format!(
         "It lets {nodes} in {until}, and is shown only now. To take it back: skep swarm join-token revoke {id}\n"
     ))
@@ -102,7 +119,22 @@ fn row(ticket: &Value) -> (Vec<String>, Value) {
 
 #[cfg(test)]
 mod tests {
+    use skep_api::{Id, TicketId};
+
     use super::*;
+
+    #[test]
+    fn a_token_is_taken_back_by_its_id_and_never_shown() {
+        let id = TicketId(Id(7));
+        let token = JoinToken::of_ticket("a root", id, &JoinToken::generate_secret());
+        assert_eq!(id_of(&token.to_string()).unwrap(), id.to_string());
+        assert_eq!(id_of("abc").unwrap(), "abc");
+        let own = JoinToken::new("a root", token.secret());
+        for word in [own.to_string(), format!("{token}x"), format!("SWMTKN-{}", token.secret())] {
+            let error = format!("{:#}", id_of(&word).unwrap_err());
+            assert!(!error.contains(token.secret()), "{error}");
+        }
+    }
 
     #[test]
     fn tickets_are_shown_in_a_row() {

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use skep_api::{Id, TicketId, Timestamp, object::Service};
+use skep_api::{
+    Id, TicketId, Timestamp,
+    object::{Revocation, Service},
+};
 use skep_store::Change;
 
 use super::{Script, duration, host};
@@ -18,7 +21,7 @@ impl Script {
             match key {
                 "for" => ticket.expires_at = self.swarm.now.after(duration(value)),
                 "uses" => ticket.uses_left = Some(value.parse().unwrap()),
-                "revoked" => ticket.revoked = true,
+                "revoked" => ticket.revoked = Some(Revocation::ByUser),
                 other => panic!("no fact of a ticket: {other}"),
             }
         }
