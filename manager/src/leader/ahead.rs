@@ -120,9 +120,14 @@ fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
             Change::PutTask(task) => {
                 dirty.services.insert(task.service_id);
                 dirty.tasks.insert(task.id, task.service_id);
+                dirty.freed.extend(task.node_id);
             }
-            Change::DeleteTask(id) | Change::TaskStatus(id, _) | Change::AssignTask(id, _) => {
+            Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
                 dirty.services.extend(view.task(*id).map(|task| task.service_id));
+            }
+            Change::AssignTask(id, assigned) => {
+                dirty.services.extend(view.task(*id).map(|task| task.service_id));
+                dirty.freed.insert(assigned.node);
             }
             Change::PutNode(node) => {
                 dirty.nodes.insert(node.id);
@@ -132,10 +137,8 @@ fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
             }
             Change::PutCluster(_) => dirty.all = true,
             // A pass decides nothing of them.
-            Change::PutNetwork(_)
-            | Change::DeleteNetwork(_)
-            | Change::PutTicket(_)
-            | Change::DeleteTicket(_) => {}
+            Change::PutNetwork(_) | Change::DeleteNetwork(_) => {}
+            Change::PutTicket(_) | Change::DeleteTicket(_) => dirty.tickets = true,
         }
     }
 }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use skep_api::{
-    Id, NodeId, RequestId, ServiceId, TaskState, Timestamp,
+    Id, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
-    object::{Node, NodeState, Service, TaskStatus},
+    object::{Node, NodeState, Service, Task, TaskStatus},
 };
-use skep_store::{Change, Dirty, Guard, GuardKind, Proposal, Store, View, decode_result};
+use skep_store::{Assigned, Change, Dirty, Draft, Guard, GuardKind, Proposal, Store, View, decode_result};
 
 use super::ahead::Ahead;
 use crate::{
@@ -116,7 +116,7 @@ impl Line {
 
     /// Each task goes one state on, or stops.
     fn agents(&mut self) {
-        let on = |task: &skep_api::object::Task| {
+        let on = |task: &Task| {
             let state = if task.desired_state > TaskState::Running {
                 TaskState::Shutdown
             } else {
@@ -243,4 +243,35 @@ fn what_is_on_its_way_never_undoes_another_write_and_ends_as_if_it_had_waited() 
     }
     assert!(n_refused > 100, "users' writes came between too seldom: {n_refused}");
     assert!(n_built_upon > 100, "too few passes drafted on what was on its way: {n_built_upon}");
+}
+
+#[test]
+fn what_was_given_away_in_vain_is_looked_at_again() {
+    let mut line = Line::new(1);
+    let (service, task, node) = (ServiceId(Id(9)), TaskId(Id(5)), NodeId(Id(2)));
+    let put = |line: &mut Line, change| {
+        decode_result(&line.store.apply(&of(vec![change]).encode()).answer).unwrap();
+    };
+    let spec = serde_json::from_str(r#"{"Name":"a"}"#).unwrap();
+    put(
+        &mut line,
+        Change::PutService(Arc::new(Service { id: service, spec: Arc::new(spec), ..Service::default() })),
+    );
+    let waits = Task::new(task, line.view().service(service).unwrap(), 1);
+    put(&mut line, Change::PutTask(Arc::new(waits)));
+    let mut draft = Draft::new(line.view(), Timestamp(2));
+    let assigned = Assigned { node, status: TaskStatus::default(), given: Vec::new() };
+    draft.push(Change::AssignTask(task, assigned)).unwrap();
+    draft.push(Change::PutTicket(Arc::default())).unwrap();
+    line.ahead.take(draft, &mut line.ids);
+    let sent: Vec<RequestId> =
+        std::iter::from_fn(|| line.ahead.send()).filter_map(|sent| sent.request).collect();
+    let mut again = Dirty::default();
+    let view = line.view();
+    for request in sent {
+        again.merge(line.ahead.answered(request, false, &view));
+    }
+    let expect =
+        Dirty { services: [service].into(), freed: [node].into(), tickets: true, ..Dirty::default() };
+    assert_eq!(again, expect);
 }

@@ -112,13 +112,13 @@ fn concerns_all(view: &View, task: &Task) -> bool {
 /// Whether a task that found no node may find one now. What is deleted had ended before.
 pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
     let has_ended = |id: &TaskId| view.task(*id).is_some_and(|task: &Arc<Task>| !task.is_live());
-    dirty.all || !dirty.nodes.is_empty() || dirty.tasks.keys().any(has_ended)
+    dirty.all || !dirty.nodes.is_empty() || !dirty.freed.is_empty() || dirty.tasks.keys().any(has_ended)
 }
 
 /// The nodes that may take now what they did not take before; `None` for all.
 pub(super) fn fresh_nodes(view: &View, dirty: &Dirty) -> Option<BTreeSet<NodeId>> {
     let ended = dirty.tasks.keys().filter_map(|id| view.task(*id)).filter(|task| !task.is_live());
-    let nodes = dirty.nodes.iter().copied().chain(ended.filter_map(|task| task.node_id));
+    let nodes = dirty.nodes.iter().chain(&dirty.freed).copied().chain(ended.filter_map(|task| task.node_id));
     (!dirty.all).then(|| nodes.collect())
 }
 
@@ -195,6 +195,14 @@ mod tests {
         runs.status.state = TaskState::Running;
         draft.push(Change::PutTask(Arc::new(runs))).unwrap();
         check(&draft, &[task(2, A)], &[(A, Look::Whole)]);
+    }
+
+    #[test]
+    fn room_that_was_not_taken_is_room() {
+        let dirty = Dirty { freed: [NODE].into(), ..Dirty::default() };
+        assert!(!dirty.is_empty() && is_room_freed(&View::default(), &dirty));
+        assert_eq!(fresh_nodes(&View::default(), &dirty), Some([NODE].into()));
+        assert!(scope(&draft(), &dirty).services.is_empty());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Dirty {
     pub tasks: BTreeMap<TaskId, ServiceId>,
     /// These nodes.
     pub nodes: BTreeSet<NodeId>,
+    /// Nodes with room that a pass had given away, and that was not taken.
+    pub freed: BTreeSet<NodeId>,
     /// Placing that is still to be done.
     pub placing: Placing,
     /// Tickets.
@@ -72,6 +74,7 @@ impl Dirty {
             && self.services.is_empty()
             && self.tasks.is_empty()
             && self.nodes.is_empty()
+            && self.freed.is_empty()
             && self.placing.is_done()
             && !self.tickets
     }
@@ -110,6 +113,7 @@ impl Dirty {
         self.services.extend(other.services);
         self.tasks.extend(other.tasks);
         self.nodes.extend(other.nodes);
+        self.freed.extend(other.freed);
         self.tickets |= other.tickets;
     }
 }
