@@ -51,6 +51,10 @@ impl Round {
             let single = self.services.range((from, Unbounded)).next().copied();
             if let Some(next) = single.into_iter().chain(self.of_all(view)).min() {
                 self.services.remove(&next);
+                if self.upto == Some(next) && self.ends_here(next) {
+                    // Left as it is, it would be a whole circle to the next pass.
+                    self.upto = None;
+                }
                 (self.before, self.at) = (self.at, Some(next));
                 return Some(next);
             }
@@ -63,12 +67,17 @@ impl Round {
 
     fn of_all(&mut self, view: &View) -> Option<ServiceId> {
         let upto = self.upto?;
-        let ends_here = self.has_wrapped || self.start.is_none_or(|start| upto > start);
+        let ends_here = self.ends_here(upto);
         let next = view.service_with_unplaced_after(self.at).filter(|id| !ends_here || *id <= upto);
         if next.is_none() && ends_here {
             self.upto = None;
         }
         next
+    }
+
+    /// Whether the circle ends before it comes to its end and goes on at the beginning.
+    fn ends_here(&self, upto: ServiceId) -> bool {
+        self.has_wrapped || self.start.is_none_or(|start| upto > start)
     }
 
     /// What is left for the next pass, and of services that it came to, these. It begins with the last one again if that
@@ -139,6 +148,18 @@ mod tests {
         let rest = check(&view, &rest, &[], true, 3, &[5, 1, 2]);
         let rest = check(&view, &rest, &[], false, 9, &[3, 4]);
         assert!(rest.is_done());
+    }
+
+    #[test]
+    fn a_circle_that_ends_with_the_pass_is_done() {
+        let view = view(5);
+        let last = Placing { at: Some(id(5)), ..Placing::default() };
+        let rest = check(&view, &last, &[], true, 5, &[1, 2, 3, 4, 5]);
+        assert!(rest.is_done(), "{rest:?}");
+        let rest = check(&view, &Placing { at: Some(id(3)), ..last }, &[], true, 5, &[4, 5, 1, 2, 3]);
+        assert!(rest.is_done(), "{rest:?}");
+        let rest = check(&view, &Placing { at: Some(id(3)), ..rest }, &[], true, 4, &[4, 5, 1, 2]);
+        check(&view, &rest, &[], false, 9, &[3]);
     }
 
     #[test]

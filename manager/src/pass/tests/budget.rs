@@ -89,3 +89,22 @@ fn waiting_tasks_are_placed_over_several_passes() {
     assert_eq!(swarm.running(web).len(), 50);
     assert!(swarm.spread(web).values().all(|n| (16..=17).contains(n)), "{:?}", swarm.spread(web));
 }
+
+#[test]
+fn a_turn_that_ends_with_the_budget_is_over() {
+    let mut swarm = Swarm::new(3);
+    for n in 1..=10 {
+        swarm.create(n, with(&simple(&format!("s{n}"), "ok", 1), NOWHERE));
+    }
+    swarm.settle();
+    // All that wait are to be looked at, and have nothing else to say.
+    let label = |swarm: &mut Swarm, word: &str| {
+        (swarm.budget, swarm.n_passes) = (10, 0);
+        swarm.edit_node(2, |node| drop(node.spec.labels.insert("a".into(), word.into())));
+    };
+    label(&mut swarm, "b");
+    swarm.step();
+    label(&mut swarm, "c");
+    swarm.settle();
+    assert!(swarm.n_passes <= 2, "{}", swarm.n_passes);
+}
