@@ -26,8 +26,10 @@ use super::{
     write::{PLACED, assign},
 };
 
-/// A plan for people tells no more moves.
+/// A plan for people tells no more moves,
 const PLANNED_MAX: usize = 1_000;
+/// and looks at all nodes for each: so often at one at most, which takes about a second.
+const LOOKS_MAX: usize = 2_000_000;
 
 /// Of a service that is not to be even.
 const NOT_EVEN: &str = "its labels ask for certain nodes, and not for even ones: skep.strategy, skep.spread.weight, \
@@ -47,7 +49,7 @@ pub struct Move {
 /// What would make a service's nodes even.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rebalance {
-    /// In order; no more than 1,000.
+    /// In order; the first 1,000, or fewer where there are very many nodes.
     pub moves: Vec<Move>,
     /// How many a minute.
     pub a_minute: u64,
@@ -153,7 +155,8 @@ pub(crate) fn plan_rebalance(view: &View, service: &Service, now: Timestamp) -> 
     }
     tasks.values_mut().for_each(|own| own.sort_by_key(|task| (task.meta.created_at, task.slot, task.id)));
     let mut picture = picture(view);
-    while plan.moves.len() < PLANNED_MAX
+    let n_max = planned_max(view.n_nodes());
+    while plan.moves.len() < n_max
         && let Some((from, to)) = eyes.next(&picture)
         && let Some(task) = tasks.get_mut(&from).and_then(Vec::pop)
         && picture.place_on(&eyes.ask, &eyes.crowd, to).is_ok()
@@ -162,6 +165,10 @@ pub(crate) fn plan_rebalance(view: &View, service: &Service, now: Timestamp) -> 
         plan.moves.push(Move { task, from, to });
     }
     plan
+}
+
+fn planned_max(n_nodes: usize) -> usize {
+    (LOOKS_MAX / n_nodes.max(1)).clamp(1, PLANNED_MAX)
 }
 
 /// What a choice is made from, besides the nodes.
@@ -298,5 +305,16 @@ impl<'a> Branch<'a> {
         }
         // Of equal ones the first.
         self.next.values().rev().filter_map(Self::best).max_by_key(|(difference, ..)| *difference)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_shorter_where_nodes_are_very_many() {
+        let n_moves = [0, 2_000, 10_000, 100_000, 3_000_000].map(planned_max);
+        assert_eq!(n_moves, [1_000, 1_000, 200, 20, 1]);
     }
 }
