@@ -21,7 +21,7 @@ use self::ahead::Ahead;
 use crate::{
     SystemIds,
     machine::Machine,
-    pass::{Memo, pass},
+    pass::{Memo, Times, pass},
 };
 
 /// No pass comes to another service once it has drafted so many changes.
@@ -85,7 +85,8 @@ impl Leader {
     /// will be due.
     fn pass(&self, state: &mut Passes) -> Option<Duration> {
         let published = self.machine.published();
-        let now = self.now(&published.view, state.last);
+        let clock = Timestamp((self.clock)());
+        let now = now(clock, &published.view, state.last);
         let next = |wakes: &BTreeMap<WakeKey, Timestamp>| wakes.values().min().map(|at| at.since(now));
         let is_due = next(&state.wakes).is_some_and(|wait| wait.is_zero());
         if (state.dirty.is_empty() && !is_due) || published.view.cluster().is_none() {
@@ -104,7 +105,7 @@ impl Leader {
         if dirty.all {
             state.wakes.clear();
         }
-        let result = pass(view, &dirty, now, &mut state.ids, &mut state.memo, CHANGES_MAX);
+        let result = pass(view, &dirty, Times { now, clock }, &mut state.ids, &mut state.memo, CHANGES_MAX);
         result.settle(&mut state.wakes);
         state.dirty.merge(result.rest);
         for refusal in result.draft.refusals() {
@@ -128,15 +129,15 @@ impl Leader {
             (request, outcome)
         })
     }
+}
 
-    /// The wall clock, or the time since the last pass where that is later: a clock that was set back, here or
-    /// on an earlier leader, holds nothing up. Never at or before an earlier pass, nor before the swarm's start.
-    fn now(&self, view: &View, last: (Timestamp, Instant)) -> Timestamp {
-        let stored = view.cluster().map_or(Timestamp::ZERO, |cluster| cluster.meta.updated_at);
-        let (time, at) = last;
-        let gone_on = time.after(at.elapsed().max(Duration::from_nanos(1)));
-        Timestamp((self.clock)()).max(stored).max(gone_on)
-    }
+/// The wall clock, or the time since the last pass where that is later: a clock that was set back, here or
+/// on an earlier leader, holds nothing up. Never at or before an earlier pass, nor before the swarm's start.
+fn now(clock: Timestamp, view: &View, last: (Timestamp, Instant)) -> Timestamp {
+    let stored = view.cluster().map_or(Timestamp::ZERO, |cluster| cluster.meta.updated_at);
+    let (time, at) = last;
+    let gone_on = time.after(at.elapsed().max(Duration::from_nanos(1)));
+    clock.max(stored).max(gone_on)
 }
 
 /// The answer to one proposal.

@@ -39,22 +39,39 @@ pub struct Pass {
     pub rest: Dirty,
 }
 
+/// When a pass is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    /// Never at or before an earlier pass, or what is stored.
+    pub now: Timestamp,
+    /// What the clock shows: behind, where another one was ahead.
+    pub clock: Timestamp,
+}
+
+impl From<Timestamp> for Times {
+    fn from(now: Timestamp) -> Self {
+        Self { now, clock: now }
+    }
+}
+
 /// Runs one pass. What a wake-up came due for belongs into `dirty`. Once `budget` changes are drafted it comes to no
 /// further service; of tasks that it did not make itself it then places, or words anew, as many again.
 #[must_use]
 pub fn pass(
     view: View,
     dirty: &Dirty,
-    now: Timestamp,
+    times: impl Into<Times>,
     ids: &mut dyn IdSource,
     memo: &mut Memo,
     budget: usize,
 ) -> Pass {
+    let Times { now, clock } = times.into();
     let mut scope = scope(&view, dirty);
     let is_room_freed = is_room_freed(&view, dirty);
     let fresh = fresh_nodes(&view, dirty);
     let mut draft = Draft::new(view, now);
     let mut cx = Context::new(ids);
+    cx.ahead = now.since(clock);
     let mut rest = Dirty::default();
     scope.services.retain(|id, look| {
         let is_reached = draft.changes().len() + cx.reaped.len() < budget;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use skep_api::{NodeId, ServiceId, TaskId, Timestamp, id::IdSource, object::SeatKey};
@@ -70,6 +71,8 @@ pub enum WakeKey {
 pub struct Context<'a> {
     /// Fresh ids.
     pub ids: &'a mut dyn IdSource,
+    /// How far the pass's time is ahead of the clock: it never goes back, and a clock may.
+    pub ahead: Duration,
     /// When to look again even if nothing changes.
     pub wakes: BTreeMap<WakeKey, Timestamp>,
     /// How the tasks of the service that is looked at differ from what it asks for.
@@ -83,6 +86,7 @@ impl fmt::Debug for Context<'_> {
         f.debug_struct("Context")
             .field("wakes", &self.wakes)
             .field("reaped", &self.reaped)
+            .field("ahead", &self.ahead)
             .finish_non_exhaustive()
     }
 }
@@ -91,7 +95,19 @@ impl<'a> Context<'a> {
     /// A context for one pass.
     #[must_use]
     pub fn new(ids: &'a mut dyn IdSource) -> Self {
-        Self { ids, wakes: BTreeMap::new(), differences: Differences::default(), reaped: Vec::new() }
+        Self {
+            ids,
+            ahead: Duration::ZERO,
+            wakes: BTreeMap::new(),
+            differences: Differences::default(),
+            reaped: Vec::new(),
+        }
+    }
+
+    /// What the clock shows at the pass's time.
+    pub(crate) fn clock(&self, now: Timestamp) -> Timestamp {
+        let ahead = i64::try_from(self.ahead.as_nanos()).unwrap_or(i64::MAX);
+        Timestamp(now.0.saturating_sub(ahead))
     }
 
     /// Asks to look again at `at`, if that is not asked for earlier already.

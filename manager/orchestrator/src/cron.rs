@@ -3,6 +3,8 @@
 //! A planned time begins an iteration of the job, unless the one before still runs: then it is left out, or takes its
 //! place, as the service says. What was missed while nobody led is made up for by one run. All that is known is stored
 //! in the service: the planned time that was dealt with last, and the runs that are over.
+//!
+//! Planned times are those of the leader's clock. A pass's time may be ahead of that for good, once a clock was.
 
 use std::cmp::max;
 
@@ -13,7 +15,7 @@ use skep_api::{
 };
 use skep_store::Draft;
 
-use crate::{Context, Seat, ServicePart, Situation, WakeKey, jobs::is_under_way, seats::is_told};
+use crate::{Context, Seat, ServicePart, Situation, WakeKey, jobs::is_under_way};
 
 /// Begins and ends the runs of scheduled jobs.
 #[derive(Clone, Copy, Debug)]
@@ -33,29 +35,32 @@ impl ServicePart for Scheduled {
         let Some(schedule) = Schedule::of(&at.service().spec).filter(|_| draft.feature_level() >= 2) else {
             return;
         };
+        if let Some(run) = cut_off(at, draft.now()) {
+            let new = noted(at, run);
+            at.put_service(draft, new);
+        }
         if !at.service().is_between_runs() && is_over(at, concurrent, total) {
             end(at, draft);
         }
-        let now = draft.now();
+        let clock = cx.clock(draft.now());
         let service = at.service();
-        let since = if service.cron_last.is_zero() || !is_told(service.cron_last, now) {
-            now
-        } else {
-            service.cron_last
-        };
-        match schedule.next(since) {
-            Some(next) if next <= now => {
+        let dealt_with = service.cron_last;
+        // What a clock has dealt with that was ahead by more than a run is not waited for.
+        let is_ahead = schedule.next(clock).is_some_and(|next| next < dealt_with);
+        let is_new = dealt_with.is_zero() || is_ahead;
+        match schedule.next(if is_new { clock } else { dealt_with }) {
+            Some(next) if next <= clock => {
                 // Of several that were missed the last one alone.
-                let planned = max(next, schedule.last(now).unwrap_or(next));
+                let planned = max(next, schedule.last(clock).unwrap_or(next));
                 begin(at, draft, planned);
                 if let Some(next) = schedule.next(planned) {
-                    cx.wake(WakeKey::Service(at.service().id), next);
+                    cx.wake(WakeKey::Service(at.service().id), next.after(cx.ahead));
                 }
             }
             Some(next) => {
-                cx.wake(WakeKey::Service(service.id), next);
-                if service.cron_last.is_zero() {
-                    let new = Service { cron_last: now, ..(**service).clone() };
+                cx.wake(WakeKey::Service(service.id), next.after(cx.ahead));
+                if is_new {
+                    let new = Service { cron_last: clock, ..(**service).clone() };
                     at.put_service(draft, new);
                 }
             }
@@ -73,22 +78,32 @@ fn is_over(at: &Situation, concurrent: u64, total: u64) -> bool {
 
 /// Whether a seat has a task of the iteration that it is at.
 fn is_of_run(at: &Situation, seat: &Seat) -> bool {
-    seat.newest().is_some_and(|task| task.job_iteration() == at.service().job_iteration)
+    is_of(seat, at.service().job_iteration)
 }
 
-/// The present iteration as one that is over.
-fn run(at: &Situation, now: Timestamp) -> JobRun {
-    let seats: Vec<(SeatKey, &Seat)> = at.seats().filter(|(_, seat)| is_of_run(at, seat)).collect();
+fn is_of(seat: &Seat, iteration: u64) -> bool {
+    seat.newest().is_some_and(|task| task.job_iteration() == iteration)
+}
+
+/// An iteration that began then as one that is over.
+fn run(at: &Situation, iteration: u64, started: Timestamp, ended: Timestamp) -> JobRun {
+    let seats: Vec<(SeatKey, &Seat)> = at.seats().filter(|(_, seat)| is_of(seat, iteration)).collect();
     let is_done = |seat: &Seat| seat.newest().is_some_and(|task| task.status.state == TaskState::Complete);
     let completed = seats.iter().filter(|(_, seat)| is_done(seat)).count();
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    JobRun {
-        iteration: at.service().job_iteration,
-        started: at.service().last_execution,
-        ended: now,
-        completed: count(completed),
-        failed: count(seats.len() - completed),
+    let failed = count(seats.len() - completed);
+    JobRun { iteration, started, ended, completed: count(completed), failed }
+}
+
+/// The run that was under way when somebody asked for another one by hand: its tasks are still there.
+fn cut_off(at: &Situation, now: Timestamp) -> Option<JobRun> {
+    let before = at.service().job_iteration.checked_sub(1)?;
+    if at.service().runs.first().is_some_and(|run| run.iteration >= before) {
+        return None;
     }
+    let own = at.seats().filter(|(_, seat)| is_of(seat, before));
+    let started = own.flat_map(|(_, seat)| &seat.tasks).map(|task| task.meta.created_at).min()?;
+    Some(run(at, before, started, now))
 }
 
 /// Notes that the present run is over.
@@ -98,10 +113,15 @@ fn end(at: &mut Situation, draft: &mut Draft) {
 }
 
 fn ended(at: &Situation, now: Timestamp) -> Service {
+    let service = at.service();
+    noted(at, run(at, service.job_iteration, service.last_execution, now))
+}
+
+fn noted(at: &Situation, run: JobRun) -> Service {
     let old = at.service();
     // The newest says that it is over, whether it is shown or not.
     let n_max = max(old.n_runs_max(), 1);
-    let runs = [run(at, now)].into_iter().chain(old.runs.iter().copied()).take(n_max).collect();
+    let runs = [run].into_iter().chain(old.runs.iter().copied()).take(n_max).collect();
     Service { runs, ..(**old).clone() }
 }
 

@@ -7,13 +7,16 @@
 use std::sync::Arc;
 
 use skep_api::{
-    TaskState,
+    TaskState, Timestamp,
     object::{SeatKey, Task},
     spec::Mode,
 };
 use skep_store::Draft;
 
-use crate::{Context, NewTask, Seat, ServicePart, Situation};
+use crate::{
+    Context, NewTask, Seat, ServicePart, Situation, WakeKey,
+    seats::{STOP_WAIT_MAX, is_stopped},
+};
 
 /// Clears older iterations away, and fills the slots of replicated jobs.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,11 @@ fn fill(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, concurrent:
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let n_used = count(at.seats().filter(|(_, seat)| seat.is_occupied()).count());
     let n_running = count(at.seats().filter(|(_, seat)| is_under_way(seat)).count());
+    let stopping = still_stopping(at, draft);
+    if let Some(first) = stopping.first() {
+        cx.wake(WakeKey::Service(at.service().id), *first);
+    }
+    let n_running = n_running + count(stopping.len());
     let n_new = concurrent.saturating_sub(n_running).min(total.saturating_sub(n_used));
     let mut slot = 0;
     for _ in 0..n_new {
@@ -60,6 +68,19 @@ fn fill(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, concurrent:
         }
         at.create(draft, cx, SeatKey::Slot(slot), NewTask::from(draft.now()));
     }
+}
+
+/// Until when tasks of earlier runs of a scheduled job that still stop count beside those of this one: a run that takes
+/// the place of another is no more at the same time than it may be. What is updated by hand does not wait, as in Swarm.
+fn still_stopping(at: &Situation, draft: &Draft) -> Vec<Timestamp> {
+    if !at.service().spec.is_scheduled() {
+        return Vec::new();
+    }
+    let leaving = at.seats().flat_map(|(_, seat)| &seat.leaving).filter(|task| !is_stopped(draft, task));
+    let mut until: Vec<Timestamp> = leaving.map(|task| task.meta.updated_at.after(STOP_WAIT_MAX)).collect();
+    until.retain(|until| *until > draft.now());
+    until.sort_unstable();
+    until
 }
 
 /// Whether its task runs or is to, or has failed and something may follow.

@@ -102,7 +102,9 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
     let settings = last.spec.task_template.restart();
     let is_move = is_failed_move(&last);
     let has_failed = !is_handled && !is_outdated && !is_lost && !is_move;
-    let is_judged = has_failed || (ended_itself(&last) && !is_outdated && !is_move);
+    // A run of a job goes on as it is, whatever its next one is to be.
+    let is_asked_for = !is_outdated || at.mode().is_job();
+    let is_judged = has_failed || (ended_itself(&last) && is_asked_for && !is_move);
     let has_given_up = is_judged && !may_restart(&settings, seat, &last);
     let delay = if has_failed { delay(draft, at.service(), &last) } else { Duration::ZERO };
     if !is_handled {

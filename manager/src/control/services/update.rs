@@ -123,7 +123,8 @@ fn run_anew(old: &Service, service: Service, now: Timestamp) -> Service {
     let is_same = old.spec.has_schedule_of(&service.spec);
     let cron_last = if is_scheduled && !is_same { now } else { service.cron_last };
     let forced = |of: &ServiceSpec| of.task_template.force_update.unwrap_or(0);
-    if is_scheduled && forced(&old.spec) == forced(&service.spec) {
+    // The way back to a spec that was not forced yet forces nothing.
+    if is_scheduled && forced(&service.spec) <= forced(&old.spec) {
         return Service { cron_last, ..service };
     }
     // The first run of all is iteration 0.

@@ -29,7 +29,7 @@ use crate::{
         RegistryAuth,
         services::update::{rolled_back, updated},
     },
-    pass::{Memo, Pass, pass},
+    pass::{Memo, Pass, Times, pass},
 };
 
 /// How long an agent takes for each step of a task.
@@ -40,6 +40,8 @@ pub(super) const EPOCH: i64 = 1_000_000_000_000_000_000;
 pub(super) struct Swarm {
     pub(super) store: Store,
     pub(super) now: Timestamp,
+    /// How far the leader's clock is behind that.
+    pub(super) behind: Duration,
     ids: SeededIds,
     dirty: Dirty,
     wakes: BTreeMap<WakeKey, Timestamp>,
@@ -123,6 +125,7 @@ impl Swarm {
         let mut swarm = Self {
             store: Store::default(),
             now: Timestamp(EPOCH),
+            behind: Duration::ZERO,
             ids: SeededIds(7),
             dirty: Dirty::everything(),
             wakes: BTreeMap::new(),
@@ -147,15 +150,20 @@ impl Swarm {
         swarm
     }
 
+    fn times(&self) -> Times {
+        let behind = i64::try_from(self.behind.as_nanos()).unwrap();
+        Times { now: self.now, clock: Timestamp(self.now.0 - behind) }
+    }
+
     /// A pass over what is dirty, or over everything, as a leader without a past makes it.
     fn pass(&self, dirty: &Dirty, ids: &mut SeededIds) -> Pass {
-        pass(self.view(), dirty, self.now, ids, &mut Memo::default(), self.budget)
+        pass(self.view(), dirty, self.times(), ids, &mut Memo::default(), self.budget)
     }
 
     /// The same pass with what the passes before it left.
     fn kept_pass(&mut self, dirty: &Dirty) -> Pass {
         let view = self.view();
-        pass(view, dirty, self.now, &mut self.ids.clone(), &mut self.memo, self.budget)
+        pass(view, dirty, self.times(), &mut self.ids.clone(), &mut self.memo, self.budget)
     }
 
     pub(super) fn add_node(&mut self, n: u128) {

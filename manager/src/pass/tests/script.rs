@@ -97,6 +97,11 @@ impl Script {
                 self.swarm.now = self.swarm.now.after(duration(span));
                 self.swarm.change_leader();
             }
+            // It was ahead: stored times are, and the pass's time goes on from these.
+            ["clock", "back", span] => {
+                self.swarm.behind += duration(span);
+                self.swarm.change_leader();
+            }
             ["leader", "change"] => self.swarm.change_leader(),
             ["swarm", setting, value] => self.set(setting, value),
             ["ticket", n, facts @ ..] => self.ticket(n.parse().unwrap(), facts),
