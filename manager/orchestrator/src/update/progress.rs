@@ -4,7 +4,11 @@
 //! one: later ones are restarts. So nothing hangs on clocks, and on no history but that one task, which the reaper
 //! leaves alone as long as the update goes on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use skep_api::{
     ServiceId, TaskId, TaskState, Timestamp,
@@ -49,6 +53,8 @@ pub(super) struct Progress {
     running: Vec<SeatKey>,
     /// By seat that was taken up, the task that it is judged by.
     taken: BTreeMap<SeatKey, Arc<Task>>,
+    /// Tasks that were not there before this pass, which has still to find nodes for them.
+    new: BTreeSet<TaskId>,
     settings: UpdateSettings,
     deadline: Option<Duration>,
     now: Timestamp,
@@ -103,8 +109,10 @@ impl Progress {
                 None => {}
             }
         }
+        let is_new = |task: &&Arc<Task>| draft.base().task(task.id).is_none();
+        let new = taken.values().filter(is_new).map(|task| task.id).collect();
         let deadline = service.spec.label_span(SkepLabel::ProgressDeadline);
-        Self { idle, waiting, running, taken, settings, deadline, now: draft.now() }
+        Self { idle, waiting, running, taken, new, settings, deadline, now: draft.now() }
     }
 
     /// Whether no seat is left to be taken up.
@@ -128,8 +136,9 @@ impl Progress {
         let free =
             |n: u64| usize::try_from(self.settings.parallelism.saturating_sub(n)).unwrap_or(usize::MAX);
         let coming = || self.taken.values().filter(|task| self.arrived_at(task).is_none());
-        let n_placed = count(coming().filter(|task| task.node_id.is_some()));
-        let is_one_waiting = coming().any(|task| task.node_id.is_none());
+        let waits = |task: &Arc<Task>| task.node_id.is_none() && !self.new.contains(&task.id);
+        let n_placed = count(coming().filter(|task| !waits(task)));
+        let is_one_waiting = coming().any(waits);
         let mut next: Vec<SeatKey> = self.idle.iter().copied().take(free(n_placed)).collect();
         let n_waiting = if is_one_waiting { usize::MAX } else { free(n_placed + count(next.iter())) };
         next.extend(self.waiting.iter().take(n_waiting));
