@@ -156,6 +156,20 @@ impl Ask {
     }
 }
 
+impl Amounts {
+    /// These and others.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.nano_cpus = self.nano_cpus.max(0).saturating_add(other.nano_cpus.max(0));
+        self.memory_bytes = self.memory_bytes.max(0).saturating_add(other.memory_bytes.max(0));
+        for (kind, amount) in &other.generic {
+            let sum = self.generic.entry(kind.clone()).or_default();
+            *sum = sum.saturating_add(*amount);
+        }
+        self
+    }
+}
+
 impl Crowd {
     pub(crate) fn n_own(&self, node: NodeId) -> u64 {
         if self.tasks.is_empty() { 0 } else { self.tasks.get(&node).copied().unwrap_or(0) }

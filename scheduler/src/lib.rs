@@ -12,6 +12,7 @@ mod node;
 mod order;
 mod picture;
 mod place;
+mod preempt;
 mod rank;
 mod spread;
 #[cfg(test)]
@@ -23,3 +24,4 @@ pub use filter::Filter;
 pub use node::{GenericFree, NodeInfo};
 pub use picture::Picture;
 pub use place::{Given, Placement, Refused};
+pub use preempt::{Offer, Tenant, offer};

@@ -98,6 +98,13 @@ impl Picture {
         Filter::first(ask, crowd, info, 0).map_or(Ok(()), Err)
     }
 
+    /// Takes from a node what a task will need there, whether it is there or not: until the node is put again.
+    pub fn hold(&mut self, ask: &Ask, node: NodeId) {
+        if let Some(handle) = self.handle(node) {
+            self.take(ask, &[handle]);
+        }
+    }
+
     pub(crate) fn n_nodes(&self) -> usize {
         self.by_id.len()
     }

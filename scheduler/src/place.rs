@@ -123,7 +123,7 @@ impl<'a> Source<'a> {
 
     fn push(&mut self, terms: &Terms<'_>, handle: Handle, n_more: u64) {
         if terms.has_room(handle, n_more) {
-            let rank = Rank::of(terms, terms.picture.info(handle), n_more);
+            let rank = Rank::of(terms.ask, terms.crowd, terms.picture.info(handle), n_more);
             self.known.push(Reverse(Candidate { rank, handle, n_more }));
         }
     }

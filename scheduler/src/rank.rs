@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use skep_api::NodeId;
 
-use crate::{NodeInfo, Strategy, place::Terms};
+use crate::{Ask, Crowd, NodeInfo, Strategy};
 
 /// The best node is the least: not failing, missing least of what should hold, fewest tasks of the service for its
 /// share, fewest tasks, lowest id. Where nodes are to be filled: least left of it, most tasks, lowest id.
@@ -56,23 +56,23 @@ impl Rank {
     }
 
     /// Of a node that gets `n_more` tasks besides what the picture says.
-    pub(crate) fn of(terms: &Terms<'_>, info: &NodeInfo, n_more: u64) -> Self {
-        let (ask, crowd, id) = (terms.ask, terms.crowd, info.node.id);
+    pub(crate) fn of(ask: &Ask, crowd: &Crowd, info: &NodeInfo, n_more: u64) -> Self {
+        let id = info.node.id;
         let (n_own, n_all) = (crowd.n_own(id) + n_more, info.n_tasks + n_more);
         let missed = ask.missed(&info.node).map(|soft| soft.weight).fold(0, u32::saturating_add);
         let rank = Self { is_failing: crowd.is_failing_on(id), missed, ..Self::plain(n_all, id) };
         match ask.strategy {
             Strategy::Spread => Self { own: Share { n: n_own, weight: ask.weight_of(&info.node) }, ..rank },
             Strategy::Binpack => {
-                Self { left: left(terms, info, n_more), n_all: u64::MAX.saturating_sub(n_all), ..rank }
+                Self { left: left(ask, info, n_more), n_all: u64::MAX.saturating_sub(n_all), ..rank }
             }
         }
     }
 }
 
 /// Thousandths of its CPUs and of its memory that are left, together. Who does not say what it has is empty.
-fn left(terms: &Terms<'_>, info: &NodeInfo, n_more: u64) -> u32 {
-    let (asked, about) = (&terms.ask.amounts, &info.node.description);
+fn left(ask: &Ask, info: &NodeInfo, n_more: u64) -> u32 {
+    let (asked, about) = (&ask.amounts, &info.node.description);
     let n_more = i64::try_from(n_more).unwrap_or(i64::MAX);
     let part = |free: i64, asked: i64, all: i64| {
         let free = free.saturating_sub(asked.max(0).saturating_mul(n_more)).clamp(0, all.max(0));

@@ -1,6 +1,7 @@
 //! Tables and properties of placement.
 
 mod naive;
+mod preempt;
 mod properties;
 mod tables;
 
