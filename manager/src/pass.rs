@@ -83,8 +83,8 @@ pub fn pass(
         is_reached
     });
     assign_addresses(&mut draft, &scope.nodes);
-    rest.placing =
-        placement::place(&mut draft, &scope, (&dirty.placing, is_room_freed), &mut memo.kept, budget);
+    let placing = (&dirty.placing, is_room_freed);
+    rest.placing = placement::place(&mut draft, &mut cx, &scope, placing, &mut memo.kept, budget);
     placement::rebalance(&mut draft, &mut cx, &scope, fresh.as_ref(), &mut memo.kept);
     for id in std::mem::take(&mut cx.reaped) {
         // It is there, or was not found.

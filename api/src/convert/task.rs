@@ -101,6 +101,7 @@ impl From<&TaskExtra> for wire::TaskExtra {
             restarts: extra.restarts,
             moved_from: extra.moved_from.map(NodeId::to_bytes).unwrap_or_default(),
             failures: extra.failures.iter().map(failure_out).collect(),
+            room_for: extra.room_for.map(TaskId::to_bytes).unwrap_or_default(),
         }
     }
 }
@@ -115,6 +116,7 @@ impl From<wire::TaskExtra> for TaskExtra {
             restarts: extra.restarts,
             moved_from: NodeId::from_bytes(&extra.moved_from),
             failures: extra.failures.iter().filter_map(failure_in).collect(),
+            room_for: TaskId::from_bytes(&extra.room_for),
         }
     }
 }

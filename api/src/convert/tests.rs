@@ -96,6 +96,7 @@ fn a_task_is_stored_whole_and_most_have_nothing_extra() {
         restarts: 6,
         moved_from: Some(NodeId(Id(7))),
         failures: vec![(NodeId(Id(8)), Timestamp(9)), (NodeId(Id(7)), Timestamp(10))],
+        room_for: Some(TaskId(Id(11))),
     };
     let task = Task {
         desired_state: TaskState::Complete,

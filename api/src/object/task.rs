@@ -73,6 +73,8 @@ pub struct TaskExtra {
     pub moved_from: Option<NodeId>,
     /// Where and when tasks of its seat and version failed of late, the oldest first: history may keep fewer.
     pub failures: Vec<(NodeId, Timestamp)>,
+    /// The task that its room on its node is for, once it has stopped.
+    pub room_for: Option<TaskId>,
 }
 
 /// One attempt to run. Never moves to another node, never runs twice.
@@ -152,6 +154,19 @@ impl Task {
     #[must_use]
     pub fn moved_from(&self) -> Option<NodeId> {
         self.extra.as_ref().and_then(|extra| extra.moved_from)
+    }
+
+    /// The task that its room is for, once it has stopped.
+    #[must_use]
+    pub fn room_for(&self) -> Option<TaskId> {
+        self.extra.as_ref().and_then(|extra| extra.room_for)
+    }
+
+    /// The same, with its room for a task.
+    #[must_use]
+    pub fn with_room_for(&self, task: TaskId) -> Self {
+        let extra = self.extra.as_deref().cloned().unwrap_or_default();
+        Self { extra: Some(Box::new(TaskExtra { room_for: Some(task), ..extra })), ..self.clone() }
     }
 
     /// Of a job: its iteration; else 0.

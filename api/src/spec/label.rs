@@ -1,6 +1,6 @@
 //! skep's own labels of a service: what goes beyond Swarm is asked for with them.
 //!
-//! One table says which there are, what their values look like, and which are honoured by now.
+//! One table says which there are, and what their values look like.
 
 use std::time::Duration;
 
@@ -66,31 +66,25 @@ struct Row {
     label: SkepLabel,
     key: &'static str,
     form: Form,
-    /// Until it is, it is refused.
-    is_honoured: bool,
 }
 
-const fn later(label: SkepLabel, key: &'static str, form: Form) -> Row {
-    Row { label, key, form, is_honoured: false }
-}
-
-const fn honoured(label: SkepLabel, key: &'static str, form: Form) -> Row {
-    Row { label, key, form, is_honoured: true }
+const fn row(label: SkepLabel, key: &'static str, form: Form) -> Row {
+    Row { label, key, form }
 }
 
 const ROWS: &[Row] = &[
-    honoured(SkepLabel::ProgressDeadline, "skep.update.progress-deadline", Form::Span),
-    honoured(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
-    honoured(SkepLabel::BackoffMax, "skep.restart.backoff-max", Form::Span),
-    honoured(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
-    honoured(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),
-    honoured(SkepLabel::SpreadWeight, "skep.spread.weight", Form::LabelOfNode),
-    honoured(SkepLabel::Soft, "skep.soft.", Form::Soft),
-    later(SkepLabel::Priority, "skep.priority", Form::Number(100)),
-    honoured(SkepLabel::Cron, "skep.cron", Form::Text),
-    honoured(SkepLabel::CronZone, "skep.cron.tz", Form::Text),
-    honoured(SkepLabel::CronOverlap, "skep.cron.overlap", Form::Word(&["skip", "replace"])),
-    honoured(SkepLabel::CronHistory, "skep.cron.history", Form::Number(100)),
+    row(SkepLabel::ProgressDeadline, "skep.update.progress-deadline", Form::Span),
+    row(SkepLabel::UpdateHistory, "skep.update.history", Form::Number(100)),
+    row(SkepLabel::BackoffMax, "skep.restart.backoff-max", Form::Span),
+    row(SkepLabel::Rebalance, "skep.rebalance", Form::Number(1_000)),
+    row(SkepLabel::Strategy, "skep.strategy", Form::Word(&["spread", "binpack"])),
+    row(SkepLabel::SpreadWeight, "skep.spread.weight", Form::LabelOfNode),
+    row(SkepLabel::Soft, "skep.soft.", Form::Soft),
+    row(SkepLabel::Priority, "skep.priority", Form::Number(100)),
+    row(SkepLabel::Cron, "skep.cron", Form::Text),
+    row(SkepLabel::CronZone, "skep.cron.tz", Form::Text),
+    row(SkepLabel::CronOverlap, "skep.cron.overlap", Form::Word(&["skip", "replace"])),
+    row(SkepLabel::CronHistory, "skep.cron.history", Form::Number(100)),
 ];
 
 impl SkepLabel {
@@ -120,12 +114,6 @@ impl SkepLabel {
     #[must_use]
     pub fn key(self) -> &'static str {
         self.row().key
-    }
-
-    /// Whether anything acts on it by now.
-    #[must_use]
-    pub fn is_honoured(self) -> bool {
-        self.row().is_honoured
     }
 
     /// Checks a value.
@@ -210,6 +198,12 @@ impl ServiceSpec {
     pub fn label_span(&self, label: SkepLabel) -> Option<Duration> {
         let nanos = span::parse(self.label(label)?).ok()?;
         u64::try_from(nanos).ok().map(Duration::from_nanos)
+    }
+
+    /// Whose tasks come before whose: the higher, the sooner; 0 where no label says another one.
+    #[must_use]
+    pub fn priority(&self) -> u64 {
+        self.label_number(SkepLabel::Priority).unwrap_or(0)
     }
 
     /// Constraints that may be missed.

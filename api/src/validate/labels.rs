@@ -1,6 +1,5 @@
 //! skep's own labels: what is asked for with them is known and well-formed, or refused.
 
-use super::not_honoured;
 use crate::{
     ApiError,
     spec::{Mode, SKEP_LABEL_PREFIX, Schedule, ServiceSpec, SkepLabel},
@@ -16,9 +15,6 @@ pub(super) fn labels(spec: &ServiceSpec) -> Result<(), ApiError> {
         label
             .check(value)
             .map_err(|words| ApiError::invalid(format!("Labels.{key}: invalid value '{value}': {words}")))?;
-        if !label.is_honoured() {
-            return Err(not_honoured(&format!("Labels.{key}"), value));
-        }
     }
     schedule(spec)
 }

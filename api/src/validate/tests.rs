@@ -104,7 +104,7 @@ fn what_is_not_honoured_is_refused_by_name() {
             r#","Labels":{"skep.update.history":"many"}"#,
             "Labels.skep.update.history: invalid value 'many': must be a whole number",
         ),
-        ("", r#","Labels":{"skep.priority":"7"}"#, "Labels.skep.priority '7' is not supported yet"),
+        ("", r#","Labels":{"skep.priority":"7"}"#, ""),
         ("", r#","UnknownToAll":{"A":1}"#, ""),
     ] {
         check(template, rest, expect);

@@ -46,7 +46,7 @@ enum Reason {
 
 impl Reason {
     /// What the task says of it.
-    fn why(self) -> Why {
+    fn why(self) -> Why<'static> {
         match self {
             Self::Down | Self::Drained | Self::Elsewhere => Why::Quiet,
             Self::Rejected => Why::Words(NO_LONGER_MEETS),

@@ -62,11 +62,11 @@ impl NewTask {
 
 /// What a task that we stop says of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
+pub enum Why<'a> {
     /// Nothing: a person sees by what follows it.
     Quiet,
     /// These words, as its error.
-    Words(&'static str),
+    Words(&'a str),
 }
 
 impl Situation {
@@ -167,7 +167,9 @@ impl Situation {
         let known = self.seats.get(&seat).filter(|_| draft.feature_level() >= 2);
         let failures = known.map(|seat| seat.failures(self.service.spec_version, now)).unwrap_or_default();
         let given = Vec::new();
-        let extra = TaskExtra { for_node, job_iteration, beside, given, restarts, moved_from, failures };
+        let room_for = None;
+        let extra =
+            TaskExtra { for_node, job_iteration, beside, given, restarts, moved_from, failures, room_for };
         task.extra = (extra != TaskExtra::default()).then(|| Box::new(extra));
         task.update = new.update;
         task.desired_state = self.mode.goal();
@@ -186,7 +188,7 @@ impl Situation {
     }
 
     /// Wants a task stopped; it stays as history.
-    pub fn shut_down(&mut self, draft: &mut Draft, task: &Task, why: Why) {
+    pub fn shut_down(&mut self, draft: &mut Draft, task: &Task, why: Why<'_>) {
         let words = match why {
             Why::Quiet => "",
             Why::Words(words) => words,

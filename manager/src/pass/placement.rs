@@ -3,18 +3,23 @@
 mod ask;
 mod explain;
 mod placer;
+mod preempt;
+mod promises;
 mod rebalance;
 mod round;
 mod write;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use skep_api::{
     NodeId, ServiceId,
     object::{Node, NodeState, Service, Task},
     spec::{Availability, Role},
 };
-use skep_orchestrator::{Scope, assign_ports};
+use skep_orchestrator::{Context, Scope, assign_ports};
 use skep_scheduler::{Ask, GenericFree, NodeInfo, Picture};
 use skep_store::{Draft, GenericLoad, NodeLoad, Placing, View};
 
@@ -36,6 +41,8 @@ pub(super) struct Kept {
     picture: Picture,
     /// What the picture shows; `None` for nothing yet.
     at: Option<View>,
+    /// Whose tasks waited in vain for others' room, by service and spec version, and when no node had any.
+    barren: BTreeMap<(ServiceId, u64), View>,
 }
 
 impl Kept {
@@ -60,6 +67,7 @@ impl Kept {
 /// pass did not come to. `budget` is how many tasks it may write that are stored already.
 pub(super) fn place(
     draft: &mut Draft,
+    cx: &mut Context<'_>,
     scope: &Scope,
     (dirty, is_room_freed): (&Placing, bool),
     kept: &mut Kept,
@@ -70,14 +78,30 @@ pub(super) fn place(
     }
     let globals: BTreeSet<ServiceId> = draft.global_services().map(|service| service.id).collect();
     let mut round = Round::new(dirty, scope.services.keys().copied(), is_room_freed);
-    let first: Vec<ServiceId> =
-        globals.iter().copied().filter(|id| round.takes(*id) || is_room_freed).collect();
-    let mut placer = Placer::new(draft, kept, budget);
+    let mut placer = Placer::new(draft, cx, kept, budget);
+    if !placer.ranks.is_empty() {
+        placer.place_ranked();
+        // All of these had their turn, and the others have one at once.
+        for id in placer.ranks.keys() {
+            round.takes(*id);
+        }
+        round.add(placer.evicted.iter().copied());
+    }
     // A task that can be on one node alone goes before those that have a choice.
-    first.into_iter().for_each(|id| placer.place(id));
+    for id in &globals {
+        if (!round.takes(*id) && !is_room_freed) || placer.ranks.contains_key(id) {
+            continue;
+        }
+        if placer.may_go_on() || placer.ranks.is_empty() {
+            placer.place(*id);
+        } else {
+            // It does not get ahead of those that were not come to.
+            placer.rest.insert(*id);
+        }
+    }
     while placer.may_go_on() {
         let Some(id) = round.next(placer.draft) else { break };
-        if !globals.contains(&id) {
+        if !globals.contains(&id) && !placer.ranks.contains_key(&id) {
             placer.look_at(id);
         }
     }

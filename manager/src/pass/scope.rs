@@ -109,10 +109,12 @@ fn concerns_all(view: &View, task: &Task) -> bool {
     (service.is_updating() && !is_on_its_way) || (is_replicated_job(service) && !task.is_runnable())
 }
 
-/// Whether a task that found no node may find one now. What is deleted had ended before.
+/// Whether a task that found no node may find one now. What is deleted had ended before; and as long as some room is
+/// kept for tasks of higher priority, these may have given it up.
 pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
     let has_ended = |id: &TaskId| view.task(*id).is_some_and(|task: &Arc<Task>| !task.is_live());
-    dirty.all || !dirty.nodes.is_empty() || !dirty.freed.is_empty() || dirty.tasks.keys().any(has_ended)
+    let is_freed = !dirty.freed.is_empty() || view.n_rooms() > 0;
+    dirty.all || !dirty.nodes.is_empty() || is_freed || dirty.tasks.keys().any(has_ended)
 }
 
 /// The nodes that may take now what they did not take before; `None` for all.

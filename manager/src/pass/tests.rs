@@ -7,5 +7,6 @@ mod harness;
 mod nodes;
 mod placing;
 mod properties;
+mod ranking;
 mod script;
 mod updates;

@@ -12,7 +12,7 @@ use crate::{Refusal, RefusalKind, View};
 /// 1. The first.
 /// 2. What orchestration needs: seats that are nodes, tasks beside others, jobs, generic resources, the serials of
 ///    updates, past specs, tickets; a task gets its node by a change of its own; a task that is not wanted any more
-///    keeps the words that say why; nodes say since when they are what they are.
+///    keeps the words that say why, and the task that its room is for; nodes say since when they are what they are.
 pub const FEATURE_LEVEL: u32 = if cfg!(feature = "next-level") { 3 } else { 2 };
 
 /// A swarm's feature level is above what this build can.

@@ -218,6 +218,7 @@ impl View {
         if task.node_id.is_none() && task.is_runnable() {
             self.unplaced.insert((task.service_id, task.id));
         }
+        self.room_for.extend(Self::room_key(task));
         for key in Self::host_port_keys(task) {
             let (port, node) = (key.1, key.2);
             if task.is_runnable() && !owned.insert((key.0.clone(), port, node)) {

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, ops::Bound, sync::Arc};
 
-use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem, ordset};
 use skep_api::{
     Id, NetworkId, NodeId, ServiceId, TaskId, TicketId, Timestamp,
     cidr::Cidr,
-    object::{Cluster, Network, Node, SeatKey, Service, Task, Ticket},
+    object::{Cluster, Network, Node, NodeState, SeatKey, Service, Task, Ticket},
     spec::{PortConfig, ServiceSpec},
 };
 
@@ -51,6 +51,10 @@ pub struct View {
     pub(crate) globals: OrdSet<ServiceId>,
     /// Services whose tasks may be moved so that nodes are even.
     pub(crate) balanced: OrdSet<ServiceId>,
+    /// Services whose tasks come before others, by their priority.
+    pub(crate) ranked: OrdSet<(u64, ServiceId)>,
+    /// Live tasks whose room is for another one, behind that one.
+    pub(crate) room_for: OrdSet<(TaskId, TaskId)>,
     /// Nodes that are down, by when they went.
     pub(crate) down: OrdSet<(Timestamp, NodeId)>,
     pub(crate) tickets: OrdMap<TicketId, Arc<Ticket>>,
@@ -224,6 +228,29 @@ impl View {
         self.balanced.iter().filter_map(|id| self.services.get(id))
     }
 
+    /// Services whose tasks come before others, with their priorities: the lowest first.
+    pub fn ranked_services(&self) -> impl DoubleEndedIterator<Item = (u64, ServiceId)> {
+        self.ranked.iter().copied()
+    }
+
+    /// Live tasks whose room is for another one, behind that one; but for those on nodes that are down, of which nobody
+    /// knows when they have stopped.
+    pub fn rooms(&self) -> impl Iterator<Item = (TaskId, &Arc<Task>)> {
+        let is_there = |task: &&Arc<Task>| {
+            let node = task.node_id.and_then(|id| self.nodes.get(&id));
+            node.is_some_and(|node| node.status.state != NodeState::Down)
+        };
+        let room =
+            move |(other, task): &(TaskId, TaskId)| Some((*other, self.tasks.get(task).filter(is_there)?));
+        self.room_for.iter().filter_map(room)
+    }
+
+    /// How many of these there are.
+    #[must_use]
+    pub fn n_rooms(&self) -> usize {
+        self.rooms().count()
+    }
+
     /// Nodes that are down, with since when; the longest first.
     pub fn down_nodes(&self) -> impl Iterator<Item = (Timestamp, NodeId)> {
         self.down.iter().copied()
@@ -242,6 +269,28 @@ impl View {
             let (DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. }) =
                 item;
             touched.insert(*id);
+        }
+        touched
+    }
+
+    /// A view of the nodes and of who is on them alone, and of whose tasks come before whose.
+    #[must_use]
+    pub fn tenants_only(&self) -> Self {
+        let (tasks_by_node, ranked) = (self.tasks_by_node.clone(), self.ranked.clone());
+        Self { tasks_by_node, ranked, ..self.nodes_only() }
+    }
+
+    /// The nodes that are otherwise than in `old`, or have other tasks, or tasks of which others are wanted; all where
+    /// priorities of services are others.
+    #[must_use]
+    pub fn nodes_retenanted_since(&self, old: &Self) -> BTreeSet<NodeId> {
+        if self.ranked != old.ranked {
+            return self.nodes.keys().copied().collect();
+        }
+        let mut touched = self.nodes_touched_since(old);
+        for item in old.tasks_by_node.diff(&self.tasks_by_node) {
+            let (ordset::DiffItem::Add((node, _)) | ordset::DiffItem::Remove((node, _))) = item;
+            touched.insert(*node);
         }
         touched
     }
@@ -330,6 +379,12 @@ impl View {
     pub fn tasks_with_address(&self) -> impl Iterator<Item = &Arc<Task>> {
         // The other addresses are nodes'.
         self.addresses.values().filter_map(|id| self.task(TaskId(*id)))
+    }
+
+    /// The key of a live, placed task whose room is for another one.
+    pub(crate) fn room_key(task: &Task) -> Option<(TaskId, TaskId)> {
+        let other = task.room_for().filter(|_| task.is_live() && task.node_id.is_some())?;
+        Some((other, task.id))
     }
 
     /// The host-mode ports that a live, placed task holds on its node, as keys.

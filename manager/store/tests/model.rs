@@ -122,6 +122,8 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 (*network > 0).then(|| vec![NetworkAttachment { target, ..NetworkAttachment::default() }]);
             let mut spec =
                 ServiceSpec { name: format!("s{name}"), mode: Some(mode), ..ServiceSpec::default() };
+            let priority = || [("skep.priority".to_owned(), network.to_string())].into();
+            spec.labels = (replicas > Some(0)).then(priority);
             spec.task_template.networks = networks;
             let port = PortConfig {
                 published_port: u16::from(*port),
@@ -158,11 +160,15 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 [usize::from(*desired)];
             match view.task(TaskId(id(*n))) {
                 // A task keeps its node, once it has one.
-                Some(old) => Change::PutTask(Arc::new(Task {
-                    desired_state: desired,
-                    node_id: old.node_id.or((*node > 0).then(|| NodeId(id(*node)))),
-                    ..(**old).clone()
-                })),
+                Some(old) => {
+                    let room_for = beside.checked_sub(7).map(|n| TaskId(id(n)));
+                    let old = room_for.map_or_else(|| (**old).clone(), |other| old.with_room_for(other));
+                    Change::PutTask(Arc::new(Task {
+                        desired_state: desired,
+                        node_id: old.node_id.or((*node > 0).then(|| NodeId(id(*node)))),
+                        ..old
+                    }))
+                }
                 None => {
                     let service = view.service(ServiceId(id(*service)))?;
                     let for_node = seat.checked_sub(3).map(|node| NodeId(id(node)));
@@ -271,6 +277,17 @@ fn check_others(view: &View) {
     assert!(view.global_services().eq(globals));
     let balanced = view.services().filter(|service| service.moves_a_minute() > 0);
     assert!(view.balanced_services().eq(balanced));
+    let ranked = view.services().map(|service| (service.spec.priority(), service.id));
+    let ranked: BTreeSet<_> = ranked.filter(|(priority, _)| *priority > 0).collect();
+    assert!(view.ranked_services().eq(ranked));
+    let is_up = |task: &&Arc<Task>| {
+        let node = task.node_id.and_then(|id| view.node(id));
+        node.is_some_and(|node| node.status.state != NodeState::Down)
+    };
+    let rooms = view.tasks().filter(|task| task.is_live()).filter(is_up);
+    let rooms: BTreeSet<_> = rooms.filter_map(|task| Some((task.room_for()?, task.id))).collect();
+    assert_eq!(view.rooms().map(|(other, task)| (other, task.id)).collect::<BTreeSet<_>>(), rooms);
+    assert_eq!(view.n_rooms(), rooms.len());
     for port in 0..4 {
         let asks = |service: &&Arc<Service>| {
             port != 0 && service.spec.ports().iter().any(|asked| asked.published_port == port)

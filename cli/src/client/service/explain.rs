@@ -35,7 +35,8 @@ fn waiting_text(waiting: &Value) -> String {
             let rest = names.len().saturating_sub(1);
             let more = if rest > 0 { format!(" and {rest} more like it") } else { String::new() };
             let first = names.first().copied().unwrap_or_default();
-            format!("{first}{more}: {}\n{}", text(group, "/Err"), reasons(group))
+            let note = group["Note"].as_str().map(|note| format!("  {note}\n")).unwrap_or_default();
+            format!("{first}{more}: {}\n{note}{}", text(group, "/Err"), reasons(group))
         })
         .collect()
 }

@@ -10,6 +10,9 @@ pub(crate) fn waiting(waiting: &Waiting) -> Value {
     let mut out = explanation(&waiting.explanation);
     out["Tasks"] = waiting.tasks.iter().map(name).collect();
     out["Err"] = waiting.err.as_str().into();
+    if !waiting.note.is_empty() {
+        out["Note"] = waiting.note.as_str().into();
+    }
     out
 }
 

@@ -68,7 +68,7 @@ fn of_template(view: &View, spec: &ServiceSpec, ports: &[PortConfig]) -> Result<
 }
 
 /// Ports that a task opens on its node under a number that the user chose.
-fn host_ports(ports: &[PortConfig]) -> impl Iterator<Item = (String, u16)> {
+pub(super) fn host_ports(ports: &[PortConfig]) -> impl Iterator<Item = (String, u16)> {
     let held = ports.iter().filter(|port| !port.is_ingress() && port.published_port != 0);
     held.map(|port| (port.protocol().to_owned(), port.published_port))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use skep_api::{
-    NodeId, ServiceId, Timestamp,
+    NodeId, ServiceId, TaskId, Timestamp,
     object::{SeatKey, Service, Task},
     spec::{Mode, ServiceSpec},
 };
@@ -14,7 +14,11 @@ use skep_orchestrator::{Fit, assign_ports};
 use skep_scheduler::{Ask, Crowd, Explanation, Filter, Picture, Refused};
 use skep_store::View;
 
-use super::{NO_ADDRESS, ask, lacks_address, lacks_ports, picture};
+use super::{
+    NO_ADDRESS, ask, lacks_address, lacks_ports, picture,
+    preempt::offer_of,
+    promises::{self, Promises, Ranks},
+};
 
 /// What is said of a task that fits somewhere: the leader has not come to it.
 const NOT_YET: &str = "not placed yet";
@@ -28,6 +32,8 @@ pub struct Waiting {
     pub err: String,
     /// What each node says; of tasks that wait for something else, nothing.
     pub explanation: Explanation,
+    /// What the priority of their service is to them; empty where it has none, or nothing is to be said of it.
+    pub note: String,
 }
 
 /// Where the tasks of a service would go.
@@ -49,52 +55,131 @@ pub(crate) fn waiting(view: &View, service: ServiceId, now: Timestamp) -> Vec<Wa
     if tasks.is_empty() {
         return Vec::new();
     }
-    let picture = picture(view);
-    tasks.sort_by_key(|task| (task.spec_version, task.for_node(), task.seat(), task.id));
+    let eyes = Eyes::of(view, service, now);
+    // Each that waits for a room of its own is told by itself.
+    let room = |task: &Task| eyes.awaited.get(&task.id).and_then(|nodes| nodes.first()).copied();
+    let key = |task: &Task| (task.spec_version, task.for_node(), room(task));
+    tasks.sort_by_key(|task| (key(task), task.seat(), task.id));
     let mut out = Vec::new();
-    for alike in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
-        let ask = ask::ask(view, view.service(service).map(|service| &**service), &alike[0]);
-        for tasks in alike.chunk_by(|a, b| a.for_node() == b.for_node()) {
-            let (err, explanation) = said_of(view, &picture, &ask, &tasks[0], now);
-            out.push(Waiting { tasks: tasks.to_vec(), err, explanation });
-        }
+    for tasks in tasks.chunk_by(|a, b| key(a) == key(b)) {
+        let ask = ask::ask(view, view.service(service).map(|service| &**service), &tasks[0]);
+        let (err, explanation) = eyes.said_of(&ask, &tasks[0]);
+        let note = match &ask {
+            Ok(ask) if !explanation.nodes.is_empty() && !explanation.fits_somewhere() => {
+                eyes.note(ask, &tasks[0])
+            }
+            Ok(_) | Err(_) => String::new(),
+        };
+        out.push(Waiting { tasks: tasks.to_vec(), err, explanation, note });
     }
     out
 }
 
-fn said_of(
-    view: &View,
-    picture: &Picture,
-    ask: &Result<Ask, String>,
-    task: &Task,
+/// What is said is said from these.
+struct Eyes<'a> {
+    view: &'a View,
     now: Timestamp,
-) -> (String, Explanation) {
-    let no_ports = view.service(task.service_id).and_then(|service| lacks_ports(view, service));
-    if let Some(err) = no_ports {
-        return (err.to_string(), Explanation::default());
-    }
-    if lacks_address(task) && *task.status.err == *NO_ADDRESS {
-        return (NO_ADDRESS.to_owned(), Explanation::default());
-    }
-    let ask = match ask {
-        Ok(ask) => ask,
-        Err(err) => return (err.clone(), Explanation::default()),
-    };
-    let (explanation, err) = match task.for_node() {
-        Some(node) => {
-            let explanation = picture.explain_on(ask, &ask::crowd_of_node(view, ask, task, node), node);
-            let first = explanation.nodes.first().and_then(|answer| answer.refusals.first());
-            let err = first.map_or(Filter::Ready, |(filter, _)| *filter).explain(1);
-            (explanation, err)
+    /// Without what is kept for others.
+    picture: Picture,
+    ranks: Ranks,
+    awaited: BTreeMap<TaskId, BTreeSet<NodeId>>,
+    /// What is promised to tasks of other services whose turn is not after its own.
+    others: Promises,
+    /// That, and what is promised to its own.
+    promises: Promises,
+}
+
+impl<'a> Eyes<'a> {
+    fn of(view: &'a View, service: ServiceId, now: Timestamp) -> Self {
+        let (mut picture, ranks, awaited) = (picture(view), promises::ranks(view), promises::awaited(view));
+        let rank = |id: ServiceId| ranks.get(&id).copied().unwrap_or(0);
+        let (mut others, mut promises) = (Promises::default(), Promises::default());
+        for (other, nodes) in &awaited {
+            let Some(other) = view.task(*other).filter(|other| rank(other.service_id) >= rank(service))
+            else {
+                continue;
+            };
+            let asked = ask::ask(view, view.service(other.service_id).map(|service| &**service), other);
+            let (Some(node), Ok(ask)) = (nodes.first(), asked) else { continue };
+            let ask = Arc::new(ask);
+            promises.add(other, &ask, *node);
+            if other.service_id != service {
+                picture.hold(&ask, *node);
+                others.add(other, &ask, *node);
+            }
         }
-        None => {
-            let explanation = picture.explain(ask, &ask::crowd(view, ask, task, now));
-            let err = explanation.refused().explain();
-            (explanation, err)
+        Self { view, now, picture, ranks, awaited, others, promises }
+    }
+
+    fn said_of(&self, ask: &Result<Ask, String>, task: &Task) -> (String, Explanation) {
+        let view = self.view;
+        let no_ports = view.service(task.service_id).and_then(|service| lacks_ports(view, service));
+        if let Some(err) = no_ports {
+            return (err.to_string(), Explanation::default());
         }
-    };
-    let err = if explanation.fits_somewhere() { NOT_YET.to_owned() } else { err };
-    (err, explanation)
+        if lacks_address(task) && *task.status.err == *NO_ADDRESS {
+            return (NO_ADDRESS.to_owned(), Explanation::default());
+        }
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err(err) => return (err.clone(), Explanation::default()),
+        };
+        let crowd = self.crowd(ask, task);
+        let (explanation, err) = match task.for_node() {
+            Some(node) => {
+                let explanation = self.picture.explain_on(ask, &crowd, node);
+                let first = explanation.nodes.first().and_then(|answer| answer.refusals.first());
+                let err = first.map_or(Filter::Ready, |(filter, _)| *filter).explain(1);
+                (explanation, err)
+            }
+            None => {
+                let explanation = self.picture.explain(ask, &crowd);
+                let err = explanation.refused().explain();
+                (explanation, err)
+            }
+        };
+        // There may be several rooms that are for it: it says itself which one it waits for.
+        let rooms = self.awaited.get(&task.id).into_iter().flatten();
+        let said =
+            rooms.map(|node| promises::waits_on(view, *node)).find(|words| *task.status.err == **words);
+        let err = if explanation.fits_somewhere() { NOT_YET.to_owned() } else { said.unwrap_or(err) };
+        (err, explanation)
+    }
+
+    fn crowd(&self, ask: &Ask, task: &Task) -> Crowd {
+        let crowd = match task.for_node() {
+            Some(node) => ask::crowd_of_node(self.view, ask, task, node),
+            None => ask::crowd(self.view, ask, task, self.now),
+        };
+        self.others.joined(task.service_id, ask, crowd)
+    }
+
+    /// What a task's priority is to it that fits on no node.
+    fn note(&self, ask: &Ask, task: &Task) -> String {
+        let Some(priority) = self.ranks.get(&task.service_id).copied() else { return String::new() };
+        if let Some(node) = self.awaited.get(&task.id).and_then(|nodes| nodes.first()) {
+            let stops = self.view.rooms().filter(|(other, _)| *other == task.id).count();
+            let tasks = if stops == 1 { "1 task".to_owned() } else { format!("{stops} tasks") };
+            let words = promises::waits_on(self.view, *node);
+            return format!("priority {priority}: {words}, {tasks} still to go; nobody else gets their room");
+        }
+        let crowd = Crowd { port_holders: BTreeSet::new(), ..ask::crowd(self.view, ask, task, self.now) };
+        let crowd = self.promises.joined(task.service_id, ask, crowd);
+        let offer = |node| offer_of(self.view, &self.ranks, &self.promises, (ask, &crowd), node, priority);
+        let best = match task.for_node() {
+            Some(node) => offer(node),
+            None => self.view.nodes().filter_map(|node| offer(node.id)).min(),
+        };
+        match best {
+            Some(best) => {
+                let words = promises::waits_on(self.view, best.node);
+                format!("priority {priority}: {words} next, {} of lower priority", best.victims.len())
+            }
+            None => {
+                format!("priority {priority}: no node would do without all tasks of lower priority either")
+            }
+        }
+    }
 }
 
 /// Where the tasks of a new service would go.

@@ -66,6 +66,10 @@ pub(in crate::pass) fn rebalance(
     fresh: Option<&BTreeSet<NodeId>>,
     kept: &mut Kept,
 ) {
+    if draft.n_rooms() > 0 {
+        // They are kept for others, and whatever ends that is a task that stops.
+        return;
+    }
     let is_looked_at =
         |id: &ServiceId| scope.services.contains_key(id) || fresh.is_none_or(|n| !n.is_empty());
     let services: Vec<ServiceId> =

@@ -39,6 +39,11 @@ impl Round {
         }
     }
 
+    /// Looks at these, too.
+    pub(super) fn add(&mut self, services: impl Iterator<Item = ServiceId>) {
+        self.services.extend(services);
+    }
+
     /// Takes a service out of turn, if it is among those that are looked at wherever they are.
     pub(super) fn takes(&mut self, id: ServiceId) -> bool {
         self.services.remove(&id)

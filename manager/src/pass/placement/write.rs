@@ -43,7 +43,7 @@ fn said(draft: &Draft, task: &Task, state: TaskState, message: &str, err: &str) 
     TaskStatus { state, timestamp, message: message.into(), err: err.into(), ..task.status.clone() }
 }
 
-fn push(draft: &mut Draft, change: Change) {
+pub(super) fn push(draft: &mut Draft, change: Change) {
     // The picture shows what is taken: a refusal is a bug that the draft keeps for its owner to tell.
     draft.push(change).ok();
 }

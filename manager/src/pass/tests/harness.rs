@@ -6,6 +6,7 @@
 
 mod agents;
 mod check;
+mod preempted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,7 @@ use skep_orchestrator::WakeKey;
 use skep_store::{Change, Dirty, FEATURE_LEVEL, ObjectRef, Proposal, Store, View, decode_result};
 
 pub(super) use self::agents::image;
-use self::check::explained;
+use self::{check::explained, preempted::check_preempted};
 use crate::{
     control::{
         RegistryAuth,
@@ -312,6 +313,7 @@ impl Swarm {
             assert_eq!(all, dirtied, "dirty: {dirty:?}");
         }
         assert_eq!(result.draft.refusals(), [], "a pass looks before it writes");
+        check_preempted(&result.draft);
         result.settle(&mut self.wakes);
         self.dirty.merge(result.rest);
         self.n_passes += 1;

@@ -72,6 +72,23 @@ fn random_spec(name: &str, chance: &mut Chance) -> ServiceSpec {
     with(&simple(name, image, chance.below(7)), &patch)
 }
 
+/// Every other day services have priorities, and there is not enough for all.
+fn ranked(spec: ServiceSpec, chance: &mut Chance, seed: u64) -> ServiceSpec {
+    if seed.is_multiple_of(2) {
+        return spec;
+    }
+    let patch = format!(
+        r#"{{"TaskTemplate":{{"Resources":{{"Reservations":{{"NanoCPUs":{}}}}}}},
+            "Labels":{{"skep.priority":"{}"}}}}"#,
+        chance.below(5) * 1_000_000_000,
+        chance.of(&["0", "0", "3", "7"]),
+    );
+    let spec = with(&spec, &patch);
+    // One port of the nodes for all who ask for one.
+    let port = r#"{"EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":80,"PublishMode":"host"}]}}"#;
+    if chance.below(4) == 0 { with(&spec, port) } else { spec }
+}
+
 fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
     let id = service_id(u128::from(chance.below(N_SERVICES) + 1));
     let node = u128::from(chance.below(N_NODES) + 1);
@@ -79,7 +96,7 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
     let service = swarm.view().service(id).cloned();
     match chance.below(14) {
         0..=2 => {
-            let spec = in_mode(random_spec(&name, chance), id, seed);
+            let spec = in_mode(ranked(random_spec(&name, chance), chance, seed), id, seed);
             if service.is_some() {
                 swarm.update(id, spec);
             } else {
@@ -106,7 +123,8 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
         11 => end_one(swarm, id, chance),
         12 if service.is_some() => {
             // Twice, start-first: what once took over is itself taken over from.
-            let spec = with(&random_spec(&name, chance), r#"{"UpdateConfig":{"Order":"start-first"}}"#);
+            let spec = ranked(random_spec(&name, chance), chance, seed);
+            let spec = with(&spec, r#"{"UpdateConfig":{"Order":"start-first"}}"#);
             for force in [7, 8] {
                 let patch = format!(r#"{{"TaskTemplate":{{"ForceUpdate":{force}}}}}"#);
                 swarm.update(id, in_mode(with(&spec, &patch), id, seed));
@@ -146,6 +164,9 @@ fn random_days_keep_the_invariants_and_heal() {
     for seed in 1..=n_days() {
         let mut chance = Chance(seed);
         let mut swarm = Swarm::new(u128::from(N_NODES));
+        if seed % 4 == 1 {
+            swarm.stop_time = Duration::from_millis(700);
+        }
         for _ in 0..40 {
             one_event(&mut swarm, &mut chance, seed);
             swarm.run(Duration::from_millis(chance.below(4000)));

@@ -92,6 +92,7 @@ impl Script {
                 self.swarm.held.insert((service, key), self::state(state));
             }
             ["release"] => self.swarm.held.clear(),
+            ["agents", "stop", span] => self.swarm.stop_time = duration(span),
             ["node", verb, name, facts @ ..] => self.node(verb, number(name), facts),
             ["lead", "nobody", span] => {
                 self.swarm.now = self.swarm.now.after(duration(span));

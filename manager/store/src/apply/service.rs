@@ -53,6 +53,9 @@ impl View {
         if new.moves_a_minute() > 0 {
             self.balanced.insert(id);
         }
+        if new.spec.priority() > 0 {
+            self.ranked.insert((new.spec.priority(), id));
+        }
         self.service_names.insert(name.clone(), id);
         self.use_networks(old.as_deref(), &new)?;
         let count = self.specs.get(&(id, new.spec_version)).map_or(0, |(_, n)| *n);
@@ -92,6 +95,7 @@ impl View {
         }
         self.globals.remove(&old.id);
         self.balanced.remove(&old.id);
+        self.ranked.remove(&(old.spec.priority(), old.id));
     }
 
     /// Drops a spec version that neither the service nor a task refers to.

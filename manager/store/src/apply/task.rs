@@ -179,6 +179,7 @@ impl View {
             None => {}
         }
         self.host_ports.extend(Self::host_port_keys(task));
+        self.room_for.extend(Self::room_key(task));
         if let Some(address) = task.ingress_addr.filter(|_| task.is_live()) {
             self.addresses.insert(address, task.id.0);
         }
@@ -200,6 +201,9 @@ impl View {
         }
         for key in Self::host_port_keys(task) {
             self.host_ports.remove(&key);
+        }
+        if let Some(key) = Self::room_key(task) {
+            self.room_for.remove(&key);
         }
         if let Some(address) = task.ingress_addr
             && self.addresses.get(&address) == Some(&task.id.0)
@@ -243,6 +247,7 @@ fn is_indexed_alike(old: &Task, new: &Task) -> bool {
         && counts(old) == counts(new)
         && old.ports == new.ports
         && old.given() == new.given()
+        && old.room_for() == new.room_for()
 }
 
 pub(crate) fn resource_taken(task: &Task) -> Refusal {

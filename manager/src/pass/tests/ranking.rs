@@ -1,0 +1,76 @@
+//! Priorities: what golden scripts are too short for.
+
+use super::harness::{Swarm, simple, with};
+use crate::pass::waiting;
+
+/// Tasks that reserve so many CPUs, in a service of a priority.
+fn reserving(name: &str, replicas: u64, cpus: u64, priority: u64) -> skep_api::spec::ServiceSpec {
+    let patch = format!(
+        r#"{{"TaskTemplate":{{"Resources":{{"Reservations":{{"NanoCPUs":{cpus}000000000}}}}}},
+            "Labels":{{"skep.priority":"{priority}"}}}}"#
+    );
+    with(&simple(name, "ok", replicas), &patch)
+}
+
+#[test]
+fn no_more_than_so_many_are_on_their_way_out() {
+    let mut swarm = Swarm::new(3);
+    for n in 1..=3 {
+        swarm.edit_node(n, |node| node.description.nano_cpus = 150_000_000_000);
+    }
+    let low = swarm.create(1, reserving("low", 450, 1, 0));
+    swarm.seconds(1);
+    assert_eq!(swarm.running(low).len(), 450);
+    swarm.stop_time = std::time::Duration::from_secs(2);
+    let high = swarm.create(2, reserving("high", 3, 150, 1));
+    let mut n_running = Vec::new();
+    for _ in 0..8 {
+        swarm.seconds(1);
+        assert!(swarm.view().n_rooms() <= 200);
+        n_running.push(swarm.running(high).len());
+    }
+    assert_eq!(n_running, [0, 0, 1, 1, 2, 2, 3, 3]);
+}
+
+#[test]
+fn small_passes_come_to_the_same_end() {
+    for budget in [2, 3, 5, 8, 13] {
+        let mut swarm = Swarm::new(3);
+        let low = swarm.create(1, reserving("low", 4, 1, 0));
+        let mid = swarm.create(2, reserving("mid", 4, 1, 3));
+        swarm.seconds(2);
+        swarm.budget = budget;
+        let high = swarm.create(3, reserving("high", 2, 4, 9));
+        swarm.create(4, reserving("vain", 2, 5, 9));
+        swarm.seconds(5);
+        let n = [high, mid, low].map(|id| swarm.running(id).len());
+        assert_eq!(n, [2, 4, 0], "budget {budget}");
+    }
+}
+
+#[test]
+fn who_waits_is_told_for_whom() {
+    let mut swarm = Swarm::new(1);
+    swarm.stop_time = std::time::Duration::from_secs(5);
+    let low = swarm.create(1, reserving("low", 3, 1, 0));
+    swarm.seconds(1);
+    let high = swarm.create(2, reserving("high", 2, 3, 7));
+    let late = swarm.create(3, reserving("late", 1, 1, 0));
+    swarm.seconds(1);
+    let told = |swarm: &Swarm, id| -> Vec<(String, String)> {
+        let all = waiting(&swarm.view(), id, swarm.now);
+        for one in &all {
+            assert!(one.tasks.iter().all(|task| *task.status.err == *one.err), "{one:?}");
+        }
+        all.into_iter().map(|one| (one.err, one.note)).collect()
+    };
+    let none = "no suitable node (insufficient resources on 1 node)";
+    let waits = "waits for tasks to stop on n1";
+    assert_eq!(told(&swarm, low), [(none.to_owned(), String::new()); 1]);
+    assert_eq!(told(&swarm, late), [(none.to_owned(), String::new()); 1]);
+    let mut found = told(&swarm, high);
+    found.sort();
+    let vain = "priority 7: no node would do without all tasks of lower priority either";
+    let kept = format!("priority 7: {waits}, 2 tasks still to go; nobody else gets their room");
+    assert_eq!(found, [(none.to_owned(), vain.to_owned()), (waits.to_owned(), kept)]);
+}
