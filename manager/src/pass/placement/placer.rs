@@ -59,7 +59,8 @@ impl<'a, 'b> Placer<'a, 'b> {
         kept.show(draft);
         let Kept { picture, barren, at: _ } = kept;
         let ranks = promises::ranks(draft);
-        barren.retain(|(id, _), _| ranks.contains_key(id));
+        let waits = |id, version| draft.unplaced_of_service(id).any(|task| task.spec_version == version);
+        barren.retain(|(id, version), _| ranks.contains_key(id) && waits(*id, *version));
         let words_min = (budget / WORDS_PART).max(1);
         Self {
             draft,

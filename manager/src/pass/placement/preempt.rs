@@ -10,17 +10,18 @@ use std::{
 };
 
 use skep_api::{
-    NodeId, ServiceId, TaskId, TaskState,
+    NodeId, ServiceId, TaskId, TaskState, Timestamp,
     object::{Service, Task},
 };
-use skep_orchestrator::preempt;
+use skep_orchestrator::{FAILURES_WINDOW, WakeKey, preempt};
 use skep_scheduler::{Ask, Crowd, Offer, offer};
 use skep_store::{Change, Draft};
 
 use super::{
-    ask, node_info,
+    ask::{self, failed_lately},
+    node_info,
     placer::Placer,
-    promises::{Promises, Ranks, awaited, is_waiting, tenants, waits_on},
+    promises::{Promises, Ranks, WAITS, awaited, is_waiting, tenants, waits_on},
     write::{CONFIRMED, PLACED, assign, push},
 };
 
@@ -36,8 +37,8 @@ impl Placer<'_, '_> {
         for level in ranked.chunk_by(|a, b| a.0 == b.0).rev() {
             let waits = |id: &ServiceId| self.draft.unplaced_of_service(*id).next().is_some();
             let services: Vec<ServiceId> = level.iter().map(|(_, id)| *id).filter(waits).collect();
-            if !awaited.is_empty() {
-                services.iter().for_each(|id| self.keep_promises(*id, &awaited));
+            services.iter().for_each(|id| self.keep_promises(*id, &awaited));
+            if !self.promises.is_empty() {
                 services.iter().for_each(|id| self.place_promised(*id));
             }
             for id in services {
@@ -50,10 +51,11 @@ impl Placer<'_, '_> {
         }
     }
 
-    /// Tasks of a service that wait for a room get it, or keep it.
+    /// Tasks of a service that wait for a room get it, or keep it. Once all have stopped there it is known by what the
+    /// task says alone.
     fn keep_promises(&mut self, id: ServiceId, awaited: &BTreeMap<TaskId, BTreeSet<NodeId>>) {
         let mut tasks: Vec<Arc<Task>> = self.draft.unplaced_of_service(id).cloned().collect();
-        tasks.retain(|task| awaited.contains_key(&task.id));
+        tasks.retain(|task| awaited.contains_key(&task.id) || task.status.err.starts_with(WAITS));
         tasks.sort_by_cached_key(|task| (task.spec_version, task.seat(), task.id));
         for alike in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
             let Some((ask, ready)) = self.ready(id, alike) else { continue };
@@ -76,7 +78,12 @@ impl Placer<'_, '_> {
             return false;
         }
         let crowd = self.crowd(ask, task);
-        let given = nodes.iter().find_map(|node| self.picture.place_on(ask, &crowd, *node).ok());
+        let own = task.for_node();
+        let mut given =
+            nodes.iter().chain(&own).find_map(|node| self.picture.place_on(ask, &crowd, *node).ok());
+        if given.is_none() && nodes.is_empty() && own.is_none() {
+            given = self.picture.place(ask, &crowd, 1).nodes.pop();
+        }
         let is_placed = given.is_some();
         if let Some(given) = given {
             self.spend(task);
@@ -134,7 +141,9 @@ impl Placer<'_, '_> {
         let ask = Arc::new(ask.clone());
         let mut crowd = self.crowd_to_be(&ask, first);
         let mut offers: BTreeSet<Offer> = BTreeSet::new();
-        if tasks.iter().any(|task| may_have_room(task)) {
+        tasks.iter().for_each(|task| self.wake_after_failures(task));
+        let now = self.draft.now();
+        if tasks.iter().any(|task| may_have_room(task, now)) {
             let nodes = match only {
                 Some(node) => [node].into(),
                 None => self.hopeful(first),
@@ -150,7 +159,7 @@ impl Placer<'_, '_> {
                 self.rest.insert(task.service_id);
                 break;
             }
-            let best = offers.first().filter(|best| may_have_room(task) && self.may_go(best));
+            let best = offers.first().filter(|best| may_have_room(task, now) && self.may_go(best));
             let Some(best) = best.cloned() else {
                 left.push(Arc::clone(task));
                 continue;
@@ -195,9 +204,18 @@ impl Placer<'_, '_> {
         self.ranks.get(&task.service_id).copied().filter(|_| may_preempt(self.draft, service))
     }
 
+    /// Who has failed gets another chance to have others stopped.
+    fn wake_after_failures(&mut self, task: &Task) {
+        let last = failed_lately(task, self.draft.now()).map(|(_, at)| at).max();
+        if let Some(last) = last {
+            self.cx.wake(WakeKey::Service(task.service_id), last.after(FAILURES_WINDOW));
+        }
+    }
+
     fn may_go(&self, offer: &Offer) -> bool {
-        let n_rooms = self.draft.n_rooms();
-        offer.victims.is_empty() || n_rooms == 0 || n_rooms + offer.victims.len() <= ROOMS_MAX
+        // Those that nobody waits for any more hold up nobody.
+        let n_rooms = self.draft.rooms().filter(|(other, _)| is_waiting(self.draft, *other)).count();
+        n_rooms == 0 || n_rooms + offer.victims.len() + offer.leaving.len() <= ROOMS_MAX
     }
 
     fn offer(&self, ask: &Ask, crowd: &Crowd, node: NodeId, priority: u64) -> Option<Offer> {
@@ -287,7 +305,11 @@ fn may_preempt(draft: &Draft, service: &Service) -> bool {
     draft.feature_level() >= 2 && !service.is_update_paused()
 }
 
-/// Whether others have to go for a task: not while it waits itself for its delay, or for the one before it to stop.
-fn may_have_room(task: &Task) -> bool {
+/// Whether a task is waited for by others on their way out, or has them go: not while it waits itself for its delay or
+/// for the one before it to stop, not for a move that makes nodes even, and not where its seat has just failed, or what
+/// never runs would stop others for ever.
+fn may_have_room(task: &Task, now: Timestamp) -> bool {
     task.desired_state >= TaskState::Running
+        && task.moved_from().is_none()
+        && failed_lately(task, now).next().is_none()
 }

@@ -123,9 +123,12 @@ pub(super) fn tenants(view: &View, ranks: &Ranks, ask: &Ask, node: NodeId) -> Ve
     view.tasks_of_node(node).filter(|task| task.is_live()).map(tenant).collect()
 }
 
+/// How that begins which a task says that waits for a room.
+pub(super) const WAITS: &str = "waits for tasks to stop on ";
+
 /// What a task says that waits for its room on a node.
 pub(super) fn waits_on(view: &View, node: NodeId) -> String {
     let hostname = view.node(node).map_or("", |node| node.description.hostname.as_str());
     let name = if hostname.is_empty() { node.to_string() } else { hostname.to_owned() };
-    format!("waits for tasks to stop on {name}")
+    format!("{WAITS}{name}")
 }
