@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use skep_api::{RequestId, id::IdSource};
-use skep_store::{Change, Dirty, Draft, Proposal, View};
+use skep_store::{Change, Dirty, Draft, Proposal, Subject, View};
 
 use crate::machine::Published;
 
@@ -56,23 +56,9 @@ impl Ahead {
     /// Takes what a pass drafted on `view`.
     pub(super) fn take(&mut self, draft: Draft, ids: &mut dyn IdSource) {
         // The version of a spec is the revision at which it is put: tasks cannot name it before.
-        let puts_spec = |change: &Change| match change {
-            Change::PutService(service) => {
-                draft.base().service(service.id).is_none_or(|old| old.spec != service.spec)
-            }
-            Change::DeleteService(_)
-            | Change::PutTask(_)
-            | Change::DeleteTask(_)
-            | Change::PutNode(_)
-            | Change::DeleteNode(_)
-            | Change::PutCluster(_)
-            | Change::PutNetwork(_)
-            | Change::DeleteNetwork(_)
-            | Change::PutTicket(_)
-            | Change::DeleteTicket(_)
-            | Change::AssignTask(..)
-            | Change::TaskStatus(..)
-            | Change::NodeStatus(..) => false,
+        let puts_spec = |change: &Change| {
+            let Change::PutService(service) = change else { return false };
+            draft.base().service(service.id).is_none_or(|old| old.spec != service.spec)
         };
         self.drains |= draft.changes().iter().any(puts_spec);
         let proposals = draft.into_proposals(&self.sent, ids);
@@ -110,35 +96,25 @@ impl Ahead {
 /// Marks what a proposal would have changed.
 fn mark(dirty: &mut Dirty, proposal: &Proposal, view: &View) {
     for change in &proposal.changes {
-        match change {
-            Change::PutService(service) => {
-                dirty.services.insert(service.id);
+        if let Change::PutTask(task) = change {
+            dirty.services.insert(task.service_id);
+            dirty.tasks.insert(task.id, task.service_id);
+            dirty.freed.extend(task.node_id);
+        } else if let Change::AssignTask(_, assigned) = change {
+            dirty.freed.insert(assigned.node);
+        }
+        match change.subject() {
+            Subject::Service(id) => {
+                dirty.services.insert(id);
             }
-            Change::DeleteService(id) => {
-                dirty.services.insert(*id);
+            Subject::Task(id) => dirty.services.extend(view.task(id).map(|task| task.service_id)),
+            Subject::Node(id) => {
+                dirty.nodes.insert(id);
             }
-            Change::PutTask(task) => {
-                dirty.services.insert(task.service_id);
-                dirty.tasks.insert(task.id, task.service_id);
-                dirty.freed.extend(task.node_id);
-            }
-            Change::DeleteTask(id) | Change::TaskStatus(id, _) => {
-                dirty.services.extend(view.task(*id).map(|task| task.service_id));
-            }
-            Change::AssignTask(id, assigned) => {
-                dirty.services.extend(view.task(*id).map(|task| task.service_id));
-                dirty.freed.insert(assigned.node);
-            }
-            Change::PutNode(node) => {
-                dirty.nodes.insert(node.id);
-            }
-            Change::DeleteNode(id) | Change::NodeStatus(id, _) => {
-                dirty.nodes.insert(*id);
-            }
-            Change::PutCluster(_) => dirty.all = true,
+            Subject::Cluster(_) => dirty.all = true,
             // A pass decides nothing of them.
-            Change::PutNetwork(_) | Change::DeleteNetwork(_) => {}
-            Change::PutTicket(_) | Change::DeleteTicket(_) => dirty.tickets = true,
+            Subject::Network(_) => {}
+            Subject::Ticket(_) => dirty.tickets = true,
         }
     }
 }

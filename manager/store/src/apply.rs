@@ -131,24 +131,10 @@ impl View {
         let mut seats = BTreeSet::new();
         for change in proposal.changes {
             let change = self.read_change(change)?;
-            match &change {
-                Change::PutTask(task) => {
-                    seats.insert((task.service_id, task.seat()));
-                }
-                Change::AssignTask(id, _) | Change::TaskStatus(id, _) => {
-                    before.extend(self.tasks.get(id).cloned());
-                }
-                Change::PutService(_)
-                | Change::DeleteService(_)
-                | Change::DeleteTask(_)
-                | Change::PutNode(_)
-                | Change::DeleteNode(_)
-                | Change::PutCluster(_)
-                | Change::PutNetwork(_)
-                | Change::DeleteNetwork(_)
-                | Change::PutTicket(_)
-                | Change::DeleteTicket(_)
-                | Change::NodeStatus(..) => {}
+            if let Change::PutTask(task) = &change {
+                seats.insert((task.service_id, task.seat()));
+            } else if let Change::AssignTask(id, _) | Change::TaskStatus(id, _) = &change {
+                before.extend(self.tasks.get(id).cloned());
             }
             changed.extend(self.apply_change(&change, now)?);
         }

@@ -12,7 +12,7 @@ use skep_api::{
     object::{SeatKey, Task},
 };
 
-use crate::{Change, Follows, Guard, GuardKind, Proposal, Refusal, View, apply::merged};
+use crate::{Change, Follows, Guard, GuardKind, Proposal, Refusal, Subject, View, apply::merged};
 
 /// Changes at most in one proposal (Swarm's limit of a transaction, `SK:manager/state/store/memory.go`).
 pub const CHANGES_MAX: usize = 200;
@@ -86,21 +86,8 @@ impl Draft {
     pub fn push(&mut self, change: Change) -> Result<(), Refusal> {
         // Of a task nothing is written before all is checked; and while nobody else has the view, little of it is
         // copied for a write.
-        let before = match &change {
-            Change::PutTask(_) | Change::AssignTask(..) => None,
-            Change::PutService(_)
-            | Change::DeleteService(_)
-            | Change::DeleteTask(_)
-            | Change::PutNode(_)
-            | Change::DeleteNode(_)
-            | Change::PutCluster(_)
-            | Change::PutNetwork(_)
-            | Change::DeleteNetwork(_)
-            | Change::PutTicket(_)
-            | Change::DeleteTicket(_)
-            | Change::TaskStatus(..)
-            | Change::NodeStatus(..) => Some(self.view.clone()),
-        };
+        let is_checked_first = matches!(change, Change::PutTask(_) | Change::AssignTask(..));
+        let before = (!is_checked_first).then(|| self.view.clone());
         let revision = self.view.revision;
         let (origin, is_again) = self.origin(&change);
         if let Err(refusal) = self.view.apply_change(&change, self.now) {
@@ -304,79 +291,39 @@ fn together(before: &Change, after: Change) -> Change {
 }
 
 fn is_put(change: &Change) -> bool {
-    match change {
+    matches!(
+        change,
         Change::PutService(_)
-        | Change::PutTask(_)
-        | Change::PutNode(_)
-        | Change::PutCluster(_)
-        | Change::PutNetwork(_)
-        | Change::PutTicket(_)
-        | Change::AssignTask(..) => true,
-        Change::DeleteService(_)
-        | Change::DeleteNetwork(_)
-        | Change::DeleteTicket(_)
-        | Change::DeleteTask(_)
-        | Change::DeleteNode(_)
-        | Change::TaskStatus(..)
-        | Change::NodeStatus(..) => false,
-    }
+            | Change::PutTask(_)
+            | Change::PutNode(_)
+            | Change::PutCluster(_)
+            | Change::PutNetwork(_)
+            | Change::PutTicket(_)
+            | Change::AssignTask(..)
+    )
 }
 
 /// The seat of a task that a change puts.
 fn seat(change: &Change) -> Option<SeatKey> {
-    match change {
-        Change::PutTask(task) => Some(task.seat()),
-        Change::PutService(_)
-        | Change::DeleteService(_)
-        | Change::DeleteTask(_)
-        | Change::PutNode(_)
-        | Change::DeleteNode(_)
-        | Change::PutCluster(_)
-        | Change::PutNetwork(_)
-        | Change::DeleteNetwork(_)
-        | Change::PutTicket(_)
-        | Change::DeleteTicket(_)
-        | Change::AssignTask(..)
-        | Change::TaskStatus(..)
-        | Change::NodeStatus(..) => None,
-    }
+    let Change::PutTask(task) = change else { return None };
+    Some(task.seat())
 }
 
 /// Which object a change writes, if that is guarded.
 fn key(change: &Change) -> Option<(GuardKind, Id)> {
-    Some(match change {
-        Change::PutService(service) => (GuardKind::Service, service.id.0),
-        Change::DeleteService(id) => (GuardKind::Service, id.0),
-        Change::PutTask(task) => (GuardKind::Task, task.id.0),
-        Change::DeleteTask(id) => (GuardKind::Task, id.0),
-        Change::PutNode(node) => (GuardKind::Node, node.id.0),
-        Change::DeleteNode(id) => (GuardKind::Node, id.0),
-        Change::PutCluster(cluster) => (GuardKind::Cluster, cluster.id.0),
-        Change::PutNetwork(network) => (GuardKind::Network, network.id.0),
-        Change::DeleteNetwork(id) => (GuardKind::Network, id.0),
-        Change::PutTicket(ticket) => (GuardKind::Ticket, ticket.id.0),
-        Change::DeleteTicket(id) => (GuardKind::Ticket, id.0),
-        Change::AssignTask(id, _) => (GuardKind::Task, id.0),
-        Change::TaskStatus(..) | Change::NodeStatus(..) => return None,
-    })
+    (!change.is_report()).then(|| change.subject().key())
 }
 
 /// The service that a change belongs to.
 fn owner(change: &Change, view: &View, base: &View) -> Option<Id> {
-    match change {
-        Change::PutService(service) => Some(service.id.0),
-        Change::DeleteService(id) => Some(id.0),
-        Change::PutTask(task) => Some(task.service_id.0),
-        Change::DeleteTask(id) | Change::TaskStatus(id, _) | Change::AssignTask(id, _) => {
-            view.tasks.get(id).or_else(|| base.tasks.get(id)).map(|task| task.service_id.0)
+    if let Change::PutTask(task) = change {
+        return Some(task.service_id.0);
+    }
+    match change.subject() {
+        Subject::Service(id) => Some(id.0),
+        Subject::Task(id) => {
+            view.tasks.get(&id).or_else(|| base.tasks.get(&id)).map(|task| task.service_id.0)
         }
-        Change::PutNode(_)
-        | Change::DeleteNode(_)
-        | Change::PutCluster(_)
-        | Change::PutNetwork(_)
-        | Change::DeleteNetwork(_)
-        | Change::PutTicket(_)
-        | Change::DeleteTicket(_)
-        | Change::NodeStatus(..) => None,
+        Subject::Node(_) | Subject::Cluster(_) | Subject::Network(_) | Subject::Ticket(_) => None,
     }
 }

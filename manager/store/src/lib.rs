@@ -26,7 +26,7 @@ pub use level::{FEATURE_LEVEL, TooOld};
 pub use load::{GenericLoad, NodeLoad};
 pub use proposal::{
     ANSWER_BYTES_MAX, Assigned, Change, Proposal, ProposalError, REQUESTS_REMEMBERED, Refusal, RefusalKind,
-    decode_result,
+    Subject, decode_result,
 };
 pub use record::Record;
 pub use requests::Requests;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use prost::Message;
 use skep_api::{
-    NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId, Timestamp,
+    ClusterId, Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TicketId, Timestamp,
     convert::{Malformed, generic_out},
     object::{Cluster, GenericResource, Network, Node, NodeStatus, Service, Task, TaskStatus, Ticket},
     wire,
 };
 
-use crate::{Follows, Guard};
+use crate::{Follows, Guard, GuardKind};
 
 /// The form of a proposal that this build writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -56,6 +56,62 @@ pub enum Change {
     DeleteTicket(TicketId),
     /// A task gets its node; as `PutTask`, a fraction of its size.
     AssignTask(TaskId, Assigned),
+}
+
+/// The object that a change is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Subject {
+    /// A service.
+    Service(ServiceId),
+    /// A task.
+    Task(TaskId),
+    /// A node.
+    Node(NodeId),
+    /// The swarm.
+    Cluster(ClusterId),
+    /// A network.
+    Network(NetworkId),
+    /// A ticket.
+    Ticket(TicketId),
+}
+
+impl Subject {
+    /// As guards name it.
+    pub(crate) fn key(self) -> (GuardKind, Id) {
+        match self {
+            Self::Service(id) => (GuardKind::Service, id.0),
+            Self::Task(id) => (GuardKind::Task, id.0),
+            Self::Node(id) => (GuardKind::Node, id.0),
+            Self::Cluster(id) => (GuardKind::Cluster, id.0),
+            Self::Network(id) => (GuardKind::Network, id.0),
+            Self::Ticket(id) => (GuardKind::Ticket, id.0),
+        }
+    }
+}
+
+impl Change {
+    /// What it is about.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::PutService(service) => Subject::Service(service.id),
+            Self::DeleteService(id) => Subject::Service(*id),
+            Self::PutTask(task) => Subject::Task(task.id),
+            Self::DeleteTask(id) | Self::TaskStatus(id, _) | Self::AssignTask(id, _) => Subject::Task(*id),
+            Self::PutNode(node) => Subject::Node(node.id),
+            Self::DeleteNode(id) | Self::NodeStatus(id, _) => Subject::Node(*id),
+            Self::PutCluster(cluster) => Subject::Cluster(cluster.id),
+            Self::PutNetwork(network) => Subject::Network(network.id),
+            Self::DeleteNetwork(id) => Subject::Network(*id),
+            Self::PutTicket(ticket) => Subject::Ticket(ticket.id),
+            Self::DeleteTicket(id) => Subject::Ticket(*id),
+        }
+    }
+
+    /// Whether it is an observation, which raises no version and is guarded by none.
+    pub(crate) fn is_report(&self) -> bool {
+        matches!(self, Self::TaskStatus(..) | Self::NodeStatus(..))
+    }
 }
 
 /// What a task gets with its node.
