@@ -14,7 +14,7 @@ pub use network::{Network, Subnet, ingress};
 pub use node::{Node, NodeDescription, NodeState, NodeStatus, NodeTls};
 pub use service::{JobRun, PastSpec, Service, UpdateState, UpdateStatus};
 pub use task::{SeatKey, Task, TaskExtra, TaskStatus};
-pub use ticket::{Revocation, TICKET_KEPT, Ticket, TicketOver};
+pub use ticket::{Revocation, TICKET_KEPT, Ticket, TicketOver, TicketUse};
 
 use crate::Timestamp;
 

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     SystemIds,
-    ca::sign,
+    ca::{Issued, sign},
     dispatcher::{Shared, check_data_path},
     level,
     write::WriteError,
@@ -57,7 +57,7 @@ impl Join for JoinService {
             Some(_) => {
                 // Who has no business here holds nobody up.
                 let view = shared.machine.view();
-                granted(&view, swarm(&view)?, &token, Timestamp(shared.leaders_clock()))?;
+                granted(&view, swarm(&view)?, &token, &digest(&request), Timestamp(shared.leaders_clock()))?;
                 Some(self.by_ticket.lock().await)
             }
             None => None,
@@ -99,7 +99,14 @@ impl JoinService {
     ) -> Result<wire::JoinResponse, Refused> {
         let shared = &self.shared;
         let cluster = swarm(view)?;
-        let Grant { role, ticket } = granted(view, cluster, token, Timestamp(shared.leaders_clock()))?;
+        let (leaders_now, request_digest) = (Timestamp(shared.leaders_clock()), digest(request));
+        let Grant { role, ticket, again } = granted(view, cluster, token, &request_digest, leaders_now)?;
+        if let Some(id) = again {
+            // The answer was lost: it is in already.
+            let now = (shared.clock)() / 1_000_000_000;
+            let issued = sign(&shared.identity, cluster, &request.csr_pem, id, role, now).await?;
+            return Ok(answer(view, cluster, id, role, issued));
+        }
         if role == Role::Manager {
             level::check_new(view, request.feature_level)?;
         }
@@ -121,7 +128,7 @@ impl JoinService {
             id,
             spec: NodeSpec { role, availability, labels, ..NodeSpec::default() },
             // It counts for a rotation of the root from its first moment.
-            description: NodeDescription { tls: Some(issued.tls), ..description },
+            description: NodeDescription { tls: Some(issued.tls.clone()), ..description },
             // Ready once its session is there.
             status: NodeStatus { state: NodeState::Unknown, addr: addr.to_owned(), ..NodeStatus::default() },
             data_path_addr: data_path_addr.to_owned(),
@@ -135,7 +142,9 @@ impl JoinService {
         let mut changes = vec![Change::PutNode(Arc::new(node))];
         if let Some(ticket) = ticket {
             guards.push(Guard { kind: GuardKind::Ticket, id: ticket.id.0, version: ticket.meta.version });
-            changes.extend(used(&ticket).map(|used| Change::PutTicket(Arc::new(used))));
+            changes.extend(
+                ticket.used(&request_digest, id, leaders_now).map(|used| Change::PutTicket(Arc::new(used))),
+            );
         }
         match shared.write(guards, changes).await {
             Ok(()) => {}
@@ -143,15 +152,24 @@ impl JoinService {
             Err(error) => return Err(Refused::For(error.into())),
         }
         tracing::info!(node.id = %id, role = role.as_str(), "node joined");
-        Ok(wire::JoinResponse {
-            node_id: id.to_bytes(),
-            certificate_pem: issued.certificate_pem,
-            ca_cert_pem: issued.root_pem,
-            cluster_id: cluster.id.to_bytes(),
-            manager: role == Role::Manager,
-            managers: managers(view),
-        })
+        Ok(answer(view, cluster, id, role, issued))
     }
+}
+
+fn answer(view: &View, cluster: &Cluster, id: NodeId, role: Role, issued: Issued) -> wire::JoinResponse {
+    wire::JoinResponse {
+        node_id: id.to_bytes(),
+        certificate_pem: issued.certificate_pem,
+        ca_cert_pem: issued.root_pem,
+        cluster_id: cluster.id.to_bytes(),
+        manager: role == Role::Manager,
+        managers: managers(view),
+    }
+}
+
+/// Of a request: what a node signs with its key is no other's.
+fn digest(request: &wire::JoinRequest) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, request.csr_pem.as_bytes()).as_ref().to_vec()
 }
 
 fn swarm(view: &View) -> Result<&Cluster, Status> {
@@ -165,21 +183,31 @@ struct Grant {
     role: Role,
     /// Whose token it is, if it is a ticket's.
     ticket: Option<Arc<Ticket>>,
+    /// The node that the same request has become already.
+    again: Option<NodeId>,
 }
 
-fn granted(view: &View, cluster: &Cluster, token: &JoinToken, now: Timestamp) -> Result<Grant, Status> {
+fn granted(
+    view: &View,
+    cluster: &Cluster,
+    token: &JoinToken,
+    request: &[u8],
+    now: Timestamp,
+) -> Result<Grant, Status> {
     if let Some(id) = token.ticket() {
         let known = view.ticket(id).filter(|ticket| ticket.digest == token.secret_digest());
         let ticket = known.ok_or_else(|| Status::permission_denied(BAD_TOKEN))?;
-        return match ticket.over(now) {
-            None => Ok(Grant { role: ticket.role, ticket: Some(Arc::clone(ticket)) }),
+        let is_as_made = |id: &NodeId| view.node(*id).is_some_and(|node| node.spec.role == ticket.role);
+        let again = ticket.made_by(request, now).filter(is_as_made);
+        return match ticket.over(now).filter(|_| again.is_none()) {
+            None => Ok(Grant { role: ticket.role, ticket: Some(Arc::clone(ticket)), again }),
             Some(over) => Err(Status::permission_denied(refusal(ticket, over))),
         };
     }
     if token.has_secret(&cluster.manager_token_secret) {
-        Ok(Grant { role: Role::Manager, ticket: None })
+        Ok(Grant { role: Role::Manager, ticket: None, again: None })
     } else if token.has_secret(&cluster.worker_token_secret) {
-        Ok(Grant { role: Role::Worker, ticket: None })
+        Ok(Grant { role: Role::Worker, ticket: None, again: None })
     } else {
         Err(Status::permission_denied(BAD_TOKEN))
     }
@@ -200,12 +228,6 @@ fn refusal(ticket: &Ticket, over: TicketOver) -> String {
         "the join token {} {why}; 'skep swarm join-token create' on a manager makes another one",
         ticket.id
     )
-}
-
-/// A ticket after one more node joined with it; `None` where that is all the same to it.
-fn used(ticket: &Ticket) -> Option<Ticket> {
-    let left = ticket.uses_left?;
-    Some(Ticket { uses_left: Some(left.saturating_sub(1)), ..ticket.clone() })
 }
 
 /// A role as certificates say it.

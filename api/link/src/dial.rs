@@ -134,6 +134,14 @@ pub enum JoinError {
     Csr(#[source] CaError),
 }
 
+impl JoinError {
+    /// Whether the node may be in, and not know it.
+    fn is_lost(&self) -> bool {
+        let Self::Refused { code, .. } = self else { return false };
+        matches!(code, tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
+    }
+}
+
 impl From<DialError> for JoinError {
     fn from(error: DialError) -> Self {
         if let DialError::Digest { expected } = error { Self::Digest { expected } } else { Self::Dial(error) }
@@ -271,6 +279,29 @@ async fn join_unbounded(
     params: JoinParams,
     limit: Duration,
 ) -> Result<Joined, JoinError> {
+    let (csr_pem, key_pem) = new_csr().map_err(JoinError::Csr)?;
+    let request = wire::JoinRequest {
+        token: token.to_string(),
+        csr_pem,
+        description: Some(params.description),
+        data_path_addr: params.data_path_addr,
+        availability: params.availability,
+        feature_level: params.feature_level,
+    };
+    let mut asked = ask(addr, token, request.clone(), limit).await;
+    // The swarm knows the same request to a ticket again; to its own tokens it would be another node.
+    if token.ticket().is_some() && asked.as_ref().is_err_and(JoinError::is_lost) {
+        asked = ask(addr, token, request, limit).await;
+    }
+    read_answer(addr, token, asked?, key_pem)
+}
+
+async fn ask(
+    addr: &str,
+    token: &JoinToken,
+    request: wire::JoinRequest,
+    limit: Duration,
+) -> Result<wire::JoinResponse, JoinError> {
     let channel = match sim::dialler() {
         Some(dialler) => sim::channel(dialler, addr, None).await?,
         None => {
@@ -278,22 +309,14 @@ async fn join_unbounded(
             channel(addr, move || Arc::clone(&config)).await?
         }
     };
-    let (csr_pem, key_pem) = new_csr().map_err(JoinError::Csr)?;
-    let mut request = tonic::Request::new(wire::JoinRequest {
-        token: token.to_string(),
-        csr_pem,
-        description: Some(params.description),
-        data_path_addr: params.data_path_addr,
-        availability: params.availability,
-        feature_level: params.feature_level,
-    });
+    let mut request = tonic::Request::new(request);
     request.set_timeout(limit);
-    let answer = JoinClient::new(channel)
-        .join(request)
-        .await
-        .map_err(|status| JoinError::Refused { code: status.code(), message: status.message().to_owned() })?
-        .into_inner();
-    read_answer(addr, token, answer, key_pem)
+    let answer = JoinClient::new(channel).join(request).await;
+    let refused = |status: tonic::Status| JoinError::Refused {
+        code: status.code(),
+        message: status.message().to_owned(),
+    };
+    Ok(answer.map_err(refused)?.into_inner())
 }
 
 fn read_answer(

@@ -7,7 +7,7 @@ use crate::{
     Id, NodeId, Secret, ServiceId, TaskId, TaskState, TicketId,
     object::{
         CaRotation, Cluster, GenericResource, JobRun, Node, NodeDescription, NodeState, NodeStatus, NodeTls,
-        PastSpec, Plugin, Service, Task, TaskExtra, Ticket, UpdateState, UpdateStatus,
+        PastSpec, Plugin, Revocation, Service, Task, TaskExtra, Ticket, TicketUse, UpdateState, UpdateStatus,
     },
     spec::{Role, ServiceSpec},
 };
@@ -143,7 +143,8 @@ fn a_ticket_is_stored_whole() {
         expires_at: Timestamp(3),
         uses_left: Some(0),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
-        revoked: Some(crate::object::Revocation::NewRoot),
+        revoked: Some(Revocation::NewRoot),
+        uses: vec![TicketUse { request: vec![9; 32], node: NodeId(Id(3)), at: Timestamp(4) }],
         ..Ticket::default()
     };
     assert_eq!(Ticket::try_from(wire::Ticket::from(&ticket)).unwrap(), ticket);

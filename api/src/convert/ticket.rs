@@ -2,8 +2,8 @@
 
 use super::{Malformed, malformed};
 use crate::{
-    TicketId, Timestamp,
-    object::{Revocation, Ticket},
+    NodeId, TicketId, Timestamp,
+    object::{Revocation, Ticket, TicketUse},
     spec::Role,
     wire,
 };
@@ -20,6 +20,7 @@ impl From<&Ticket> for wire::Ticket {
             labels: ticket.labels.clone(),
             revoked: ticket.revoked.is_some(),
             revoked_for: wire::ticket::Why::from(ticket.revoked).into(),
+            uses: ticket.uses.iter().map(Into::into).collect(),
         }
     }
 }
@@ -38,7 +39,24 @@ impl TryFrom<wire::Ticket> for Ticket {
             uses_left: ticket.uses_left,
             labels: ticket.labels,
             revoked: ticket.revoked.then_some(why),
+            uses: ticket.uses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<&TicketUse> for wire::TicketUse {
+    fn from(used: &TicketUse) -> Self {
+        Self { request: used.request.clone(), node_id: used.node.to_bytes(), at: used.at.0 }
+    }
+}
+
+impl TryFrom<wire::TicketUse> for TicketUse {
+    type Error = Malformed;
+
+    fn try_from(used: wire::TicketUse) -> Result<Self, Malformed> {
+        let node =
+            NodeId::from_bytes(&used.node_id).ok_or_else(|| malformed("use of a ticket", "node id"))?;
+        Ok(Self { request: used.request, node, at: Timestamp(used.at) })
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Meta;
 use crate::{
-    TicketId, Timestamp,
+    NodeId, TicketId, Timestamp,
     spec::{Labels, Role},
 };
 
@@ -27,7 +27,25 @@ pub struct Ticket {
     pub labels: Labels,
     /// Why it was taken back, if it was.
     pub revoked: Option<Revocation>,
+    /// Who joined with it last, the newest first, if it is used up some day: whose answer was lost asks again.
+    pub uses: Vec<TicketUse>,
 }
+
+/// A node that joined with a ticket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TicketUse {
+    /// SHA-256 of its certificate signing request, which nobody else can make use of: its key never left the node.
+    pub request: Vec<u8>,
+    /// Which node it became.
+    pub node: NodeId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// So long the answer to a join may be asked for again.
+const ANSWERED_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// So many uses are remembered at most.
+const USES_MAX: usize = 16;
 
 /// Why a ticket was taken back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +109,23 @@ impl Ticket {
             .then(|| Self { revoked: Some(why), ..self.clone() })
     }
 
+    /// It after one more node joined with it; `None` where that is all the same to it.
+    #[must_use]
+    pub fn used(&self, request: &[u8], node: NodeId, now: Timestamp) -> Option<Self> {
+        let left = self.uses_left?;
+        let own = TicketUse { request: request.to_vec(), node, at: now };
+        let late = self.uses.iter().filter(|old| now.since(old.at) < ANSWERED_AGAIN).cloned();
+        let uses = [own].into_iter().chain(late).take(USES_MAX).collect();
+        Some(Self { uses_left: Some(left.saturating_sub(1)), uses, ..self.clone() })
+    }
+
+    /// Which node the same request made of late, unless the ticket was taken back.
+    #[must_use]
+    pub fn made_by(&self, request: &[u8], now: Timestamp) -> Option<NodeId> {
+        let is_it = |used: &&TicketUse| used.request == request && now.since(used.at) < ANSWERED_AGAIN;
+        self.uses.iter().filter(|_| self.revoked.is_none()).find(is_it).map(|used| used.node)
+    }
+
     /// When it is deleted; `None` for not by itself.
     #[must_use]
     pub fn gone_at(&self) -> Option<Timestamp> {
@@ -108,7 +143,7 @@ impl Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Meta;
+    use crate::{Id, object::Meta};
 
     #[test]
     fn a_ticket_is_over_for_one_reason() {
@@ -123,6 +158,24 @@ mod tests {
         assert_eq!(revoked.taken_back(Revocation::ByUser), None);
         let endless = Ticket { uses_left: None, expires_at: Timestamp::ZERO, ..ticket };
         assert_eq!((endless.over(Timestamp(i64::MAX)), endless.gone_at()), (None, None));
+    }
+
+    #[test]
+    fn the_same_request_is_known_for_a_while() {
+        let ticket = Ticket { uses_left: Some(2), ..Ticket::default() };
+        let (node, other) = (NodeId(Id(1)), NodeId(Id(2)));
+        let used = ticket.used(b"a", node, Timestamp(5)).unwrap();
+        let used = used.used(b"b", other, Timestamp(6)).unwrap();
+        assert_eq!((used.uses_left, used.made_by(b"c", Timestamp(7))), (Some(0), None));
+        assert_eq!(
+            (used.made_by(b"a", Timestamp(7)), used.made_by(b"b", Timestamp(7))),
+            (Some(node), Some(other))
+        );
+        let late = Timestamp(5).after(ANSWERED_AGAIN);
+        assert_eq!((used.made_by(b"a", late), used.made_by(b"b", late)), (None, Some(other)));
+        assert_eq!(used.used(b"c", node, late).unwrap().uses.len(), 2);
+        assert_eq!(used.taken_back(Revocation::ByUser).unwrap().made_by(b"a", Timestamp(7)), None);
+        assert_eq!(Ticket::default().used(b"a", node, Timestamp(5)), None);
     }
 
     #[test]

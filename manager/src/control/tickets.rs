@@ -121,7 +121,14 @@ mod tests {
     use crate::{Manager, join::JoinService, rig::first_manager};
 
     async fn join(service: &JoinService, token: &JoinToken) -> Result<wire::JoinResponse, Status> {
-        let (csr_pem, _) = new_csr().unwrap();
+        join_by(service, token, new_csr().unwrap().0).await
+    }
+
+    async fn join_by(
+        service: &JoinService,
+        token: &JoinToken,
+        csr_pem: String,
+    ) -> Result<wire::JoinResponse, Status> {
         let description = wire::NodeDescription { hostname: "n".into(), ..wire::NodeDescription::default() };
         let request = wire::JoinRequest {
             token: token.to_string(),
@@ -196,6 +203,21 @@ mod tests {
         refused(join(&door, &short).await, "expired at 1970-01-01T00:00:01");
         let stored = format!("{:?}", control.view().await.unwrap().tickets().collect::<Vec<_>>());
         assert!(!stored.contains(token.secret()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whose_answer_was_lost_asks_again_and_is_the_same_node() {
+        let (manager, _, _dir) = first_manager().await;
+        let (control, door) = (manager.control(), door(&manager));
+        let (id, token) = control.create_ticket(asked(None, Some(1))).await.unwrap();
+        let (csr, _) = new_csr().unwrap();
+        let first = join_by(&door, &token, csr.clone()).await.unwrap();
+        let again = join_by(&door, &token, csr.clone()).await.unwrap();
+        assert_eq!(again.node_id, first.node_id);
+        assert_eq!(control.view().await.unwrap().n_nodes(), 2);
+        refused(join(&door, &token).await, "is used up");
+        control.revoke_ticket(id).await.unwrap();
+        refused(join_by(&door, &token, csr).await, "was revoked");
     }
 
     #[tokio::test(flavor = "multi_thread")]
