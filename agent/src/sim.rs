@@ -4,8 +4,8 @@
 //! A hollow machine does all at once and keeps nothing: thousands of agents of a benchmark are started on such
 //! ones, in real time.
 //!
-//! An image says by its name what it does: `ok` runs until it is stopped, `stubborn` until it is killed,
-//! `bad` ends by itself with 1 after 200 ms, `missing` is nowhere.
+//! An image says by its name what it does: `ok` runs until it is stopped, `stubborn` until it is killed, `missing` is
+//! nowhere; by themselves end `bad` with 1 after 200 ms, `done` with 0 after 300 ms, and `flaky` as one or the other.
 
 use std::{
     cell::Cell,
@@ -42,8 +42,9 @@ const PULL_MAX_MS: u64 = 400;
 const MAKE_MAX_MS: u64 = 40;
 /// How long a container takes to heed its signal at most.
 const HEED_MAX_MS: u64 = 250;
-/// When a `bad` one ends.
+/// When a `bad` one ends, and a `done` one.
 const BAD_AFTER: Duration = Duration::from_millis(200);
+const DONE_AFTER: Duration = Duration::from_millis(300);
 /// No process of this machine.
 const NO_PID: u32 = u32::MAX;
 
@@ -224,6 +225,16 @@ impl SimContainer {
         }
     }
 
+    /// After what time, and with which code; one that may end either way does so as `is_good` says.
+    fn ends_by_itself(&self, is_good: bool) -> Option<(Duration, i32)> {
+        let is_flaky = self.is_called("flaky");
+        if self.is_called("done") || (is_flaky && is_good) {
+            Some((DONE_AFTER, 0))
+        } else {
+            (is_flaky || self.is_called("bad")).then_some((BAD_AFTER, 1))
+        }
+    }
+
     fn is_called(&self, name: &str) -> bool {
         self.image.rsplit('/').next().is_some_and(|last| last.starts_with(name))
     }
@@ -272,12 +283,13 @@ impl Engine for SimMachine {
     async fn start(&self, id: &str) -> Result<u32, EngineError> {
         self.take_time(MAKE_MAX_MS).await;
         let now = (self.now)();
+        let is_good = self.chance(2).is_zero();
         let task = self.with(id, |container| {
             if *container.state.borrow() != ContainerState::Created {
                 return Err(failed("it was started before"));
             }
             container.state.send_replace(ContainerState::Running { pid: NO_PID });
-            container.ends = container.is_called("bad").then_some((now + BAD_AFTER, 1));
+            container.ends = container.ends_by_itself(is_good).map(|(after, code)| (now + after, code));
             Ok(container.task)
         })??;
         self.note([Done::Started(task)]);

@@ -1,12 +1,15 @@
 //! Promise 1: an acknowledged write survives the loss of any minority of managers, and a power cut; it is applied
 //! once.
 
+use std::sync::Arc;
+
+use skep_api::object::Service;
 use skep_manager::View;
 
 use crate::consensus::history::{Kind, Operation, Outcome};
 use crate::consensus::world::State;
 use crate::swarm;
-use crate::swarm::users::number_of;
+use crate::swarm::specs::number_of;
 
 /// A member applied an entry: the log up to it is the same on all, and what it asks for was not done before.
 pub(crate) fn applied(state: &mut State, member: u64, index: u64, chain: u64, times: u64) {
@@ -88,11 +91,12 @@ pub(crate) fn agree(state: &mut swarm::world::State, manager: u64, view: &View) 
 }
 
 /// Its only user reads a name, through any manager: what was acknowledged is there, or what came of a write of which
-/// nobody told.
-pub(crate) fn is_read(state: &mut swarm::world::State, name: &str, read: u64) {
+/// nobody told, or what an update that failed went back to.
+pub(crate) fn is_read(state: &mut swarm::world::State, name: &str, read: Option<&Arc<Service>>) {
     let promise = state.promises.entry(name.to_owned()).or_default();
-    if !promise.may_be.contains(&read) {
-        let line = format!("{name} was read as {read}, and was said to be {:?}", promise.may_be);
+    if !promise.allows(read) {
+        let number = read.map_or(0, |service| number_of(&service.spec));
+        let line = format!("{name} was read as {number}, and was said to be {promise:?}");
         state.trace.fail(line);
     }
 }
@@ -101,9 +105,10 @@ pub(crate) fn is_read(state: &mut swarm::world::State, name: &str, read: u64) {
 pub(crate) fn promises_are_kept(state: &mut swarm::world::State) {
     let mut broken = Vec::new();
     for (name, promise) in &state.promises {
-        let there = state.newest.service_by_name(name).map_or(0, |service| number_of(&service.spec));
-        if !promise.may_be.contains(&there) {
-            broken.push(format!("{name} is {there}, and was said to be {:?}", promise.may_be));
+        let there = state.newest.service_by_name(name);
+        if !promise.allows(there) {
+            let number = there.map_or(0, |service| number_of(&service.spec));
+            broken.push(format!("{name} is {number}, and was said to be {promise:?}"));
         }
     }
     broken.into_iter().for_each(|line| state.trace.fail(line));

@@ -32,7 +32,15 @@ pub(crate) fn view(state: &mut swarm::world::State, view: &View) {
             }
         }
     }
+    let mut of_nodes = BTreeSet::new();
     for task in view.tasks() {
+        for port in task.ports.iter().filter(|port| !port.is_ingress() && task.is_runnable()) {
+            if let Some(node) = task.node_id
+                && !of_nodes.insert((node, port.protocol().to_owned(), port.published_port))
+            {
+                state.trace.fail(format!("port {} of {node} is given twice", port.published_port));
+            }
+        }
         if let Some(address) = task.ingress_addr.filter(|_| !task.status.state.is_terminal())
             && !addresses.insert(address)
         {

@@ -1,28 +1,29 @@
-//! Promise 4: never two counted tasks in a slot on live nodes, but for start-first overlap or a partition.
+//! Promise 4: never two counted tasks in a slot, or of a node where that is the seat, on live nodes, but for start-first overlap or a partition.
 //!
 //! What a cut-off machine runs on is not counted: the state has given its tasks up.
 
 use std::collections::BTreeMap;
 
+use skep_api::object::SeatKey;
 use skep_api::{ServiceId, TaskId, TaskState};
 use skep_manager::View;
 
 use crate::swarm::world::State;
 
-/// In a state no slot has two tasks that are wanted.
+/// In a state no seat has two tasks that are wanted.
 pub(crate) fn view(state: &mut State, view: &View) {
-    let mut counted: BTreeMap<(ServiceId, u64), TaskId> = BTreeMap::new();
+    let mut counted: BTreeMap<(ServiceId, SeatKey), TaskId> = BTreeMap::new();
     let is_beside =
         |task: TaskId, other: TaskId| view.task(task).is_some_and(|task| task.beside() == Some(other));
     for task in view.tasks().filter(|task| task.is_runnable()) {
-        if let Some(other) = counted.insert((task.service_id, task.slot), task.id) {
+        if let Some(other) = counted.insert((task.service_id, task.seat()), task.id) {
             if is_beside(task.id, other) || is_beside(other, task.id) {
                 continue;
             }
             let line = format!(
-                "tasks {other} and {} both count for slot {} of {} at {}",
+                "tasks {other} and {} both count for {:?} of {} at {}",
                 task.id,
-                task.slot,
+                task.seat(),
                 task.service_id,
                 view.revision()
             );
@@ -31,9 +32,9 @@ pub(crate) fn view(state: &mut State, view: &View) {
     }
 }
 
-/// Of the containers that run now, no two are of one slot and both wanted; and no task runs on two machines.
+/// Of the containers that run now, no two are of one seat and both wanted; and no task runs on two machines.
 pub(crate) fn containers(state: &mut State) {
-    let mut running: BTreeMap<(ServiceId, u64), TaskId> = BTreeMap::new();
+    let mut running: BTreeMap<(ServiceId, SeatKey), TaskId> = BTreeMap::new();
     let mut of_task: BTreeMap<TaskId, u64> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (id, slot) in &state.slots {
@@ -45,14 +46,14 @@ pub(crate) fn containers(state: &mut State) {
             if known.is_gone || known.desired > TaskState::Running {
                 continue;
             }
-            if let Some(other) = running.insert((known.service, known.slot), seen.task) {
+            if let Some(other) = running.insert((known.service, known.seat), seen.task) {
                 let is_beside = state.tasks.get(&other).is_some_and(|task| task.beside == Some(seen.task));
                 if is_beside || known.beside == Some(other) {
                     continue;
                 }
                 wrong.push(format!(
-                    "{other} and {} both run in slot {} of {}",
-                    seen.task, known.slot, known.service
+                    "{other} and {} both run in {:?} of {}",
+                    seen.task, known.seat, known.service
                 ));
             }
         }

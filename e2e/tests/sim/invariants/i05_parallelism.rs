@@ -1,13 +1,67 @@
 //! Promise 5: at most `parallelism` slots of an update are in flight; its failure action comes within one
 //! monitor.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use skep_api::object::UpdateState;
-use skep_api::{ServiceId, TaskState};
+use skep_api::object::{SeatKey, Service, Task, UpdateState};
+use skep_api::{ServiceId, TaskId, TaskState};
+use skep_manager::View;
 
 use crate::swarm::world::{State, World};
+
+/// What is remembered of updates.
+#[derive(Default)]
+pub(crate) struct Updates {
+    /// By service and update, how many seats wait for their new task to run.
+    in_flight: BTreeMap<(ServiceId, u64), u64>,
+    /// Tasks that were seen without a node: what finds none holds up nothing but what runs, and others that wait come
+    /// along with it.
+    waited: BTreeSet<TaskId>,
+}
+
+/// Of an update, or of the way back, at most `parallelism` seats wait for their first task of it to run; more only when
+/// somebody lowered that meanwhile. What was lost or drained is followed in its seat, so nothing adds to that.
+pub(crate) fn view(state: &mut State, view: &View) {
+    for service in view.services().filter(|service| service.is_updating()) {
+        let is_rollback = service.update_status.as_ref().is_some_and(|status| status.state.is_rollback());
+        let settings = if is_rollback { service.spec.rollback() } else { service.spec.update() };
+        let n = n_coming(&mut state.updates.waited, view, service);
+        let before = state.updates.in_flight.insert((service.id, service.updates), n).unwrap_or(0);
+        if n > settings.parallelism.max(before) {
+            let line = format!(
+                "{n} seats of {} are in flight at {}, not {}",
+                service.spec.name,
+                view.revision(),
+                settings.parallelism
+            );
+            state.trace.fail(line);
+        }
+    }
+}
+
+/// In how many seats the first task of the update that tells something is on its way.
+fn n_coming(waited: &mut BTreeSet<TaskId>, view: &View, service: &Service) -> u64 {
+    let has_ended_itself =
+        |state: TaskState| matches!(state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
+    let tells = |task: &Task| {
+        task.is_runnable() || has_ended_itself(task.status.state) || !task.status.running_at.is_zero()
+    };
+    let of_update = view.tasks_of_service(service.id).filter(|task| task.update == service.updates);
+    let mut own: Vec<&Arc<Task>> =
+        of_update.filter(|task| task.desired_state < TaskState::Remove && tells(task)).collect();
+    own.sort_by_key(|task| (task.meta.created_at, task.is_runnable(), task.id));
+    waited.extend(own.iter().filter(|task| task.node_id.is_none()).map(|task| task.id));
+    let mut first: BTreeMap<SeatKey, &Arc<Task>> = BTreeMap::new();
+    for task in &own {
+        first.entry(task.seat()).or_insert(task);
+    }
+    let is_coming = |task: &&&Arc<Task>| {
+        task.is_runnable() && task.status.running_at.is_zero() && !waited.contains(&task.id)
+    };
+    u64::try_from(first.values().filter(is_coming).count()).unwrap()
+}
 
 /// Without any fault, of a service whose tasks all ran when its update began, no more slots are without a
 /// running task than it may replace at a time.
@@ -24,12 +78,11 @@ pub(crate) fn in_flight(state: &mut State, service: ServiceId, replicas: u64, pa
     }
 }
 
-/// Whether an update to what cannot run has been paused.
-pub(crate) fn is_paused(world: &World, service: ServiceId) -> bool {
+/// How the update of a service goes.
+pub(crate) fn update(world: &World, service: ServiceId) -> Option<UpdateState> {
     let state = world.lock();
     let service = state.newest.service(service);
-    let status = service.and_then(|service| service.update_status.as_ref());
-    status.is_some_and(|status| status.state == UpdateState::Paused)
+    service.and_then(|service| service.update_status.as_ref()).map(|status| status.state)
 }
 
 /// By when its failure action must have come: the task's own way to its end, and one monitor.

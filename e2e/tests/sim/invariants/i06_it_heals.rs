@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_api::object::NodeState;
-use skep_api::spec::{Availability, Role};
+use skep_api::object::{NodeState, SeatKey, Service};
+use skep_api::spec::{Availability, Mode, Role};
 use skep_api::{ServiceId, TaskState};
 
-use super::i07_mesh_tables as mesh;
+use super::{attempts, i07_mesh_tables as mesh, placement};
 use crate::consensus::member::Machine;
 use crate::consensus::world::World;
 use crate::swarm;
@@ -61,27 +61,100 @@ pub(crate) fn what_ails_the_swarm(world: &swarm::world::World) -> Option<String>
             ));
         }
     }
-    let mut slots: BTreeMap<ServiceId, BTreeSet<u64>> = BTreeMap::new();
-    for (id, slot) in &state.slots {
-        for seen in slot.machine.containers().into_iter().filter(|seen| seen.runs) {
-            let Some(known) = state.tasks.get(&seen.task) else {
-                return Some(format!("n{id} runs {seen:?}"));
-            };
-            let service = view.service(known.service);
-            let image =
-                service.and_then(|service| service.spec.container()).map(|container| &container.image);
-            let is_as_wanted = known.state == TaskState::Running && known.desired == TaskState::Running;
-            let is_first = slots.entry(known.service).or_default().insert(known.slot);
-            if !is_as_wanted || !is_first || image != Some(&seen.image) {
-                return Some(format!("n{id} runs {seen:?}, {known:?}, and {image:?} is wanted"));
-            }
-        }
-    }
+    let running = match what_runs(&state) {
+        Ok(running) => running,
+        Err(words) => return Some(words),
+    };
+    let none = BTreeSet::new();
     for service in view.services() {
-        let running = slots.get(&service.id).map_or(0, BTreeSet::len);
-        if u64::try_from(running) != Ok(service.spec.replicas()) {
-            return Some(format!("{} runs {running} of {}", service.spec.name, service.spec.replicas()));
+        let seats = running.get(&service.id).unwrap_or(&none);
+        if let Some(words) = what_ails_a_service(&state, service, seats) {
+            return Some(format!("{}: {words}", service.spec.name));
         }
     }
     mesh::what_is_wrong(&state)
+}
+
+/// The seats of which a task runs on some machine, if all that runs is wanted.
+fn what_runs(state: &swarm::world::State) -> Result<BTreeMap<ServiceId, BTreeSet<SeatKey>>, String> {
+    let mut seats: BTreeMap<ServiceId, BTreeSet<SeatKey>> = BTreeMap::new();
+    for (id, slot) in &state.slots {
+        for seen in slot.machine.containers().into_iter().filter(|seen| seen.runs) {
+            let Some(known) = state.tasks.get(&seen.task) else {
+                return Err(format!("n{id} runs {seen:?}"));
+            };
+            let service = state.newest.service(known.service);
+            let image =
+                service.and_then(|service| service.spec.container()).map(|container| &container.image);
+            let is_as_wanted = known.state == TaskState::Running && known.desired == TaskState::Running;
+            let is_first = seats.entry(known.service).or_default().insert(known.seat);
+            // What was to take over may have been given up.
+            let is_newest = || {
+                image == Some(&seen.image)
+                    || service.is_some_and(|service| attempts::is_given_up(state, service, known.seat))
+            };
+            if !is_as_wanted || !is_first || !is_newest() {
+                return Err(format!("n{id} runs {seen:?}, {known:?}, and {image:?} is wanted"));
+            }
+        }
+    }
+    Ok(seats)
+}
+
+/// A service whose update is over, and each of whose seats runs, or has completed, or was given up.
+fn what_ails_a_service(
+    state: &swarm::world::State,
+    service: &Service,
+    running: &BTreeSet<SeatKey>,
+) -> Option<String> {
+    let view = &state.newest;
+    if service.is_updating() || service.is_update_paused() {
+        return Some(format!("{:?}", service.update_status));
+    }
+    let mode = service.spec.mode();
+    let seats: BTreeSet<SeatKey> = match mode {
+        Mode::Global | Mode::GlobalJob => {
+            let asked = service.spec.task_template.constraints();
+            view.nodes()
+                .filter(|node| placement::meets(node, asked))
+                .map(|node| SeatKey::Node(node.id))
+                .collect()
+        }
+        Mode::Replicated { replicas: n } | Mode::ReplicatedJob { total: n, .. } => {
+            let kept =
+                view.tasks_of_service(service.id).filter(|task| task.desired_state < TaskState::Remove);
+            let seats: BTreeSet<SeatKey> = kept.map(|task| task.seat()).collect();
+            if u64::try_from(seats.len()) != Ok(n) {
+                return Some(format!("it has {} seats of {n}", seats.len()));
+            }
+            seats
+        }
+    };
+    if let Some(other) = running.difference(&seats).next() {
+        return Some(format!("{other:?} runs, and should not"));
+    }
+    let is_good = |seat: &SeatKey| {
+        let has_completed = || {
+            view.tasks_of_seat(service.id, *seat).into_iter().any(|task| {
+                task.status.state == TaskState::Complete && task.job_iteration() == service.job_iteration
+            })
+        };
+        running.contains(seat)
+            || (mode.is_job() && has_completed())
+            || attempts::is_given_up(state, service, *seat)
+    };
+    seats.iter().find(|seat| !is_good(seat)).map(|seat| format!("nothing in {seat:?}"))
+}
+
+/// How many seats were given up.
+pub(crate) fn n_given_up(state: &swarm::world::State) -> u64 {
+    let seats = state.newest.services().map(|service| {
+        let tasks = state.newest.tasks_of_service(service.id);
+        let seats: BTreeSet<SeatKey> = tasks.map(|task| task.seat()).collect();
+        let is_empty = |seat: &SeatKey| {
+            state.newest.tasks_of_seat(service.id, *seat).iter().all(|task| !task.is_wanted())
+        };
+        seats.iter().filter(|seat| is_empty(seat)).count()
+    });
+    u64::try_from(seats.sum::<usize>()).unwrap()
 }

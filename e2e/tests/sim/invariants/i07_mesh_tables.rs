@@ -12,7 +12,7 @@ use crate::swarm::world::State;
 pub(crate) fn what_is_wrong(state: &State) -> Option<String> {
     let mut expect: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
     for service in state.newest.services() {
-        for port in service.ports.iter() {
+        for port in service.ports.iter().filter(|port| port.is_ingress()) {
             let tasks = state.newest.tasks_of_service(service.id);
             let endpoints = tasks
                 .filter(|task| {

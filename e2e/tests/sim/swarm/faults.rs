@@ -54,7 +54,7 @@ impl Trouble<'_> {
         let world = World::of(seed, machines);
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
-            .simulation_duration(SETUP_MAX + TROUBLE + HEAL_MAX + CALM_MAX)
+            .simulation_duration(SETUP_MAX + TROUBLE + HEAL_MAX + 2 * CALM_MAX)
             .tick_duration(TICK)
             .min_message_latency(Duration::from_micros(200))
             .max_message_latency(Duration::from_millis(3))
@@ -97,6 +97,10 @@ impl Trouble<'_> {
         if !self.set_up() {
             return;
         }
+        // Half of them in each zone.
+        for id in self.ids.clone() {
+            self.zone(id, Some(if id % 2 == 0 { "a" } else { "b" }));
+        }
         self.world.lock().n_users = N_USERS;
         for number in 1..=N_USERS {
             self.sim.client(format!("u{number}"), users::run(number, self.world.clone()));
@@ -111,12 +115,15 @@ impl Trouble<'_> {
         if !self.world.has_failed() {
             calm::update(self, CALM_MAX);
         }
+        if !self.world.has_failed() {
+            calm::rollback(self, CALM_MAX);
+        }
     }
 
     /// One more thing goes wrong, or is put right, or is asked for.
     fn strike(&mut self) {
         let (one, other) = (self.pick(), self.pick());
-        match self.world.below(28) {
+        match self.world.below(30) {
             0..=2 => self.kill(one, false),
             3 => self.kill(one, true),
             4..=6 => {
@@ -150,6 +157,7 @@ impl Trouble<'_> {
             23 => self.set_clock(one),
             24 => self.add(),
             25 => self.replace(one),
+            26..=28 => self.label(one),
             _ => {}
         }
     }
@@ -302,6 +310,16 @@ impl Trouble<'_> {
         self.admin(node.map(|node| Ask::Availability(node, wanted)));
     }
 
+    fn label(&mut self, id: u64) {
+        let zone = self.world.pick(&[Some("a"), Some("b"), None]);
+        self.zone(id, zone);
+    }
+
+    fn zone(&mut self, id: u64, zone: Option<&'static str>) {
+        let node = self.world.with(id, |slot| slot.node);
+        self.admin(node.map(|node| Ask::Zone(node, zone)));
+    }
+
     fn change_role(&mut self, id: u64) {
         let role = if self.world.below(2) == 0 { Role::Manager } else { Role::Worker };
         self.world.lock().figures.roles += 1;
@@ -329,7 +347,7 @@ impl Trouble<'_> {
         }
         self.world.lock().is_over = true;
         let world = self.world.clone();
-        self.sim.client("admin", calm::all_active(world));
+        self.sim.client("admin", calm::all_take_tasks(world));
         let began = self.sim.elapsed();
         let healed = self.until(HEAL_MAX, |world| heals::what_ails_the_swarm(world).is_none());
         let why = heals::what_ails_the_swarm(&self.world);
@@ -339,6 +357,7 @@ impl Trouble<'_> {
             state.trace.fail(format!("no healing: {}", why.unwrap_or_default()));
         }
         if healed {
+            state.figures.given_up = heals::n_given_up(&state);
             survive::promises_are_kept(&mut state);
         }
     }

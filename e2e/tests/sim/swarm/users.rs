@@ -1,27 +1,24 @@
 //! Users: each has services of its own, asks one manager after another, and remembers what it was promised.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use skep_api::object::Service;
 use skep_api::spec::{Availability, NodeSpec, Role, ServiceSpec};
 use skep_api::{ApiError, ErrorKind, NodeId, Secret, ServiceId};
-use skep_manager::{Control, RegistryAuth};
+use skep_manager::{Control, RegistryAuth, RollOut};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::specs::{self, Kind, number_of};
 use super::world::World;
 use crate::invariants::i01_acknowledged_writes_survive as survive;
 
 /// How long a user waits for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// What a write left in the spec: no other one of this simulation has its number.
-const LABEL: &str = "write";
-const REPLICAS_MAX: u64 = 4;
-/// The port of the first user's service; each has the next one.
-const FIRST_PORT: u64 = 8001;
-/// What the images do: see the simulated machine.
-const IMAGES: [&str; 8] = ["ok:1", "ok:2", "ok:3", "ok:1", "ok:2", "stubborn:1", "bad:1", "missing:1"];
+/// How often those look whose services are to be put right.
+const REPAIR_EVERY: Duration = Duration::from_millis(500);
 
 /// One call of the API of a machine's daemon.
 pub(crate) struct Request {
@@ -35,8 +32,12 @@ pub(crate) enum Ask {
     Find(String),
     Create(Box<ServiceSpec>),
     Update(ServiceId, u64, Box<ServiceSpec>),
+    /// To the previous spec.
+    Back(ServiceId, u64),
+    RollOut(ServiceId, u64, RollOut),
     Remove(ServiceId),
     Role(NodeId, Role),
+    Zone(NodeId, Option<&'static str>),
     Availability(NodeId, Availability),
     RemoveNode(NodeId),
 }
@@ -44,7 +45,7 @@ pub(crate) enum Ask {
 /// What is answered.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    Found(Option<(ServiceId, u64, Box<ServiceSpec>)>),
+    Found(Option<Arc<Service>>),
     Done,
 }
 
@@ -52,19 +53,26 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug)]
 pub(crate) struct Promise {
     pub(crate) may_be: BTreeSet<u64>,
+    /// Where an update that fails goes back to by itself.
+    pub(crate) back: BTreeSet<u64>,
     /// Creations of which nobody knows: each may come when the name is free, however late.
     creations: BTreeSet<u64>,
 }
 
 impl Default for Promise {
     fn default() -> Promise {
-        Promise { may_be: [0].into(), creations: BTreeSet::new() }
+        Promise { may_be: [0].into(), back: BTreeSet::new(), creations: BTreeSet::new() }
     }
 }
 
-/// Which write a spec is of.
-pub(crate) fn number_of(spec: &ServiceSpec) -> u64 {
-    spec.labels.as_ref().and_then(|labels| labels.get(LABEL)).map_or(0, |number| number.parse().unwrap())
+impl Promise {
+    /// Whether that may be there, under its name.
+    pub(crate) fn allows(&self, there: Option<&Arc<Service>>) -> bool {
+        let number = there.map_or(0, |service| number_of(&service.spec));
+        // What came there by itself leaves no way further back.
+        let has_gone_back = there.is_some_and(|service| service.previous_spec.is_none());
+        self.may_be.contains(&number) || (has_gone_back && self.back.contains(&number))
+    }
 }
 
 /// Answers what is asked of a daemon, as its API would.
@@ -87,17 +95,25 @@ async fn carry_out(control: &Control, ask: Ask) -> Result<Answer, ApiError> {
     match ask {
         Ask::Find(name) => {
             let view = control.view().await?;
-            let found = view.service_by_name(&name);
-            return Ok(Answer::Found(found.map(|service| {
-                (service.id, service.meta.version, Box::new(ServiceSpec::clone(&service.spec)))
-            })));
+            return Ok(Answer::Found(view.service_by_name(&name).cloned()));
         }
         Ask::Create(spec) => drop(control.create_service(*spec, Secret::default()).await?),
         Ask::Update(id, version, spec) => {
             control.update_service(id, version, Some(*spec), RegistryAuth::OfSpec).await?;
         }
+        Ask::Back(id, version) => {
+            control.update_service(id, version, None, RegistryAuth::OfSpec).await?;
+        }
+        Ask::RollOut(id, version, what) => control.roll_out(id, version, what).await?,
         Ask::Remove(id) => control.remove_service(id).await?,
         Ask::Role(id, role) => change_node(control, id, |spec| spec.role = role).await?,
+        Ask::Zone(id, zone) => {
+            change_node(control, id, |spec| {
+                spec.labels.remove(specs::ZONE);
+                spec.labels.extend(zone.map(|zone| (specs::ZONE.to_owned(), zone.to_owned())));
+            })
+            .await?;
+        }
         Ask::RemoveNode(id) => control.remove_node(id, true).await?,
         Ask::Availability(id, wanted) => change_node(control, id, |spec| spec.availability = wanted).await?,
     }
@@ -131,28 +147,6 @@ pub(crate) async fn ask(world: &World, ask: Ask) -> Option<Result<Answer, ApiErr
     timeout(ANSWER_LIMIT, answered).await.ok()?.ok()
 }
 
-/// A spec that is the write `number`.
-pub(crate) fn spec(name: &str, number: u64, image: &str, replicas: u64, port: u64) -> ServiceSpec {
-    let ports = if port == 0 { json!([]) } else { json!([{ "TargetPort": 80, "PublishedPort": port }]) };
-    let spec = json!({
-        "Name": name,
-        "Labels": { LABEL: number.to_string() },
-        "TaskTemplate": {
-            "ContainerSpec": { "Image": image, "StopGracePeriod": 1_000_000_000_u64 },
-            "RestartPolicy": { "Condition": "any", "Delay": 500_000_000_u64 },
-        },
-        "Mode": { "Replicated": { "Replicas": replicas } },
-        "UpdateConfig": {
-            "Parallelism": 1 + number % 2,
-            "FailureAction": "pause",
-            "Monitor": 1_000_000_000_u64,
-            "Order": if number % 4 == 2 { "start-first" } else { "stop-first" },
-        },
-        "EndpointSpec": { "Ports": ports },
-    });
-    serde_json::from_value(spec).unwrap()
-}
-
 /// A user with the service `s<number>`, until the trouble is over.
 pub(crate) async fn run(number: u64, world: World) -> turmoil::Result {
     let name = format!("s{number}");
@@ -160,56 +154,74 @@ pub(crate) async fn run(number: u64, world: World) -> turmoil::Result {
     while !world.lock().is_over {
         sleep(Duration::from_millis(50 + world.below(1200))).await;
         let Some(Ok(Answer::Found(found))) = ask(&world, Ask::Find(name.clone())).await else { continue };
-        let read = found.as_ref().map_or(0, |(_, _, spec)| number_of(spec));
-        survive::is_read(&mut world.lock(), &name, read);
+        survive::is_read(&mut world.lock(), &name, found.as_ref());
         n_writes += 1;
         let write = number * 10_000 + n_writes;
-        let image = world.pick(&IMAGES);
-        let replicas = 1 + world.below(REPLICAS_MAX);
-        // Half of them publish a port, and now and then one that is another's.
-        let port = world.pick(&[0, FIRST_PORT - 1 + number, FIRST_PORT - 1 + number, FIRST_PORT]);
-        let mut wanted = spec(&name, write, image, replicas, port);
-        let (what, becomes) = match found {
-            None => (Ask::Create(Box::new(wanted)), write),
-            Some((id, ..)) if world.below(8) == 0 => (Ask::Remove(id), 0),
-            Some((id, version, old)) => {
-                if world.below(2) == 0 {
-                    // Only the number of tasks.
-                    wanted.task_template = old.task_template.clone();
-                }
-                (Ask::Update(id, version, Box::new(wanted)), write)
-            }
-        };
+        let (what, becomes) = wish(&world, number, write, found.as_ref());
         let answered = ask(&world, what).await;
-        remember(&world, &name, number, becomes, answered);
+        remember(&world, &name, number, (becomes, found.as_ref()), answered);
     }
-    // What cannot run is put right.
-    while !repair(number, &name, &world).await {
-        sleep(Duration::from_millis(100)).await;
+    // What cannot run is put right, and what an accident breaks later.
+    let mut is_counted = true;
+    loop {
+        if repair(number, &name, &world).await && std::mem::take(&mut is_counted) {
+            world.lock().n_users -= 1;
+        }
+        sleep(if is_counted { Duration::from_millis(100) } else { REPAIR_EVERY }).await;
     }
-    world.lock().n_users -= 1;
-    Ok(())
 }
 
-async fn repair(number: u64, name: &str, world: &World) -> bool {
-    let Some(Ok(Answer::Found(found))) = ask(world, Ask::Find(name.to_owned())).await else { return false };
-    let runs =
-        |spec: &ServiceSpec| spec.container().is_some_and(|container| container.image.starts_with("ok"));
-    // Two may ask for a port at one moment: one has it then, and the other's tasks wait until it asks for none.
-    let is_anothers = |spec: &ServiceSpec| {
-        number != 1 && spec.ports().iter().any(|port| u64::from(port.published_port) == FIRST_PORT)
+/// What a user asks for next, and which write its service is of then.
+fn wish(world: &World, user: u64, write: u64, found: Option<&Arc<Service>>) -> (Ask, u64) {
+    let name = format!("s{user}");
+    let Some(old) = found else {
+        let wanted = specs::any(world, user, &name, write, Kind::some(world));
+        return (Ask::Create(Box::new(wanted)), write);
     };
-    let is_good = |spec: &ServiceSpec| runs(spec) && !is_anothers(spec);
-    let Some((id, version, _)) = found.filter(|(_, _, old)| !is_good(old)) else { return true };
-    let becomes = number * 10_000 + world.lock().promises.len() as u64 + 9_000;
-    let wanted = spec(name, becomes, "ok:9", 2, 0);
-    let answered = ask(world, Ask::Update(id, version, Box::new(wanted))).await;
+    let (id, version, now) = (old.id, old.meta.version, number_of(&old.spec));
+    let mut wanted = specs::any(world, user, &name, write, Kind::of(&old.spec));
+    match (world.below(12), &old.previous_spec) {
+        (0, _) => return (Ask::Remove(id), 0),
+        (1, Some(previous)) => return (Ask::Back(id, version), number_of(previous)),
+        (2, _) if old.is_updating() => return (Ask::RollOut(id, version, RollOut::Pause), now),
+        (3, _) if old.is_update_paused() => return (Ask::RollOut(id, version, RollOut::Resume), now),
+        (4, Some(previous)) if old.is_updating() => {
+            return (Ask::RollOut(id, version, RollOut::Abort), number_of(previous));
+        }
+        // Only how it rolls out, and the number of tasks.
+        (5..=8, _) => wanted.task_template = old.spec.task_template.clone(),
+        // The same anew.
+        (9, _) => {
+            let force_update = Some(old.spec.task_template.force_update.unwrap_or(0) + 1);
+            wanted.task_template =
+                skep_api::spec::TaskSpec { force_update, ..old.spec.task_template.clone() };
+        }
+        _ => {}
+    }
+    (Ask::Update(id, version, Box::new(wanted)), write)
+}
+
+async fn repair(user: u64, name: &str, world: &World) -> bool {
+    let Some(Ok(Answer::Found(found))) = ask(world, Ask::Find(name.to_owned())).await else { return false };
+    let Some(old) = found.filter(|service| !specs::can_be(service, user)) else { return true };
+    let number = user * 10_000 + world.lock().promises.len() as u64 + 9_000;
+    // No two of them are the same.
+    let becomes = number.max(number_of(&old.spec) + 1);
+    let wanted = specs::good(name, becomes, Kind::of(&old.spec));
+    let answered = ask(world, Ask::Update(old.id, old.meta.version, Box::new(wanted))).await;
     let is_done = matches!(answered, Some(Ok(_)));
-    remember(world, name, number, becomes, answered);
+    remember(world, name, user, (becomes, Some(&old)), answered);
     is_done
 }
 
-fn remember(world: &World, name: &str, user: u64, becomes: u64, answered: Option<Result<Answer, ApiError>>) {
+/// Takes note of what becomes of a name whose service was `old` before.
+fn remember(
+    world: &World,
+    name: &str,
+    user: u64,
+    (becomes, old): (u64, Option<&Arc<Service>>),
+    answered: Option<Result<Answer, ApiError>>,
+) {
     let mut state = world.lock();
     let outcome = match &answered {
         Some(Ok(_)) => "done".to_owned(),
@@ -224,11 +236,15 @@ fn remember(world: &World, name: &str, user: u64, becomes: u64, answered: Option
     };
     state.figures.acknowledged += acknowledged;
     state.figures.unknown += unknown;
-    let Promise { may_be, creations } = state.promises.entry(name.to_owned()).or_default();
+    // The spec before it; or, while an update goes on, what that one goes back to.
+    let previous = old.into_iter().flat_map(|old| [Some(&old.spec), old.previous_spec.as_ref()]);
+    let previous = previous.flatten().map(|spec| number_of(spec));
+    let Promise { may_be, back, creations } = state.promises.entry(name.to_owned()).or_default();
     if acknowledged > 0 {
         // A removal of which nobody knows may come yet.
         let is_removal_open = becomes != 0 && may_be.len() > 1 && may_be.contains(&0);
         *may_be = [becomes].into();
+        *back = previous.collect();
         if is_removal_open {
             may_be.insert(0);
         }
@@ -237,6 +253,7 @@ fn remember(world: &World, name: &str, user: u64, becomes: u64, answered: Option
             creations.insert(becomes);
         }
         may_be.insert(becomes);
+        back.extend(previous);
     }
     if may_be.contains(&0) {
         may_be.extend(creations.iter());

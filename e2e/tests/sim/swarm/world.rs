@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skep_agent::sim::SimMachine;
+use skep_api::object::SeatKey;
 use skep_api::{NodeId, ServiceId, TaskId, TaskState};
 use skep_manager::sim::{SimDisk, use_disk};
 use skep_manager::{Control, View};
@@ -14,6 +15,9 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 
 use super::users::{Promise, Request};
+use crate::invariants::attempts::Attempts;
+use crate::invariants::i05_parallelism::Updates;
+use crate::invariants::placement::Nodes;
 use crate::shared::{Base, Shared};
 use crate::trace::{self, Trace, now};
 
@@ -48,7 +52,9 @@ pub(crate) struct Slot {
 pub(crate) struct Known {
     pub(crate) revision: u64,
     pub(crate) service: ServiceId,
-    pub(crate) slot: u64,
+    pub(crate) seat: SeatKey,
+    /// Which version of its service's spec it runs.
+    pub(crate) version: u64,
     pub(crate) node: Option<NodeId>,
     /// What it runs beside until it takes over.
     pub(crate) beside: Option<TaskId>,
@@ -87,6 +93,10 @@ pub(crate) struct State {
     /// Join tokens: a worker's and a manager's.
     pub(crate) tokens: Option<(String, String)>,
     pub(crate) tasks: BTreeMap<TaskId, Known>,
+    /// What is remembered of updates, attempts and nodes, beyond what the state holds.
+    pub(crate) updates: Updates,
+    pub(crate) attempts: Attempts,
+    pub(crate) nodes: Nodes,
     /// The newest state of any manager.
     pub(crate) newest: View,
     /// A digest of what a revision holds, as the first manager had it.
@@ -115,9 +125,22 @@ pub(crate) struct Figures {
     pub(crate) restarts: u64,
     pub(crate) roles: u64,
     pub(crate) drains: u64,
+    /// Services and jobs made, of each mode.
+    pub(crate) replicated: u64,
+    pub(crate) global: u64,
+    pub(crate) replicated_jobs: u64,
+    pub(crate) global_jobs: u64,
+    /// Updates that went back by themselves or were to, that were paused, and that came to their end.
+    pub(crate) rollbacks: u64,
+    pub(crate) paused: u64,
+    pub(crate) completed: u64,
+    /// Seats that were given up as their restart policy says, in the end.
+    pub(crate) given_up: u64,
     /// Machines that came later, those in the place of one that broke among them.
     pub(crate) joins: u64,
     pub(crate) replaced: u64,
+    /// Looks at an update that was over before its failure, as clocks were apart.
+    pub(crate) unwatched: u64,
     /// Clocks that were set.
     pub(crate) jumps: u64,
     pub(crate) healed_after_ms: u64,
@@ -166,6 +189,9 @@ impl World {
             slots: (1..=machines).map(|id| (id, Slot::new(seed, dir.path(), id))).collect(),
             tokens: None,
             tasks: BTreeMap::new(),
+            updates: Updates::default(),
+            attempts: Attempts::default(),
+            nodes: Nodes::default(),
             newest: View::default(),
             digests: BTreeMap::new(),
             promises: BTreeMap::new(),
