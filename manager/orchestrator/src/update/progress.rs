@@ -194,13 +194,15 @@ impl Progress {
 
     /// When a task reached RUNNING, or its end or its deadline without that.
     fn arrived_at(&self, task: &Task) -> Option<Timestamp> {
-        if !task.status.running_at.is_zero() {
-            Some(task.status.running_at)
+        let said = if !task.status.running_at.is_zero() {
+            task.status.running_at
         } else if task.status.state >= TaskState::Running {
-            Some(task.status.timestamp)
+            task.status.timestamp
         } else {
-            self.due(task).filter(|due| *due <= self.now)
-        }
+            return self.due(task).filter(|due| *due <= self.now);
+        };
+        // By a clock that was ahead, when it was told: it is watched from when it was given its node, by the leader's.
+        Some(if is_told(said, self.now) { said } else { task.meta.updated_at.min(said) })
     }
 
     /// How many seats are in flight: until their task ran, and the delay after. Asks to be woken when one is not.
