@@ -53,10 +53,11 @@ impl<'a> Subject<'a> {
             () if is("node.role") => Self::Role,
             () if is("node.platform.os") => Self::Os,
             () if is("node.platform.arch") => Self::Arch,
+            // A label without a name is none (`SK:manager/constraint/constraint.go`).
             () => match (after("node.labels."), after("engine.labels.")) {
+                (Some(""), _) | (None, Some("") | None) => Self::Unknown,
                 (Some(label), _) => Self::NodeLabel(label),
                 (None, Some(label)) => Self::EngineLabel(label),
-                (None, None) => Self::Unknown,
             },
         }
     }
@@ -166,18 +167,24 @@ impl Constraint {
         observed.eq_ignore_ascii_case(&self.value) != self.negated
     }
 
-    /// An address equals the value, or lies in it when it is a CIDR.
+    /// An address equals the value, or lies in it when it is a CIDR. What can be neither holds nowhere, negated or not; a
+    /// node without an address has none of all (`SK:manager/constraint/constraint.go`).
     fn matches_address(&self, observed: &str) -> bool {
-        let Ok(observed) = observed.parse::<IpAddr>() else { return false };
+        let observed = observed.parse::<IpAddr>().ok();
         let inside = match self.value.split_once('/') {
-            None => self.value.parse::<IpAddr>().is_ok_and(|wanted| wanted == observed),
-            Some((net, prefix)) => match (net.parse(), prefix.parse()) {
-                (Ok(net), Ok(prefix)) => in_subnet(observed, net, prefix),
-                (Ok(_) | Err(_), Ok(_) | Err(_)) => return false,
-            },
+            None => self.value.parse::<IpAddr>().ok().map(|wanted| observed == Some(wanted)),
+            Some((net, prefix)) => subnet(net, prefix)
+                .map(|(net, prefix)| observed.is_some_and(|observed| in_subnet(observed, net, prefix))),
         };
-        inside != self.negated
+        inside.is_some_and(|inside| inside != self.negated)
     }
+}
+
+/// A CIDR, if it is one.
+fn subnet(net: &str, prefix: &str) -> Option<(IpAddr, u32)> {
+    let (net, prefix): (IpAddr, u32) = (net.parse().ok()?, prefix.parse().ok()?);
+    let longest = if net.is_ipv4() { 32 } else { 128 };
+    (prefix <= longest).then_some((net, prefix))
 }
 
 fn in_subnet(addr: IpAddr, net: IpAddr, prefix: u32) -> bool {
@@ -218,10 +225,33 @@ mod tests {
             ("node.labels.none!=x", true),
             ("node.ip==10.0.0.0/8", true),
             ("node.ip!=10.0.0.7", false),
+            ("node.ip!=10.0.0.0/8", false),
+            ("node.ip!=10.0.0.256", false),
+            ("node.ip==10.0.0.7/33", false),
+            ("node.ip!=186.17.9.41/34", false),
+            ("node.ip!=fe80::/129", false),
+            ("node.ip!=fe80::/10", true),
+            ("node.labels.!=x", false),
+            ("engine.labels.!=x", false),
             ("node.nothing==x", false),
             ("node.nothing!=x", false),
         ] {
             assert_eq!(Constraint::parse(text).unwrap().matches(&node()), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_an_address_has_none() {
+        let mut node = node();
+        node.status.addr = String::new();
+        for (text, expect) in [
+            ("node.ip==0.0.0.0", false),
+            ("node.ip!=0.0.0.0", true),
+            ("node.ip==10.0.0.0/8", false),
+            ("node.ip!=10.0.0.0/8", true),
+            ("node.ip!=266.17.9.41", false),
+        ] {
+            assert_eq!(Constraint::parse(text).unwrap().matches(&node), expect, "{text}");
         }
     }
 

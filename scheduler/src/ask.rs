@@ -175,7 +175,9 @@ impl Crowd {
         if self.tasks.is_empty() { 0 } else { self.tasks.get(&node).copied().unwrap_or(0) }
     }
 
-    pub(crate) fn is_failing_on(&self, node: NodeId) -> bool {
-        !self.failures.is_empty() && self.failures.get(&node).is_some_and(|n| *n >= FAILURES_MAX)
+    /// How many failures count against a node: none as long as they are few.
+    pub(crate) fn n_failing(&self, node: NodeId) -> u64 {
+        let n = if self.failures.is_empty() { None } else { self.failures.get(&node).copied() };
+        n.filter(|n| *n >= FAILURES_MAX).unwrap_or_default()
     }
 }

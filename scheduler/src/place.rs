@@ -94,7 +94,7 @@ impl Terms<'_> {
 
     /// Nodes that do not come as their order says: they have tasks of the service, or fail.
     fn is_special(&self, id: NodeId) -> bool {
-        self.crowd.n_own(id) > 0 || self.crowd.is_failing_on(id)
+        self.crowd.n_own(id) > 0 || self.crowd.n_failing(id) > 0
     }
 }
 

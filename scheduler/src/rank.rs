@@ -10,7 +10,8 @@ use crate::{Ask, Crowd, NodeInfo, Strategy};
 /// share, fewest tasks, lowest id. Where nodes are to be filled: least left of it, most tasks, lowest id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Rank {
-    is_failing: bool,
+    /// How often the service failed there of late, once that is too often: the least bad one comes first.
+    failing: u64,
     missed: u32,
     own: Share,
     /// What is left of it, as far as that counts.
@@ -52,7 +53,7 @@ impl PartialOrd for Share {
 impl Rank {
     /// Of a node about which nothing is special.
     pub(crate) fn plain(n_all: u64, id: NodeId) -> Self {
-        Self { is_failing: false, missed: 0, own: Share { n: 0, weight: 1 }, left: 0, n_all, id }
+        Self { failing: 0, missed: 0, own: Share { n: 0, weight: 1 }, left: 0, n_all, id }
     }
 
     /// Of a node that gets `n_more` tasks besides what the picture says.
@@ -60,7 +61,7 @@ impl Rank {
         let id = info.node.id;
         let (n_own, n_all) = (crowd.n_own(id) + n_more, info.n_tasks + n_more);
         let missed = ask.missed(&info.node).map(|soft| soft.weight).fold(0, u32::saturating_add);
-        let rank = Self { is_failing: crowd.is_failing_on(id), missed, ..Self::plain(n_all, id) };
+        let rank = Self { failing: crowd.n_failing(id), missed, ..Self::plain(n_all, id) };
         match ask.strategy {
             Strategy::Spread => Self { own: Share { n: n_own, weight: ask.weight_of(&info.node) }, ..rank },
             Strategy::Binpack => {

@@ -49,8 +49,8 @@ impl Plugin {
     }
 }
 
-/// The most of a kind, so that no sum of a node's tasks is beyond what is counted with.
-pub const GENERIC_MAX: i64 = 1_000_000_000;
+/// The most of a kind, so that no sum of a node's tasks is beyond what is counted with: enough for bytes of memory.
+pub const GENERIC_MAX: i64 = 1 << 44;
 
 /// Whether a word can be a kind: it becomes part of the name of a variable of the task's environment.
 ///

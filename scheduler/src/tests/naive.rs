@@ -10,7 +10,7 @@ use skep_api::NodeId;
 pub(super) struct Naive(pub(super) BTreeMap<NodeId, NodeInfo>);
 
 /// Failing, missed, tasks of the service and weight, thousandths left, tasks or the lack of them, id.
-type Rank = (bool, u32, (u64, u64), i64, i64, NodeId);
+type Rank = (u64, u32, (u64, u64), i64, i64, NodeId);
 
 fn share_first((n, weight): (u64, u64), (m, other): (u64, u64)) -> Ordering {
     match (weight, other) {
@@ -81,17 +81,17 @@ impl Naive {
 
     fn rank(&self, ask: &Ask, crowd: &Crowd, id: NodeId) -> Rank {
         let info = &self.0[&id];
-        let is_failing = crowd.failures.get(&id).is_some_and(|n| *n >= FAILURES_MAX);
+        let failing = crowd.failures.get(&id).copied().filter(|n| *n >= FAILURES_MAX).unwrap_or_default();
         let missed = ask.soft.iter().filter(|soft| !soft.constraint.matches(&info.node));
         let missed = missed.map(|soft| soft.weight).sum();
         let n_all = i64::try_from(info.n_tasks).unwrap();
         if ask.strategy == Strategy::Spread {
-            return (is_failing, missed, (crowd.n_own(id), self.weight(ask, id)), 0, n_all, id);
+            return (failing, missed, (crowd.n_own(id), self.weight(ask, id)), 0, n_all, id);
         }
         let about = &info.node.description;
         let part = |free: i64, all: i64| if all > 0 { free.clamp(0, all) * 1_000 / all } else { 1_000 };
         let left = part(info.nano_cpus, about.nano_cpus) + part(info.memory_bytes, about.memory_bytes);
-        (is_failing, missed, (0, 1), left, -n_all, id)
+        (failing, missed, (0, 1), left, -n_all, id)
     }
 
     fn refused(&self, ask: &Ask, crowd: &Crowd) -> Refused {
