@@ -61,6 +61,14 @@ pub(crate) fn view(state: &mut State, view: &View) {
 /// Whether nothing more may come into a seat that no task fills, as the restart policy of what was tried last says.
 pub(crate) fn is_given_up(state: &State, service: &Service, seat: SeatKey) -> bool {
     let mut tasks = state.newest.tasks_of_seat(service.id, seat);
+    let newest = tasks.iter().max_by_key(|task| (task.meta.created_at, task.id));
+    let runs_once = |task: &Task| {
+        task.spec.task_template.restart().condition == RestartCondition::None && !task.is_live()
+    };
+    if !service.spec.mode().is_job() && newest.is_some_and(|task| runs_once(task)) {
+        // Whatever it ended by: a drain, say.
+        return true;
+    }
     tasks.retain(|task| task.desired_state < TaskState::Remove && has_ended_itself(task));
     let Some(last) = tasks.into_iter().max_by_key(|task| (task.meta.created_at, task.id)) else {
         return false;

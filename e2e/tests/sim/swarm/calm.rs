@@ -6,7 +6,6 @@ use std::time::Duration;
 use skep_api::object::UpdateState;
 use skep_api::spec::{Availability, ServiceSpec};
 use skep_api::{NodeId, ServiceId};
-use skep_manager::View;
 use tokio::time::sleep;
 
 use super::faults::Trouble;
@@ -61,8 +60,7 @@ pub(crate) fn update(trouble: &mut Trouble<'_>, limit: Duration) {
         let watched = trouble.world.clone();
         let ends = |world: &World| {
             if image == "bad:1" {
-                let state = parallelism::update(world, service);
-                return state == Some(UpdateState::Paused) || is_unwatched(world, service);
+                return parallelism::update(world, service) == Some(UpdateState::Paused);
             }
             parallelism::in_flight(&mut world.lock(), service, REPLICAS, per_step);
             heals::what_ails_the_swarm(world).is_none()
@@ -92,14 +90,10 @@ pub(crate) fn rollback(trouble: &mut Trouble<'_>, limit: Duration) {
     let goes_back = |world: &World| {
         let state = parallelism::update(world, service);
         matches!(state, Some(UpdateState::RollbackStarted | UpdateState::RollbackCompleted))
-            || is_unwatched(world, service)
     };
     let world = trouble.world.clone();
     if !trouble.until(parallelism::FAILURE_ACTION_MAX, goes_back) {
         return world.fail(format!("no rollback: {:?}", parallelism::update(&world, service)));
-    }
-    if is_unwatched(&world, service) {
-        return;
     }
     let is_back = |world: &World| {
         let ends = parallelism::update(world, service) == Some(UpdateState::RollbackCompleted);
@@ -111,20 +105,6 @@ pub(crate) fn rollback(trouble: &mut Trouble<'_>, limit: Duration) {
         let (state, why) = (parallelism::update(&world, service), heals::what_ails_the_swarm(&world));
         world.fail(format!("the rollback of {now:?} does not come to its end: {state:?}, {why:?}"));
     }
-}
-
-/// Whether an update was over before anything of it failed: a known fault where managers' clocks are apart (seed 15).
-fn is_unwatched(world: &World, service: ServiceId) -> bool {
-    let has_completed = parallelism::update(world, service) == Some(UpdateState::Completed);
-    let mut state = world.lock();
-    let is_it = has_completed && is_bad(&state.newest, service) && state.figures.jumps > 0;
-    state.figures.unwatched += u64::from(is_it);
-    is_it
-}
-
-fn is_bad(view: &View, service: ServiceId) -> bool {
-    let spec = view.service(service).map(|service| &service.spec);
-    spec.and_then(|spec| spec.container()).is_some_and(|container| container.image.starts_with("bad"))
 }
 
 fn service(world: &World, name: &str) -> Option<ServiceId> {

@@ -139,8 +139,6 @@ pub(crate) struct Figures {
     /// Machines that came later, those in the place of one that broke among them.
     pub(crate) joins: u64,
     pub(crate) replaced: u64,
-    /// Looks at an update that was over before its failure, as clocks were apart.
-    pub(crate) unwatched: u64,
     /// Clocks that were set.
     pub(crate) jumps: u64,
     pub(crate) healed_after_ms: u64,

@@ -120,6 +120,11 @@ impl Progress {
         self.idle.is_empty() && self.waiting.is_empty() && self.running.is_empty()
     }
 
+    /// The seats to be taken up, in no order of importance.
+    pub(super) fn left(&self) -> Vec<SeatKey> {
+        [&self.idle, &self.waiting, &self.running].into_iter().flatten().copied().collect()
+    }
+
     /// How many seats it is about.
     pub(super) fn n_slots(&self) -> u32 {
         let n_left = self.idle.len() + self.waiting.len() + self.running.len();
@@ -165,8 +170,9 @@ impl Progress {
         if !ended_itself(task) {
             return self.is_overdue(task);
         }
-        let running_at = task.status.running_at;
-        running_at.is_zero() || task.status.timestamp.since(running_at) <= self.window(task)
+        let status = &task.status;
+        let ran_from = status.running_at.max(task.meta.created_at);
+        status.running_at.is_zero() || status.timestamp.since(ran_from) <= self.window(task)
     }
 
     /// For how long after it ran the end of a task counts. Once the last slot is taken up, Swarm watches longer than
@@ -201,8 +207,17 @@ impl Progress {
         } else {
             return self.due(task).filter(|due| *due <= self.now);
         };
-        // By a clock that was ahead, when it was told: it is watched from when it was given its node, by the leader's.
-        Some(if is_told(said, self.now) { said } else { task.meta.updated_at.min(said) })
+        let is_sound = is_told(said, self.now) && said >= task.meta.created_at;
+        // By a clock that was wrong, and not known to be when it was told. The task is watched from when that was
+        // stored, by the leader's clock: else the watch would be over before it ran, or never.
+        let stored = task.meta.updated_at;
+        Some(if is_sound {
+            said
+        } else if is_told(stored, self.now) {
+            stored
+        } else {
+            said.min(stored)
+        })
     }
 
     /// How many seats are in flight: until their task ran, and the delay after. Asks to be woken when one is not.

@@ -221,29 +221,32 @@ fn a_clock_that_is_ahead_holds_no_update_up() {
 }
 
 #[test]
-fn what_a_clock_that_is_ahead_told_of_is_watched_all_the_same() {
-    let mut swarm = Swarm::new(1);
-    let watched = r#"{"UpdateConfig":{"Parallelism":0,"Monitor":1000000000,"FailureAction":"rollback"}}"#;
-    let web = swarm.create(1, with(&simple("web", "ok", 1), watched));
-    swarm.seconds(1);
-    swarm.update(web, with(&simple("web", "ok2", 1), watched));
-    swarm.held.insert((web, SeatKey::Slot(1)), TaskState::Preparing);
-    swarm.run(Duration::from_millis(200));
-    let tell = |swarm: &mut Swarm, state| {
-        let task = swarm.tasks(web).into_iter().find(|task| image(task) == "ok2").unwrap();
-        let at = swarm.now.after(Duration::from_secs(30));
-        let running_at = if state == TaskState::Running { at } else { task.status.running_at };
-        let status = TaskStatus { state, timestamp: at, running_at, ..task.status.clone() };
-        swarm.apply(vec![Change::TaskStatus(task.id, status)]);
-    };
-    tell(&mut swarm, TaskState::Running);
-    swarm.run(Duration::from_millis(500));
-    assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Updating);
-    swarm.held.clear();
-    tell(&mut swarm, TaskState::Failed);
-    swarm.seconds(12);
-    assert_eq!(swarm.images(web), all("ok", 1));
-    assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::RollbackCompleted);
+fn what_a_wrong_clock_told_of_is_watched_all_the_same() {
+    // How far off the times are that are told when it runs, and when it fails, in seconds.
+    for (runs, fails) in [(30, 30), (-30, -30), (-30, 0), (30, 0), (0, -30)] {
+        let mut swarm = Swarm::new(1);
+        let watched = r#"{"UpdateConfig":{"Parallelism":0,"Monitor":1000000000,"FailureAction":"rollback"}}"#;
+        let web = swarm.create(1, with(&simple("web", "ok", 1), watched));
+        swarm.seconds(60);
+        swarm.update(web, with(&simple("web", "ok2", 1), watched));
+        swarm.held.insert((web, SeatKey::Slot(1)), TaskState::Preparing);
+        swarm.run(Duration::from_millis(200));
+        let tell = |swarm: &mut Swarm, state, off: i64| {
+            let task = swarm.tasks(web).into_iter().find(|task| image(task) == "ok2").unwrap();
+            let at = Timestamp(swarm.now.0 + off * 1_000_000_000);
+            let running_at = if state == TaskState::Running { at } else { task.status.running_at };
+            let status = TaskStatus { state, timestamp: at, running_at, ..task.status.clone() };
+            swarm.apply(vec![Change::TaskStatus(task.id, status)]);
+        };
+        tell(&mut swarm, TaskState::Running, runs);
+        swarm.run(Duration::from_millis(500));
+        assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Updating, "{runs}, {fails}");
+        swarm.held.clear();
+        tell(&mut swarm, TaskState::Failed, fails);
+        swarm.seconds(12);
+        assert_eq!(swarm.images(web), all("ok", 1), "{runs}, {fails}");
+        assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::RollbackCompleted, "{runs}, {fails}");
+    }
 }
 
 #[test]
