@@ -1,7 +1,8 @@
 //! Takes tasks off nodes that are lost, gone, drained, or no longer what the tasks ask for.
 //!
-//! Losing a node is not a task's failure: the successor comes at once, whatever the restart policy says,
-//! and does not count as an attempt. Where the node is the seat, it comes once the node will do again.
+//! Losing a node is not a task's failure: the successor comes at once, and does not count as an attempt. Where the node is
+//! the seat, it comes once the node will do again. Only a policy that restarts nothing is kept, as by Swarm: what is to run
+//! once is not run twice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use skep_store::{Draft, View};
 use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
     moves::is_no_more_than_a_move,
+    restart::runs_once,
     room::has_room,
     seats::{NO_LONGER_MEETS, said},
 };
@@ -72,7 +74,8 @@ impl ServicePart for Enforcer {
             let Some(node) = task.node_id.or(task.for_node()) else { continue };
             let Some(reason) = reason(draft, cx, draft.node(node), &task, at.service()) else { continue };
             at.shut_down(draft, &task, reason.why());
-            if fit.may_fill(draft, key) && !is_no_more_than_a_move(&task, at.seat(key)) {
+            let is_replaced = !runs_once(at, &task) && !is_no_more_than_a_move(&task, at.seat(key));
+            if is_replaced && fit.may_fill(draft, key) {
                 let new = NewTask::instead_of(&task, at.seat(key), draft.now());
                 at.create(draft, cx, key, new);
             }

@@ -47,12 +47,14 @@ impl ServicePart for Reaper {
 /// there are none.
 fn superfluous(seat: &Seat, n_max: Option<usize>) -> impl Iterator<Item = &Arc<Task>> {
     let newest = seat.newest();
-    // Restarts are counted in the history: enough of it is kept to see that they are used up.
-    let kept_attempts = newest.map_or(1, |task| n_attempts(task));
+    // Restarts are counted in the history: where they are limited, as much of it is kept as tells that they are used up,
+    // whatever the limit (`SK:manager/orchestrator/taskreaper/task_reaper.go`).
+    let kept_attempts = newest.map(|task| n_attempts(task)).filter(|n| *n > 1);
     // What runs meanwhile is no attempt.
     let is_newest = |task: &Task| newest.is_some_and(|newest| newest.id == task.id);
     let n_beside = seat.tasks.iter().filter(|task| task.is_live() && !is_newest(task)).count();
-    let n_kept = n_max.map_or(usize::MAX, |n_max| cmp::max(n_max, kept_attempts.saturating_add(n_beside)));
+    let at_least = kept_attempts.unwrap_or(1).saturating_add(n_beside);
+    let n_kept = kept_attempts.or(n_max).map_or(usize::MAX, |n| cmp::max(n, at_least));
     let counted = attempts(seat);
     // What follows in the seat is told by these.
     let (newest, last) = (newest.map(|task| task.id), seat.last().map(|task| task.id));

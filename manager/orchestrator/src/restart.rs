@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use skep_api::{
     TaskState, Timestamp,
-    object::{SeatKey, Service, Task},
+    object::{SeatKey, Service, Task, UpdateState},
     spec::{RestartCondition, RestartSettings, SkepLabel},
 };
 use skep_store::{Draft, View};
@@ -83,12 +83,16 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
     }
     let now = draft.now();
     let is_handled = !last.is_wanted();
-    // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay.
-    let is_outdated = cx.differences.is_dirty(draft, &last, at.service());
+    // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay. While an
+    // update is paused it is its own policy that decides, as it does in Swarm.
+    let is_paused = at.service().is_update_paused();
+    let is_outdated = !is_paused && cx.differences.is_dirty(draft, &last, at.service());
     // Where the node is the seat, it came back.
     let is_back = is_handled && at.mode().is_global() && !ended_itself(&last);
     let is_lost = last.status.state == TaskState::Orphaned;
-    if is_outdated && !is_back && !is_lost && !at.service().is_update_paused() && !at.mode().is_job() {
+    let is_move = is_failed_move(&last);
+    let runs_once = runs_once(at, &last) && !is_move;
+    if is_outdated && (runs_once || !is_back && !is_lost) && !at.mode().is_job() {
         // The update takes the seat up, as one of so many at the same time; what its node took with it is no matter
         // of the update.
         return;
@@ -100,12 +104,13 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
         return;
     }
     let settings = last.spec.task_template.restart();
-    let is_move = is_failed_move(&last);
     let has_failed = !is_handled && !is_outdated && !is_lost && !is_move;
     // A run of a job goes on as it is, whatever its next one is to be.
     let is_asked_for = !is_outdated || at.mode().is_job();
     let is_judged = has_failed || (ended_itself(&last) && is_asked_for && !is_move);
-    let has_given_up = is_judged && !may_restart(&settings, seat, &last);
+    // A rollback ends with all that there was, whatever became of it meanwhile.
+    let is_brought_back = is_before_rollback(at.service(), &last);
+    let has_given_up = (runs_once || is_judged && !may_restart(&settings, seat, &last)) && !is_brought_back;
     let delay = if has_failed { delay(draft, at.service(), &last) } else { Duration::ZERO };
     if !is_handled {
         at.shut_down(draft, &last, Why::Quiet);
@@ -116,6 +121,19 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
         let update = if is_lost { last.update } else { 0 };
         at.create(draft, cx, key, NewTask { restarts, update, ..NewTask::from(now.after(delay)) });
     }
+}
+
+/// Whether nothing follows a task, whatever it ends by: its node was lost or drained, say. A policy that restarts nothing
+/// keeps one from running twice (`SK:manager/orchestrator/restart/restart.go`); a job runs until it is done.
+pub(crate) fn runs_once(at: &Situation, task: &Task) -> bool {
+    !at.mode().is_job() && task.spec.task_template.restart().condition == RestartCondition::None
+}
+
+/// Whether a task was there before the rollback began that goes on (`UpdatableTasksInSlot` of
+/// `SK:manager/orchestrator/restart/restart.go`).
+fn is_before_rollback(service: &Service, task: &Task) -> bool {
+    let status = service.update_status.as_ref().filter(|status| status.state == UpdateState::RollbackStarted);
+    status.is_some_and(|status| task.meta.created_at < status.started_at)
 }
 
 /// How long the successor of a task that ended waits: as the policy says, or doubled with each end where the service

@@ -18,8 +18,9 @@ pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a failure counts against its node (`SK:manager/scheduler/nodeinfo.go`).
 pub const FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
 
-/// A node goes last once so many failed there (`SK:manager/scheduler/scheduler.go`): more need not be known.
-const FAILURES_MAX: usize = 5;
+/// So many failures of a seat are known for each node. A node goes last from the fifth on, and of such the one with the
+/// fewest comes first (`SK:manager/scheduler/scheduler.go`): where all fail, they are tried in turn.
+const FAILURES_MAX: usize = 16;
 
 /// What a new task says of itself until it has a node.
 pub(crate) const PENDING_MESSAGE: &str = "pending task scheduling";
@@ -119,10 +120,12 @@ impl Seat {
     }
 
     /// When a task of this seat may run: after its delay, and after all others have stopped or had their time, but
-    /// for the one that it runs beside.
+    /// for the one that it runs beside. What is only to be removed is waited for by the next run of a job alone: a service
+    /// that is scaled down and up again runs at once.
     pub(crate) fn start_at(&self, view: &View, task: &Task, created: Timestamp) -> Timestamp {
         let is_other = |other: &&Arc<Task>| other.id != task.id && Some(other.id) != task.beside();
-        let mut others = self.tasks.iter().chain(&self.leaving).filter(is_other);
+        let leaving = self.leaving.iter().filter(|_| task.job_iteration() != 0);
+        let mut others = self.tasks.iter().chain(leaving).filter(is_other);
         if others.all(|other| is_stopped(view, other)) {
             task.not_before
         } else {

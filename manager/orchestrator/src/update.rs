@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use skep_api::{
     object::{Service, UpdateState, UpdateStatus},
-    spec::UpdateSettings,
+    spec::{UpdateOrder, UpdateSettings},
 };
 use skep_store::Draft;
 
@@ -57,6 +57,14 @@ impl ServicePart for Update {
         if progress.is_all_taken() && !is_running {
             return;
         }
+        if !is_running && at.mode().is_global() && is_over(at.service()) {
+            // Its node was away or paused when the others were updated: no matter of an update any more
+            // (`SK:manager/orchestrator/global/global.go`).
+            for key in progress.left() {
+                take_up(at, draft, cx, key, UpdateOrder::StopFirst);
+            }
+            return;
+        }
         if !is_running {
             begin(at, draft);
         }
@@ -85,6 +93,11 @@ fn settings(service: &Service) -> UpdateSettings {
     let is_rollback = service.is_updating()
         && service.update_status.as_ref().is_some_and(|status| status.state.is_rollback());
     if is_rollback { service.spec.rollback() } else { service.spec.update() }
+}
+
+/// Whether the last change of the service was rolled out, or back.
+fn is_over(service: &Service) -> bool {
+    service.update_status.is_some() && !service.is_updating() && !service.is_update_paused()
 }
 
 /// Begins an update. A serial that an update had which is over is not used again.

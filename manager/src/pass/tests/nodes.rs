@@ -53,13 +53,13 @@ fn pause_keeps_tasks_and_takes_none() {
 #[test]
 fn a_lost_node_is_replaced_at_once_and_stopped_when_it_returns() {
     let mut swarm = Swarm::new(3);
-    let once = r#"{"TaskTemplate":{"RestartPolicy":{"Condition":"none"}},
+    let slow = r#"{"TaskTemplate":{"RestartPolicy":{"Delay":60000000000,"MaxAttempts":1}},
         "EndpointSpec":{"Ports":[{"TargetPort":80}]}}"#;
-    let web = swarm.create(1, with(&simple("web", "ok", 3), once));
+    let web = swarm.create(1, with(&simple("web", "ok", 3), slow));
     swarm.seconds(1);
     swarm.set_state(1, NodeState::Down);
     swarm.run(Duration::from_millis(50));
-    assert_eq!(swarm.running(web).len(), 3, "neither the delay nor the condition counts");
+    assert_eq!(swarm.running(web).len(), 3, "neither the delay nor the attempts count");
     let lost = swarm.tasks(web).into_iter().find(|task| task.node_id == Some(node_id(1))).unwrap();
     assert_eq!((lost.status.state, lost.desired_state), (TaskState::Running, TaskState::Shutdown));
     assert!(swarm.view().is_address_taken(lost.ingress_addr.unwrap()));
