@@ -202,6 +202,11 @@ fn failed_precondition(words: &str) -> ApiError {
     ApiError::new(ErrorKind::FailedPrecondition, words)
 }
 
+/// What Swarm cannot do.
+fn unimplemented(words: &str) -> ApiError {
+    ApiError::new(ErrorKind::Unimplemented, format!("rpc error: code = Unimplemented desc = {words}"))
+}
+
 /// Docker passes its control API's status on in the message.
 pub(crate) fn invalid_argument(words: &str) -> String {
     format!("rpc error: code = InvalidArgument desc = {words}")

@@ -41,7 +41,8 @@ pub(super) fn endpoint(spec: &ServiceSpec) -> Result<(), ApiError> {
                 "{path}.TargetPort: must be a port of the container, 1-65535"
             )));
         }
-        let key = (port.protocol(), port.published_port, port.is_ingress());
+        // Whatever the modes (`SK:manager/controlapi/service.go:validateEndpointSpec`).
+        let key = (port.protocol(), port.published_port);
         if port.published_port != 0 && !seen.insert(key) {
             return Err(ApiError::invalid(format!(
                 "{path}: duplicate published ports provided: {}/{}",

@@ -30,7 +30,12 @@ pub(super) fn task(spec: &TaskSpec) -> Result<(), ApiError> {
     };
     container::check(container)?;
     if let Some(resources) = &spec.resources {
-        unhonoured(&resources.extra, "TaskTemplate.Resources", &["SwapBytes", "MemorySwappiness"])?;
+        // Zero asks for something: no swap at all.
+        for key in ["SwapBytes", "MemorySwappiness"] {
+            if resources.extra.get(key).is_some_and(|value| !value.is_null()) {
+                return Err(not_honoured(&format!("TaskTemplate.Resources.{key}"), ""));
+            }
+        }
         amounts(resources.limits.as_ref(), "TaskTemplate.Resources.Limits")?;
         amounts(resources.reservations.as_ref(), "TaskTemplate.Resources.Reservations")?;
         if resources.reservations.as_ref().is_some_and(|r| r.pids.unwrap_or(0) != 0) {

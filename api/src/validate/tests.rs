@@ -112,6 +112,21 @@ fn what_is_not_honoured_is_refused_by_name() {
 }
 
 #[test]
+fn no_swap_at_all_is_a_wish_too() {
+    for (resources, expect) in [
+        (r#"{"SwapBytes":0}"#, "TaskTemplate.Resources.SwapBytes is not supported yet"),
+        (r#"{"MemorySwappiness":0}"#, "TaskTemplate.Resources.MemorySwappiness is not supported yet"),
+        (r#"{"SwapBytes":null,"MemorySwappiness":null}"#, ""),
+    ] {
+        let body = format!(
+            r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"}},"Resources":{resources}}}}}"#
+        );
+        let words = service(&parse(body.as_bytes()).unwrap()).err().map_or(String::new(), |e| e.message);
+        assert!(words.starts_with(expect) && words.is_empty() == expect.is_empty(), "{body}: {words}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     for (template, rest, expect) in [
         (r#","Mounts":[{"Type":"bind","Source":"a","Target":"/b"}]"#, "", "Mounts[0].Source"),
@@ -127,6 +142,11 @@ fn what_is_wrong_is_named() {
             "",
             r#","EndpointSpec":{"Ports":[{"PublishedPort":80,"TargetPort":1},{"PublishedPort":80,"TargetPort":2}]}"#,
             "duplicate published ports",
+        ),
+        (
+            "",
+            r#","EndpointSpec":{"Ports":[{"PublishedPort":80,"TargetPort":1,"PublishMode":"host"},{"PublishedPort":80,"TargetPort":2}]}"#,
+            "Ports[1]: duplicate published ports provided: 80/tcp",
         ),
         ("", r#","UpdateConfig":{"MaxFailureRatio":1.5}"#, "MaxFailureRatio"),
         (

@@ -6,6 +6,11 @@ use skep_api::ApiError;
 
 /// The control port (Swarm's).
 pub(super) const CONTROL_PORT: u16 = 2377;
+/// Docker's words for addresses that nobody can reach (`MB:daemon/cluster/listen_addr.go`).
+const BAD_ADVERTISE: &str =
+    "advertise address must be a non-zero IP address or network interface (with optional port number)";
+const BAD_DATA_PATH: &str =
+    "data path address must be a non-zero IP address or network interface (without a port number)";
 
 /// The address from which this machine reaches others; `None` without a default route.
 pub(super) fn of_default_route() -> Option<Ipv4Addr> {
@@ -41,6 +46,35 @@ pub(super) fn parse(field: &str, text: &str) -> Result<Option<(Ipv4Addr, Option<
     Ok(Some((addr, port)))
 }
 
+/// Where others are told to reach this node, as [`parse`] reads it.
+pub(super) fn advertised(field: &str, text: &str) -> Result<Option<(Ipv4Addr, Option<u16>)>, ApiError> {
+    if is_unspecified(text) {
+        return Err(ApiError::invalid(BAD_ADVERTISE));
+    }
+    parse(field, text)
+}
+
+/// Where the traffic of tasks is to go, from Docker's DataPathAddr; `None` when empty.
+pub(super) fn data_path(text: &str) -> Result<Option<Ipv4Addr>, ApiError> {
+    if is_unspecified(text) {
+        return Err(ApiError::invalid(BAD_DATA_PATH));
+    }
+    match parse("DataPathAddr", text)? {
+        Some((_, Some(_))) => Err(ApiError::invalid(BAD_DATA_PATH)),
+        Some((addr, None)) => Ok(Some(addr)),
+        None => Ok(None),
+    }
+}
+
+/// `0.0.0.0` or `::`, with a port or not.
+fn is_unspecified(text: &str) -> bool {
+    let is_zero = |host: &str| {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        host.parse::<IpAddr>().is_ok_and(|addr| addr.is_unspecified())
+    };
+    is_zero(text) || text.rsplit_once(':').is_some_and(|(host, _)| is_zero(host))
+}
+
 /// What others are told for the host of `text`, which `parse` read as `addr`: a DNS name stays one, so that the node
 /// may move behind it.
 pub(super) fn host(text: &str, addr: Ipv4Addr) -> String {
@@ -60,6 +94,14 @@ fn of_name(name: &str) -> Option<Ipv4Addr> {
         IpAddr::V4(addr) => Some(addr),
         IpAddr::V6(_) => None,
     })
+}
+
+/// An init or a join says where to listen (`MB:daemon/cluster/swarm.go:validateAddr`).
+pub(super) fn check_listen(text: &str) -> Result<(), ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::invalid("invalid ListenAddr \"\": invalid empty address"));
+    }
+    Ok(())
 }
 
 /// Where to listen, from Docker's ListenAddr.
@@ -96,5 +138,29 @@ fn of_interface(name: &str) -> Option<Ipv4Addr> {
         }
         libc::freeifaddrs(first);
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_others_is_one_that_they_can_reach() {
+        let words = |error: ApiError| error.message;
+        for text in ["0.0.0.0", "0.0.0.0:2377", "::", "[::]", "[::]:2377", "0:0::0"] {
+            assert_eq!(
+                advertised("AdvertiseAddr", text).map_err(words),
+                Err(BAD_ADVERTISE.to_owned()),
+                "{text}"
+            );
+            assert_eq!(data_path(text).map_err(words), Err(BAD_DATA_PATH.to_owned()), "{text}");
+        }
+        let addr = Ipv4Addr::new(192, 0, 2, 7);
+        assert_eq!(advertised("AdvertiseAddr", "192.0.2.7:99"), Ok(Some((addr, Some(99)))));
+        assert_eq!(data_path("192.0.2.7:99").map_err(words), Err(BAD_DATA_PATH.to_owned()));
+        assert_eq!((data_path("192.0.2.7"), data_path("")), (Ok(Some(addr)), Ok(None)));
+        assert_eq!(listen("0.0.0.0:99"), Ok(SocketAddr::from(([0, 0, 0, 0], 99))));
+        assert!(check_listen("").is_err() && check_listen("0.0.0.0").is_ok());
     }
 }

@@ -152,14 +152,14 @@ impl Inner {
             "" | LISTEN_DEFAULT => old.listen_addr,
             asked => address::listen(asked)?,
         };
-        let (ip, addr) = match address::parse("AdvertiseAddr", &request.advertise_addr)? {
+        let (ip, addr) = match address::advertised("AdvertiseAddr", &request.advertise_addr)? {
             Some((ip, port)) => {
                 let host = address::host(&request.advertise_addr, ip);
                 (Some(ip), format!("{host}:{}", port.unwrap_or(listen_addr.port())))
             }
             None => (None, old.advertise_addr.clone()),
         };
-        let asked = address::parse("DataPathAddr", &request.data_path_addr)?.map(|(addr, _)| addr);
+        let asked = address::data_path(&request.data_path_addr)?;
         // What followed the address goes on to do so.
         let followed = old.advertise_addr.starts_with(&format!("{}:", old.data_path_addr));
         let data_path_addr = asked.or(ip.filter(|_| followed)).unwrap_or(old.data_path_addr);

@@ -14,7 +14,12 @@ use tonic::service::Routes;
 
 /// Takes the port.
 pub(super) async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| {
+    let bound = TcpListener::bind(addr).await.map_err(|error| {
+        let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        // Docker's words, which its clients' tests look for.
+        if is_taken { anyhow::anyhow!("bind: address already in use") } else { error.into() }
+    });
+    bound.with_context(|| {
         format!("cannot listen on {addr} for other nodes; stop what uses it, or choose another --listen-addr")
     })
 }
@@ -58,5 +63,15 @@ impl Listener {
         {
             tracing::error!(err = %error, "the listener for nodes failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_in_dockers_words() {
+        let first = super::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let error = super::bind(first.local_addr().unwrap()).await.unwrap_err();
+        assert!(format!("{error:#}").ends_with(": bind: address already in use"), "{error:#}");
     }
 }

@@ -362,8 +362,8 @@ impl Inner {
     }
 
     pub(super) fn advertised(&self, field: &str, text: &str) -> Result<(Ipv4Addr, Option<u16>), ApiError> {
-        let found =
-            address::parse(field, text)?.or_else(|| self.settings.advertise_addr.map(|addr| (addr, None)));
+        let found = address::advertised(field, text)?
+            .or_else(|| self.settings.advertise_addr.map(|addr| (addr, None)));
         found.ok_or_else(|| {
             ApiError::invalid(
                 "could not choose an IP address to advertise since this system has no default route",
@@ -372,7 +372,7 @@ impl Inner {
     }
 
     pub(super) fn data_path(&self, text: &str, advertised: Ipv4Addr) -> Result<Ipv4Addr, ApiError> {
-        let asked = address::parse("DataPathAddr", text)?.map(|(addr, _)| addr);
+        let asked = address::data_path(text)?;
         Ok(asked.or(self.settings.data_path_addr).unwrap_or(advertised))
     }
 

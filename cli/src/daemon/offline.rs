@@ -66,7 +66,7 @@ pub(crate) fn recover(
     // It also makes sure that no daemon runs.
     recovery::preview(&dir, own, keys.as_ref())?;
     let mut new = member.clone();
-    if let Some((addr, port)) = address::parse("--advertise-addr", advertise_addr)? {
+    if let Some((addr, port)) = address::advertised("--advertise-addr", advertise_addr)? {
         let followed = member.advertise_addr.starts_with(&format!("{}:", member.data_path_addr));
         let host = address::host(advertise_addr, addr);
         new.advertise_addr = format!("{host}:{}", port.unwrap_or(member.listen_addr.port()));

@@ -39,6 +39,7 @@ impl Inner {
         slot: &mut Option<Manager>,
         request: InitRequest,
     ) -> Result<String, ApiError> {
+        address::check_listen(&request.listen_addr)?;
         validate::init(&request)?;
         let (addr, port) = self.advertised("AdvertiseAddr", &request.advertise_addr)?;
         let listen_addr = address::listen(&request.listen_addr)?;
@@ -110,10 +111,11 @@ impl Inner {
 
     /// Gets an identity, and becomes what it grants; as a manager, begins to.
     async fn join_swarm(self: &Arc<Self>, body: JoinBody) -> Result<(), ApiError> {
-        let token = JoinToken::parse(&body.join_token).map_err(|e| ApiError::invalid(e.to_string()))?;
+        address::check_listen(&body.listen_addr)?;
         if body.remote_addrs.is_empty() {
             return Err(ApiError::invalid("RemoteAddrs: at least 1 RemoteAddr is required to join"));
         }
+        let token = token_of(&body)?;
         let (addr, port) = self.advertised("AdvertiseAddr", &body.advertise_addr)?;
         let host = address::host(&body.advertise_addr, addr);
         let listen_addr = address::listen(&body.listen_addr)?;
@@ -270,6 +272,16 @@ impl Inner {
         self.wipe();
         Ok(())
     }
+}
+
+fn token_of(body: &JoinBody) -> Result<JoinToken, ApiError> {
+    if body.join_token.is_empty() {
+        // The words with which Swarm's managers refuse one that has none (`SK:ca/server.go`).
+        return Err(ApiError::invalid(
+            "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster",
+        ));
+    }
+    JoinToken::parse(&body.join_token).map_err(|e| ApiError::invalid(e.to_string()))
 }
 
 /// Has the other managers take this one out of raft, and list it as gone. Without them, or where that

@@ -17,7 +17,7 @@ use super::{
     render,
 };
 
-const FILTERS: &[&str] = &["id", "label", "name", "status"];
+const FILTERS: &[&str] = &["id", "is-task", "label", "name", "status"];
 
 pub(super) fn routes() -> Router<Api> {
     Router::new().route("/containers/json", get(list)).route("/containers/{id}/json", get(inspect))
@@ -27,6 +27,8 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let params = Params::of(&uri)?;
     let filters = Filters::parse(params.text("filters"), FILTERS)?;
     let all = params.flag("all") || !filters.values("status").is_empty();
+    // All of them are tasks.
+    let is_asked_for = filters.flag("is-task")? != Some(false);
     let now = api.backend.facts().now;
     let containers: Vec<Value> = api
         .backend
@@ -34,7 +36,7 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
         .containers()
         .await?
         .iter()
-        .filter(|one| all || matches!(one.state, ContainerState::Running { .. }))
+        .filter(|one| is_asked_for && (all || matches!(one.state, ContainerState::Running { .. })))
         .filter(|one| {
             let word = match one.state {
                 ContainerState::Created => "created",

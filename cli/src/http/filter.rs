@@ -53,10 +53,19 @@ impl Filters {
         self.any(key, |value| subject.starts_with(value.as_str()))
     }
 
-    /// Whether all labels asked for (`key` or `key=value`) are there.
+    /// Whether a key is absent or only has empty values, or one of them is `subject` in any case: as Docker reads
+    /// what is an enumeration in its control API (`MB:daemon/cluster/filters.go`).
+    pub(crate) fn word(&self, key: &str, subject: &str) -> bool {
+        let values = || self.values(key).iter().filter(|value| !value.is_empty());
+        values().next().is_none() || values().any(|value| value.eq_ignore_ascii_case(subject))
+    }
+
+    /// Whether all labels asked for (`key` or `key=value`) are there; an empty value is any.
     pub(crate) fn labels(&self, key: &str, labels: Option<&Labels>) -> bool {
         self.values(key).iter().all(|wanted| match wanted.split_once('=') {
-            Some((name, value)) => labels.and_then(|all| all.get(name)).is_some_and(|has| has == value),
+            Some((name, value)) => {
+                labels.and_then(|all| all.get(name)).is_some_and(|has| value.is_empty() || has == value)
+            }
             None => labels.is_some_and(|all| all.contains_key(wanted)),
         })
     }
@@ -71,6 +80,16 @@ impl Filters {
                 _ => Err(ApiError::invalid(format!("invalid filter '{key}={word}'"))),
             },
             [_, ..] => Err(ApiError::invalid(format!("invalid filter '{key}'"))),
+        }
+    }
+
+    /// Refuses a value of `key` that is none of `words`, in any case, nor empty; in Docker's words.
+    pub(crate) fn check_word(&self, key: &str, words: &[&str]) -> Result<(), ApiError> {
+        let is_known =
+            |value: &str| value.is_empty() || words.iter().any(|word| word.eq_ignore_ascii_case(value));
+        match self.values(key).iter().find(|value| !is_known(value)) {
+            Some(value) => Err(ApiError::invalid(format!("Invalid {key} filter: '{value}'"))),
+            None => Ok(()),
         }
     }
 
@@ -115,9 +134,35 @@ mod tests {
     }
 
     #[test]
+    fn words_are_read_in_any_case_and_empty_ones_ask_for_nothing() {
+        for (values, expect) in [
+            (r#"["Running"]"#, Ok(true)),
+            (r#"["RUNNING","shutdown"]"#, Ok(true)),
+            (r#"["shutdown"]"#, Ok(false)),
+            (r#"["","shutdown"]"#, Ok(false)),
+            (r#"[""]"#, Ok(true)),
+            ("[]", Ok(true)),
+            (r#"["up"]"#, Err("Invalid state filter: 'up'".to_owned())),
+        ] {
+            let filters = Filters::parse(&format!(r#"{{"state":{values}}}"#), &["state"]).unwrap();
+            let checked = filters.check_word("state", &["running", "shutdown"]);
+            let found = checked.map(|()| filters.word("state", "running")).map_err(|error| error.message);
+            assert_eq!(found, expect, "{values}");
+        }
+    }
+
+    #[test]
     fn labels_match_by_key_or_pair() {
         let labels = Labels::from([("a".into(), "1".into()), ("b".into(), String::new())]);
-        for (text, expect) in [("a", true), ("a=1", true), ("a=2", false), ("b=", true), ("c", false)] {
+        for (text, expect) in [
+            ("a", true),
+            ("a=1", true),
+            ("a=2", false),
+            ("a=", true),
+            ("b=", true),
+            ("c=", false),
+            ("c", false),
+        ] {
             let filters = Filters::parse(&format!(r#"{{"label":["{text}"]}}"#), &["label"]).unwrap();
             assert_eq!(filters.labels("label", Some(&labels)), expect, "{text}");
         }

@@ -40,8 +40,8 @@ fn roots(view: &View) -> render::Roots {
 async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let control = api.manager()?;
     let filters = Filters::parse(Params::of(&uri)?.text("filters"), FILTERS)?;
-    filters.check("role", &["manager", "worker"])?;
-    filters.check("membership", &["accepted", "pending"])?;
+    filters.check_word("role", ROLES)?;
+    filters.check_word("membership", &["accepted", "pending"])?;
     let view = control.view().await?;
     let roots = roots(&view);
     let nodes: Vec<Value> = view
@@ -53,12 +53,10 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
 }
 
 fn passes(node: &Node, filters: &Filters) -> bool {
-    let name =
-        node.spec.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&node.description.hostname);
     filters.prefix("id", &node.id.to_string())
-        && filters.prefix("name", name)
-        && filters.any("role", |role| role == node.spec.role.as_str())
-        && filters.any("membership", |word| word == "accepted")
+        && filters.prefix("name", &node.description.hostname)
+        && filters.word("role", node.spec.role.as_str())
+        && filters.word("membership", "accepted")
         && filters.labels("label", Some(&node.description.engine_labels))
         && filters.labels("node.label", Some(&node.spec.labels))
 }

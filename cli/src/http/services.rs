@@ -19,7 +19,6 @@ use super::{
 };
 
 const FILTERS: &[&str] = &["id", "label", "mode", "name", "runtime"];
-const MODES: &[&str] = &["replicated", "global", "replicated-job", "global-job"];
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -51,7 +50,6 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let control = api.manager()?;
     let params = Params::of(&uri)?;
     let filters = Filters::parse(params.text("filters"), FILTERS)?;
-    filters.check("mode", MODES)?;
     let view = control.view().await?;
     let with_status = params.flag("status");
     let services: Vec<Value> = view
@@ -108,7 +106,7 @@ async fn update(
     let auth = auth_source(params.text("registryAuthFrom"), registry_auth(&headers))?;
     let spec: ServiceSpec = body(&request)?;
     let spec = match params.text("rollback") {
-        "" => Some(spec),
+        "" | "none" => Some(spec),
         "previous" => None,
         other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}")).into()),
     };

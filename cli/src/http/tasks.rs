@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::Value;
 use skep_api::{
-    NodeId, ServiceId, TaskState,
+    ApiError, NodeId, ServiceId, TaskState,
     object::{Service, Task},
 };
 use skep_manager::{Differences, View, network_note};
@@ -38,26 +38,30 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(filters: Filters, view: &View, own: NodeId) -> Self {
-        // A service that is gone may still have tasks: its whole id finds them.
-        let services = filters.values("service").iter();
-        let services = services
-            .filter_map(|word| {
-                lookup::service(view, word).map(|service| service.id).or_else(|_| word.parse()).ok()
-            })
-            .collect();
-        let nodes = filters.values("node").iter();
-        let nodes = nodes
-            .filter_map(|word| {
-                lookup::node(view, word, own).map(|node| node.id).or_else(|_| word.parse()).ok()
-            })
-            .collect();
-        Self {
-            services: (!filters.values("service").is_empty()).then_some(services),
-            nodes: (!filters.values("node").is_empty()).then_some(nodes),
-            up_to_date: filters.values("_up-to-date").iter().any(|word| word == "true" || word == "1"),
+    /// # Errors
+    /// There is no such service or node, as Docker has it; but the whole id of one that is gone finds the tasks that it
+    /// still has.
+    fn new(filters: Filters, view: &View, own: NodeId) -> Result<Self, ApiError> {
+        let services = filters.values("service").iter().map(|word| {
+            let left = |id: &ServiceId| view.tasks_of_service(*id).next().is_some();
+            lookup::service(view, word)
+                .map(|service| service.id)
+                .or_else(|error| word.parse().ok().filter(left).ok_or(error))
+        });
+        let services = services.collect::<Result<Vec<_>, _>>()?;
+        let nodes = filters.values("node").iter().map(|word| {
+            let left = |id: &NodeId| view.tasks_of_node(*id).next().is_some();
+            lookup::node(view, word, own)
+                .map(|node| node.id)
+                .or_else(|error| word.parse().ok().filter(left).ok_or(error))
+        });
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            services: (!services.is_empty()).then_some(services),
+            nodes: (!nodes.is_empty()).then_some(nodes),
+            up_to_date: !filters.values("_up-to-date").is_empty(),
             filters,
-        }
+        })
     }
 
     /// The tasks that may pass: by an index where there is one.
@@ -94,7 +98,7 @@ impl Wanted {
             && filters.prefix("name", &task.name())
             && filters.labels("label", task.spec.labels.as_ref())
             && filters.any("runtime", |runtime| runtime == "container")
-            && filters.any("desired-state", |word| word.eq_ignore_ascii_case(task.desired_state.as_str()))
+            && filters.word("desired-state", task.desired_state.as_str())
             && (!self.up_to_date || service.is_some_and(|service| !is_dirty(service)))
     }
 }
@@ -104,9 +108,9 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let filters = Filters::parse(Params::of(&uri)?.text("filters"), FILTERS)?;
     // Docker has one more, which its tasks come to between two others of ours.
     let words: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).chain(["allocated"]).collect();
-    filters.check("desired-state", &words)?;
+    filters.check_word("desired-state", &words)?;
     let view = control.view().await?;
-    let wanted = Wanted::new(filters, &view, control.node_id());
+    let wanted = Wanted::new(filters, &view, control.node_id())?;
     let mut compared = BTreeMap::new();
     let service = |task: &Task| view.service(task.service_id).map(AsRef::as_ref);
     let tasks: Vec<Value> = wanted

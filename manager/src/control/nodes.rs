@@ -30,12 +30,13 @@ impl Control {
         validate::node(&spec)?;
         let view = self.view().await?;
         let old = view.node(id).ok_or_else(|| ApiError::not_found(format!("node {id} not found")))?;
-        if old.meta.version != version {
-            return Err(out_of_sequence());
-        }
         let mut guards = vec![Guard { kind: GuardKind::Node, id: id.0, version }];
+        // Before the version, as Swarm does.
         if old.spec.role == Role::Manager && spec.role == Role::Worker {
             guards.extend(self.check_demotion(&view, old)?);
+        }
+        if old.meta.version != version {
+            return Err(out_of_sequence());
         }
         let new = Node { spec, ..(**old).clone() };
         self.write(guards, vec![Change::PutNode(Arc::new(new))]).await
@@ -149,6 +150,19 @@ mod tests {
 
     use super::*;
     use crate::{FEATURE_LEVEL, rig::first_manager};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_demotion_that_cannot_be_is_refused_before_an_old_version() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let id = control.node_id();
+        let spec = |role| NodeSpec { role, ..NodeSpec::default() };
+        let error = control.update_node(id, 1, spec(Role::Worker)).await.unwrap_err();
+        assert!(error.message.ends_with("attempting to demote the last manager of the swarm"), "{error}");
+        let error = control.update_node(id, 1, spec(Role::Manager)).await.unwrap_err();
+        assert!(error.message.ends_with("update out of sequence"), "{error}");
+        manager.stop().await;
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_that_was_demoted_just_now_is_removed_once_it_is_let_go() {

@@ -19,7 +19,7 @@ pub(super) use self::{
 };
 use self::{
     ports::named_ports,
-    update::{no_previous_spec, rolled_back, updated},
+    update::{keeps_name_and_mode, no_previous_spec, rolled_back, updated},
 };
 use super::{
     Control, CreatedService,
@@ -51,9 +51,7 @@ impl Control {
         let now = Timestamp((self.shared.clock)());
         let decide = |view: &View| {
             if view.service_by_name(&spec.name).is_some() {
-                let words =
-                    format!("name conflicts with an existing object: service {} already exists", spec.name);
-                return Err(ApiError::new(ErrorKind::AlreadyExists, words));
+                return Err(already_exists(&name_taken(&spec.name)));
             }
             let mut spec = spec.clone();
             resolve(view, &mut spec)?;
@@ -72,7 +70,11 @@ impl Control {
         };
         let (service, warnings) = self.decide(decide).await?;
         let guard = Guard { kind: GuardKind::Service, id: id.0, version: 0 };
-        self.write(vec![guard], vec![Change::PutService(Arc::new(service))]).await?;
+        let written = self.write(vec![guard], vec![Change::PutService(Arc::new(service))]).await;
+        written.map_err(|error| {
+            let is_taken = error.kind == ErrorKind::AlreadyExists;
+            if is_taken { already_exists(&error.message) } else { error }
+        })?;
         Ok(CreatedService { id, warnings })
     }
 
@@ -95,7 +97,9 @@ impl Control {
             })
             .transpose()?;
         let now = Timestamp((self.shared.clock)());
-        self.change_service(id, version, |view, old| {
+        // Before the version, as Swarm does: no newer one would be taken either.
+        let allowed = |old: &Service| spec.as_ref().map_or(Ok(()), |spec| keeps_name_and_mode(old, spec));
+        self.change_service_if(id, version, allowed, |view, old| {
             let level = view.feature_level();
             match spec.clone() {
                 Some(mut spec) => {
@@ -116,9 +120,21 @@ impl Control {
         version: u64,
         change: impl Fn(&View, &Service) -> Result<Service, ApiError>,
     ) -> Result<Vec<String>, ApiError> {
+        self.change_service_if(id, version, |_| Ok(()), change).await
+    }
+
+    /// The same, for what is `allowed` of the service at any version.
+    async fn change_service_if(
+        &self,
+        id: ServiceId,
+        version: u64,
+        allowed: impl Fn(&Service) -> Result<(), ApiError>,
+        change: impl Fn(&View, &Service) -> Result<Service, ApiError>,
+    ) -> Result<Vec<String>, ApiError> {
         let decide = |view: &View| {
             let old =
                 view.service(id).ok_or_else(|| ApiError::not_found(format!("service {id} not found")))?;
+            allowed(old)?;
             if old.meta.version != version {
                 return Err(out_of_sequence());
             }
@@ -145,6 +161,14 @@ impl Control {
         }
         self.write(Vec::new(), vec![Change::DeleteService(id)]).await
     }
+}
+
+fn name_taken(name: &str) -> String {
+    format!("name conflicts with an existing object: service {name} already exists")
+}
+
+fn already_exists(words: &str) -> ApiError {
+    ApiError::new(ErrorKind::AlreadyExists, format!("rpc error: code = AlreadyExists desc = {words}"))
 }
 
 /// The credentials for the images of an updated service (`MB:daemon/cluster/services.go`).
@@ -203,6 +227,32 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn what_can_never_be_is_refused_before_an_old_version() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let spec = on_port("web");
+        let id = control.create_service(spec.clone(), Secret::default()).await.unwrap().id;
+        let taken = control.create_service(spec.clone(), Secret::default()).await.unwrap_err();
+        assert_eq!(
+            (taken.http_status(), taken.message.as_str()),
+            (
+                409,
+                "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists"
+            )
+        );
+        let renamed = on_port("api");
+        let global = ServiceSpec { mode: serde_json::from_str(r#"{"Global":{}}"#).unwrap(), ..spec.clone() };
+        for (spec, status, expect) in [
+            (renamed, 501, "rpc error: code = Unimplemented desc = renaming services is not supported"),
+            (global, 501, "rpc error: code = Unimplemented desc = service mode change is not allowed"),
+            (spec, 500, "rpc error: code = Unknown desc = update out of sequence"),
+        ] {
+            let error = control.update_service(id, 1, Some(spec), RegistryAuth::OfSpec).await.unwrap_err();
+            assert_eq!((error.http_status(), error.message.as_str()), (status, expect));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_scheduled_job_does_not_run_when_it_is_made() {
         let (manager, _, _dir) = first_manager().await;
         let control = manager.control();
@@ -247,6 +297,9 @@ mod tests {
         let mut other = (*first.spec).clone();
         other.mode = None;
         let error = update(&other).await.unwrap_err();
-        assert_eq!(error.message, "service mode change is not allowed");
+        assert_eq!(
+            error.message,
+            "rpc error: code = Unimplemented desc = service mode change is not allowed"
+        );
     }
 }

@@ -23,7 +23,10 @@ pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -
         out.insert("NodeID".into(), node.to_string().into());
     }
     if !task.given().is_empty() {
-        out.insert("AssignedGenericResources".into(), generic(task.given()));
+        // The name in Docker's API reference, and the one that dockerd writes (`MB:api/types/swarm/task.go`).
+        for key in ["AssignedGenericResources", "GenericResources"] {
+            out.insert(key.into(), generic(task.given()));
+        }
     }
     out.insert("Status".into(), status(task, note.filter(|_| task.is_runnable())));
     out.insert("DesiredState".into(), task.desired_state.as_str().into());
@@ -86,7 +89,7 @@ fn status(task: &Task, note: Option<&str>) -> Value {
 mod tests {
     use skep_api::{
         TaskId, TaskState,
-        object::{Service, TaskExtra},
+        object::{GenericResource, Service, TaskExtra},
     };
 
     use super::*;
@@ -104,6 +107,19 @@ mod tests {
     }
 
     #[test]
+    fn generic_resources_have_both_of_dockers_names() {
+        let mut object = Task::new(TaskId::default(), &Service::default(), 1);
+        let given = GenericResource::parse_all(["gpu=a"]).unwrap();
+        object.extra = Some(Box::new(TaskExtra { given, ..TaskExtra::default() }));
+        let out = task(&object, None, None);
+        assert_eq!(
+            out["GenericResources"],
+            json!([{ "NamedResourceSpec": { "Kind": "gpu", "Value": "a" } }])
+        );
+        assert_eq!(out["GenericResources"], out["AssignedGenericResources"]);
+    }
+
+    #[test]
     fn a_task_shows_what_docker_shows() {
         let mut object = Task::new(TaskId::default(), &Service::default(), 3);
         object.status.state = TaskState::Failed;
@@ -118,7 +134,7 @@ mod tests {
         assert_eq!(out["Status"]["ContainerStatus"]["ExitCode"], 3);
         assert_eq!(out["NetworksAttachments"][0]["Addresses"][0], "10.255.0.5/16");
         assert_eq!(out["Spec"]["ForceUpdate"], 0);
-        assert!(out.get("NodeID").is_none());
+        assert!(out.get("NodeID").is_none() && out.get("GenericResources").is_none());
         assert!(out["Status"].get("Message").is_none());
         object.status.state = TaskState::Running;
         object.status.message = "started".into();

@@ -245,7 +245,7 @@ async fn a_service_lives_and_dies() {
             "GET /tasks?filters=%7B%22desired-state%22%3A%5B%22x%22%5D%7D".into(),
             "",
             400,
-            "invalid filter 'desired-state=x'",
+            "Invalid desired-state filter: 'x'",
         ),
         ("POST /services/web/update".into(), spec, 400, "invalid service version ''"),
         ("POST /services/web/update?version=1".into(), spec, 500, "update out of sequence"),
@@ -255,7 +255,12 @@ async fn a_service_lives_and_dies() {
             400,
             "unrecognized rollback option x",
         ),
-        (format!("POST /services/web/update?version={version}"), spec, 200, r#""Warnings":null"#),
+        (
+            format!("POST /services/web/update?version={version}&rollback=none"),
+            spec,
+            200,
+            r#""Warnings":null"#,
+        ),
         (
             "POST /skep/services/web/rollout?version=1&do=stop".into(),
             "",
@@ -277,6 +282,32 @@ async fn a_service_lives_and_dies() {
         ("GET /tasks".into(), "", 200, "[]"),
     ] {
         check(&server, &request, body, status, expect).await;
+    }
+}
+
+#[tokio::test]
+async fn filters_are_read_as_docker_reads_them() {
+    let server = Running::manager();
+    let spec = r#"{"name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#;
+    check(&server, "POST /services/create", spec, 201, "ID").await;
+    for (list, key, value, status, expect) in [
+        ("tasks", "desired-state", "RUNNING", 200, r#""Slot":1"#),
+        ("tasks", "desired-state", "", 200, r#""Slot":1"#),
+        ("tasks", "desired-state", "Shutdown", 200, "[]"),
+        ("tasks", "service", "none", 404, "service none not found"),
+        ("tasks", "node", "none", 404, "node none not found"),
+        ("services", "mode", "foo", 200, "[]"),
+        ("services", "mode", "replicated", 200, r#""Name":"web""#),
+        ("nodes", "role", "Manager", 200, r#""Hostname":"alpha""#),
+        ("nodes", "role", "boss", 400, "Invalid role filter: 'boss'"),
+        ("nodes", "membership", "Pending", 200, "[]"),
+        ("nodes", "name", "alp", 200, r#""Hostname":"alpha""#),
+        ("containers/json", "is-task", "true", 200, "/web.1.xyz"),
+        ("containers/json", "is-task", "false", 200, "[]"),
+        ("containers/json", "is-task", "x", 400, "invalid filter 'is-task=x'"),
+    ] {
+        let request = format!("GET /{list}?filters=%7B%22{key}%22%3A%5B%22{value}%22%5D%7D");
+        check(&server, &request, "", status, expect).await;
     }
 }
 

@@ -10,13 +10,13 @@ use skep_api::{
 use skep_store::View;
 
 use super::RegistryAuth;
-use crate::control::failed_precondition;
+use crate::control::{failed_precondition, unimplemented};
 
 /// What somebody sees who rolls back, or stops an update to do so.
 pub(super) const BY_HAND: &str = "manually requested rollback";
 
 pub(super) fn no_previous_spec(service: &Service) -> ApiError {
-    failed_precondition(&format!("service {} does not have a previous spec", service.spec.name))
+    failed_precondition(&format!("service {} does not have a previous spec", service.id))
 }
 
 /// Refuses what older managers would not do, or would drop.
@@ -68,6 +68,17 @@ fn make_the_same(old: &ServiceSpec, new: &ServiceSpec) -> bool {
         && old.task_template.asks_the_same(&new.task_template)
 }
 
+/// What is for life, in Swarm's order and words (`SK:manager/controlapi/service.go`).
+pub(super) fn keeps_name_and_mode(old: &Service, spec: &ServiceSpec) -> Result<(), ApiError> {
+    if spec.mode().as_str() != old.spec.mode().as_str() {
+        return Err(unimplemented("service mode change is not allowed"));
+    }
+    if spec.name != old.spec.name {
+        return Err(unimplemented("renaming services is not supported"));
+    }
+    Ok(())
+}
+
 /// `level` is the swarm's feature level.
 pub(crate) fn updated(
     old: &Service,
@@ -76,12 +87,7 @@ pub(crate) fn updated(
     level: u32,
     now: Timestamp,
 ) -> Result<Service, ApiError> {
-    if spec.name != old.spec.name {
-        return Err(ApiError::new(ErrorKind::Unimplemented, "renaming services is not supported"));
-    }
-    if spec.mode().as_str() != old.spec.mode().as_str() {
-        return Err(ApiError::new(ErrorKind::Unimplemented, "service mode change is not allowed"));
-    }
+    keeps_name_and_mode(old, &spec)?;
     // An update goes on through changes that make no other tasks: what is in flight counts on.
     let goes_on = level >= 2 && old.is_updating() && make_the_same(&old.spec, &spec);
     let update_status = old.update_status.clone().filter(|status| goes_on && !status.state.is_rollback());
