@@ -110,6 +110,14 @@ pub struct Mount {
     pub extra: Extra,
 }
 
+impl Mount {
+    /// Its type as Docker reads it: in any case, and bind where none is said (`MB:daemon/cluster/convert/container.go`).
+    #[must_use]
+    pub fn kind(&self) -> String {
+        if self.kind.is_empty() { "bind".to_owned() } else { self.kind.to_ascii_lowercase() }
+    }
+}
+
 /// The label of a volume's mount that says that no two tasks may have the volume at the same time.
 pub const EXCLUSIVE_LABEL: &str = "skep.exclusive";
 

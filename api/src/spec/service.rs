@@ -53,8 +53,9 @@ impl ServiceSpec {
         self.mode.as_ref().and_then(|mode| mode.replicated.as_ref()).and_then(|r| r.replicas).unwrap_or(1)
     }
 
-    /// Spells out what Docker fills in when it takes a service in: one replica where no number is given, and the
-    /// numbers of a job.
+    /// Spells out what Docker fills in when it takes a service in: one replica where no number is given, the numbers
+    /// of a job, the type of a mount; and Go's zero for how many slots an update takes at once, where it has settings
+    /// and not this one. (A stored spec that lacks the number is older than this, and means one.)
     pub fn fill_in(&mut self) {
         let mode = self.mode.get_or_insert_with(|| ServiceMode {
             replicated: Some(Replicated::default()),
@@ -66,6 +67,13 @@ impl ServiceSpec {
         if let Some(job) = &mut mode.replicated_job {
             let concurrent = *job.max_concurrent.get_or_insert(1);
             job.total_completions.get_or_insert(concurrent);
+        }
+        for config in self.update_config.iter_mut().chain(&mut self.rollback_config) {
+            config.parallelism.get_or_insert(0);
+        }
+        let container = self.task_template.container_spec.as_mut();
+        for mount in container.and_then(|container| container.mounts.as_mut()).into_iter().flatten() {
+            mount.kind = mount.kind();
         }
     }
 

@@ -162,7 +162,7 @@ fn mounts(mounts: &[Mount]) -> Result<(), ApiError> {
         if !targets.insert(mount.target.trim_end_matches('/')) {
             return Err(ApiError::invalid(format!("{path}: duplicate mount point: {}", mount.target)));
         }
-        match mount.kind.as_str() {
+        match mount.kind().as_str() {
             "bind" if !mount.source.starts_with('/') => {
                 return Err(ApiError::invalid(format!(
                     "{path}.Source: invalid bind mount source, must be an absolute path"

@@ -130,6 +130,8 @@ fn no_swap_at_all_is_a_wish_too() {
 fn what_is_wrong_is_named() {
     for (template, rest, expect) in [
         (r#","Mounts":[{"Type":"bind","Source":"a","Target":"/b"}]"#, "", "Mounts[0].Source"),
+        (r#","Mounts":[{"Source":"a","Target":"/b"}]"#, "", "invalid bind mount source"),
+        (r#","Mounts":[{"Type":"disk","Source":"a","Target":"/b"}]"#, "", "invalid mount type 'disk'"),
         (
             r#","Mounts":[{"Type":"tmpfs","Target":"/b"},{"Type":"tmpfs","Target":"/b/"}]"#,
             "",
@@ -276,4 +278,22 @@ fn sizes_and_signals() {
     {
         assert_eq!(signal_number(text), number, "{text}");
     }
+}
+
+#[test]
+fn what_docker_fills_in_is_spelled_out() {
+    let body = r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"x","Mounts":[
+        {"Source":"/a","Target":"/b"},{"Type":"Volume","Source":"v","Target":"/v"}]}},
+        "UpdateConfig":{"Delay":1},"RollbackConfig":{"Parallelism":2}}"#;
+    let mut spec: ServiceSpec = parse(body.as_bytes()).unwrap();
+    assert_eq!(service(&spec), Ok(()));
+    // As it is stored by builds that do not fill it in.
+    assert_eq!((spec.update().parallelism, spec.rollback().parallelism), (1, 2));
+    spec.fill_in();
+    assert_eq!((spec.update().parallelism, spec.rollback().parallelism), (u64::MAX, 2));
+    let mounts = spec.container().and_then(|container| container.mounts.clone()).unwrap();
+    assert_eq!(mounts.iter().map(|mount| mount.kind.as_str()).collect::<Vec<_>>(), ["bind", "volume"]);
+    let mut bare: ServiceSpec = parse(br#"{"Name":"web"}"#).unwrap();
+    bare.fill_in();
+    assert_eq!((bare.update_config.is_none(), bare.update().parallelism), (true, 1));
 }

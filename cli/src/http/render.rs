@@ -11,7 +11,7 @@ mod task;
 use serde_json::{Map, Value, json};
 use skep_api::{
     object::{GenericResource, Meta},
-    spec::PortConfig,
+    spec::{PortConfig, TaskSpec},
 };
 
 pub(crate) use engine::{container, container_details, image, image_details};
@@ -49,6 +49,27 @@ fn port(port: &PortConfig) -> Value {
     }
     out.insert("PublishMode".into(), if port.is_ingress() { "ingress" } else { "host" }.into());
     Value::Object(out)
+}
+
+/// A task's template with what Docker's conversion always writes in the sections that are there
+/// (`MB:daemon/cluster/convert`): an update that sends it back asks for the same.
+fn template(spec: &TaskSpec) -> Map<String, Value> {
+    let mut out = object(to_json(spec));
+    out.entry("ForceUpdate").or_insert_with(|| json!(0));
+    always(&mut out, "ContainerSpec", &json!({ "Isolation": "default" }));
+    always(&mut out, "RestartPolicy", &json!({ "Condition": "any", "MaxAttempts": 0 }));
+    out
+}
+
+/// Adds to the section `out[key]`, if it is there, what it lacks or leaves empty.
+fn always(out: &mut Map<String, Value>, key: &str, values: &Value) {
+    let Some(Value::Object(section)) = out.get_mut(key) else { return };
+    for (name, value) in values.as_object().into_iter().flatten() {
+        let given = section.get(name).is_some_and(|given| given.as_str() != Some(""));
+        if !given {
+            section.insert(name.clone(), value.clone());
+        }
+    }
 }
 
 /// The object inside a value that is one by construction; empty for any other.

@@ -50,7 +50,8 @@ impl Control {
         let id = ServiceId(SystemIds::default().next_id());
         let now = Timestamp((self.shared.clock)());
         let decide = |view: &View| {
-            if view.service_by_name(&spec.name).is_some() {
+            // At every level: below 2 the store lets through what is made at once through two managers.
+            if view.service_named_alike(&spec.name).is_some() {
                 return Err(already_exists(&name_taken(&spec.name)));
             }
             let mut spec = spec.clone();
@@ -240,6 +241,8 @@ mod tests {
                 "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists"
             )
         );
+        let alike = control.create_service(on_port("Web"), Secret::default()).await.unwrap_err();
+        assert!(alike.message.ends_with("service Web already exists"), "{alike}");
         let renamed = on_port("api");
         let global = ServiceSpec { mode: serde_json::from_str(r#"{"Global":{}}"#).unwrap(), ..spec.clone() };
         for (spec, status, expect) in [

@@ -200,7 +200,10 @@ impl View {
     ) -> Result<Option<ObjectRef>, Refusal> {
         self.revision += 1;
         match change {
-            Change::PutService(service) => self.put_service(service, now).map(Some),
+            Change::PutService(service) => {
+                self.check_name(service)?;
+                self.put_service(service, now).map(Some)
+            }
             Change::DeleteService(id) => Ok(self.delete_service(*id)),
             Change::PutTask(task) => self.put_task(task, now).map(Some),
             Change::DeleteTask(id) => Ok(self.delete_task(*id)),

@@ -12,7 +12,8 @@ use crate::{Refusal, RefusalKind, View};
 /// 1. The first.
 /// 2. What orchestration needs: seats that are nodes, tasks beside others, jobs, generic resources, the serials of
 ///    updates, past specs, tickets; a task gets its node by a change of its own; a task that is not wanted any more
-///    keeps the words that say why, and the task that its room is for; nodes say since when they are what they are.
+///    keeps the words that say why, and the task that its room is for; nodes say since when they are what they are;
+///    names of new services differ by more than case.
 pub const FEATURE_LEVEL: u32 = if cfg!(feature = "next-level") { 3 } else { 2 };
 
 /// A swarm's feature level is above what this build can.
@@ -72,20 +73,21 @@ impl View {
         if node.raft_id == 0 || node.feature_level >= level { Ok(()) } else { Err(too_old(node, level)) }
     }
 
-    /// The rule of the level that stands for the next one: names of services differ by more than case.
+    /// The rule of the level that stands for the next one: names of services differ by more than `-` and `_`.
     #[cfg(feature = "next-level")]
     pub(crate) fn check_names_of_next_level(
         &self,
         service: &skep_api::object::Service,
     ) -> Result<(), Refusal> {
         let name = &service.spec.name;
+        let plain = |name: &str| name.replace('_', "-");
         let is_alike = |other: &skep_api::object::Service| {
-            other.id != service.id && other.spec.name.eq_ignore_ascii_case(name)
+            other.id != service.id && plain(&other.spec.name) == plain(name)
         };
         if self.feature_level() < 3 || !self.services.values().any(|other| is_alike(other)) {
             return Ok(());
         }
-        let words = format!("name conflicts with an existing object: service {name} differs by case alone");
+        let words = format!("name conflicts with an existing object: service {name} differs by '-' alone");
         Err(Refusal::new(RefusalKind::NameTaken, words))
     }
 }

@@ -108,6 +108,14 @@ impl View {
         self.services.get(self.service_names.get(name)?)
     }
 
+    /// A service whose name differs from this one by case alone, or not at all.
+    #[must_use]
+    pub fn service_named_alike(&self, name: &str) -> Option<&Arc<Service>> {
+        let by_name = || self.service_names.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
+        let id = self.service_names.get(name).or_else(|| by_name().map(|(_, id)| id))?;
+        self.services.get(id)
+    }
+
     /// All services in the order of their ids.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()

@@ -377,3 +377,20 @@ fn specs_that_a_service_had_are_kept_once() {
     propose(&mut store, vec![put_service((*third).clone())]).unwrap();
     assert!(Arc::ptr_eq(&store.view().service(WEB).unwrap().history, &third.history));
 }
+
+#[test]
+fn names_of_new_services_differ_by_more_than_case() {
+    let alike = || Service { id: ServiceId(Id(2)), spec: spec("WEB", 0), ..service() };
+    let mut store = Store::default();
+    propose(&mut store, vec![level(1), put_service(service()), put_service(alike())]).unwrap();
+    // Those that are there stay, and are changed and restored like all.
+    propose(&mut store, vec![level(2), put_service(Service { spec: spec("WEB", 1), ..alike() })]).unwrap();
+    let mut bytes = Vec::new();
+    store.write(&mut bytes).unwrap();
+    assert!(Store::restore(&mut &*bytes).unwrap() == store);
+    let third = Service { id: ServiceId(Id(3)), spec: spec("Web", 0), ..service() };
+    assert_eq!(refusal(propose(&mut store, vec![put_service(third.clone())])), RefusalKind::NameTaken);
+    let gone = vec![Change::DeleteService(WEB), Change::DeleteService(ServiceId(Id(2)))];
+    propose(&mut store, gone).unwrap();
+    propose(&mut store, vec![put_service(third)]).unwrap();
+}

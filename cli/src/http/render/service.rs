@@ -12,7 +12,7 @@ use skep_api::{
 };
 use skep_manager::View;
 
-use super::{nanos, object, port, put_meta, to_json, version};
+use super::{always, nanos, object, port, put_meta, template, to_json, version};
 
 /// A service as `GET /services/{id}` shows it.
 pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
@@ -46,7 +46,7 @@ pub(crate) fn service(service: &Service, insert_defaults: bool) -> Value {
     Value::Object(out)
 }
 
-/// The spec with what Docker always shows: labels, the mode, the count of forced updates.
+/// The spec with what Docker always shows: labels, the mode, and what its sections never lack.
 pub(crate) fn spec(spec: &ServiceSpec) -> Value {
     let mut out = object(to_json(spec));
     out.entry("Labels").or_insert_with(|| json!({}));
@@ -54,8 +54,22 @@ pub(crate) fn spec(spec: &ServiceSpec) -> Value {
     if !spec.mode.as_ref().is_some_and(asks) {
         out.insert("Mode".into(), json!({ "Replicated": { "Replicas": spec.replicas() } }));
     }
-    if let Some(Value::Object(template)) = out.get_mut("TaskTemplate") {
-        template.entry("ForceUpdate").or_insert_with(|| json!(0));
+    let mut template = template(&spec.task_template);
+    template.entry("Runtime").or_insert_with(|| json!("container"));
+    out.insert("TaskTemplate".into(), template.into());
+    let update =
+        json!({ "Parallelism": 1, "FailureAction": "pause", "MaxFailureRatio": 0, "Order": "stop-first" });
+    always(&mut out, "UpdateConfig", &update);
+    always(&mut out, "RollbackConfig", &update);
+    always(&mut out, "EndpointSpec", &json!({ "Mode": "vip" }));
+    if let Some(Value::Array(ports)) =
+        out.get_mut("EndpointSpec").and_then(|section| section.get_mut("Ports"))
+    {
+        for (shown, given) in ports.iter_mut().zip(spec.ports()) {
+            // Keys that are unknown to us stay.
+            let all = object(shown.take()).into_iter().chain(object(port(given)));
+            *shown = Value::Object(all.collect());
+        }
     }
     Value::Object(out)
 }
@@ -148,7 +162,7 @@ mod tests {
     use skep_api::{
         Id, NodeId, ServiceId, TaskId, Timestamp,
         object::{Node, TaskExtra},
-        spec::PortConfig,
+        spec::{EndpointSpec, PortConfig},
     };
     use skep_store::{Change, Draft};
 
@@ -171,6 +185,44 @@ mod tests {
         assert_eq!(full["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"], 10_000_000_000_u64);
         assert_eq!(full["TaskTemplate"]["ContainerSpec"]["Init"], false);
         assert_eq!(full["TaskTemplate"]["RestartPolicy"]["Condition"], "any");
+    }
+
+    #[test]
+    fn sections_that_are_there_show_what_docker_always_shows() {
+        let bare = spec(&parse(r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"}}}"#));
+        let template = json!({
+            "ContainerSpec": { "Image": "a", "Isolation": "default" }, "ForceUpdate": 0, "Runtime": "container",
+        });
+        assert_eq!(bare["TaskTemplate"], template);
+        for key in ["UpdateConfig", "RollbackConfig", "EndpointSpec"] {
+            assert!(bare.get(key).is_none(), "{key}");
+        }
+        let spec = parse(
+            r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"a"},"RestartPolicy":{"Delay":1}},
+            "UpdateConfig":{"Order":"start-first","FailureAction":""},"RollbackConfig":{},
+            "EndpointSpec":{"Mode":"","Ports":[{"TargetPort":80},{"Protocol":"udp","TargetPort":53,"X":1}]}}"#,
+        );
+        let full = super::spec(&spec);
+        let update = |order: &str| json!({ "Parallelism": 1, "FailureAction": "pause", "MaxFailureRatio": 0, "Order": order });
+        assert_eq!(
+            (&full["UpdateConfig"], &full["RollbackConfig"]),
+            (&update("start-first"), &update("stop-first"))
+        );
+        assert_eq!(
+            full["TaskTemplate"]["RestartPolicy"],
+            json!({ "Condition": "any", "Delay": 1, "MaxAttempts": 0 })
+        );
+        let ports = json!([
+            { "Protocol": "tcp", "TargetPort": 80, "PublishMode": "ingress" },
+            { "Protocol": "udp", "TargetPort": 53, "PublishMode": "ingress", "X": 1 },
+        ]);
+        assert_eq!(full["EndpointSpec"], json!({ "Mode": "vip", "Ports": ports }));
+        // Who sends it back asks for the same tasks.
+        let back: ServiceSpec = serde_json::from_value(full).unwrap();
+        assert!(spec.task_template.asks_the_same(&back.task_template));
+        assert!(EndpointSpec::ask_the_same(spec.endpoint_spec.as_ref(), back.endpoint_spec.as_ref()));
+        assert_eq!((spec.update(), spec.rollback()), (back.update(), back.rollback()));
+        assert_eq!(skep_api::validate::service(&back), Ok(()));
     }
 
     /// A job in its second iteration with tasks in these states, of an iteration each.

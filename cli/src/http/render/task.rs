@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use skep_api::object::{Cluster, Task, ingress};
 
-use super::{generic, object, port, put_meta, to_json, version};
+use super::{generic, port, put_meta, template, version};
 
 /// A task as `GET /tasks/{id}` shows it. `note` is what it asks for and does not get yet.
 pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -> Value {
@@ -11,9 +11,7 @@ pub(crate) fn task(task: &Task, cluster: Option<&Cluster>, note: Option<&str>) -
     out.insert("ID".into(), task.id.to_string().into());
     put_meta(&mut out, &task.meta);
     out.insert("Labels".into(), json!({}));
-    let mut spec = object(to_json(&task.spec.task_template));
-    spec.entry("ForceUpdate").or_insert_with(|| json!(0));
-    out.insert("Spec".into(), spec.into());
+    out.insert("Spec".into(), template(&task.spec.task_template).into());
     out.insert("ServiceID".into(), task.service_id.to_string().into());
     if task.slot != 0 {
         out.insert("Slot".into(), task.slot.into());

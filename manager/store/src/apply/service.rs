@@ -11,6 +11,21 @@ use skep_api::{
 use crate::{ObjectRef, Refusal, RefusalKind, View};
 
 impl View {
+    /// A new service's name differs from others' by more than case (`SK:manager/state/store/services.go`). Those that
+    /// are there keep theirs, so what restores a state does not ask.
+    pub(super) fn check_name(&self, service: &Service) -> Result<(), Refusal> {
+        if self.services.contains_key(&service.id) {
+            return Ok(());
+        }
+        let name = &service.spec.name;
+        if self.feature_level() >= 2 && self.service_named_alike(name).is_some() {
+            return Err(name_taken(name));
+        }
+        #[cfg(feature = "next-level")]
+        self.check_names_of_next_level(service)?;
+        Ok(())
+    }
+
     pub(crate) fn put_service(
         &mut self,
         service: &Arc<Service>,
@@ -20,11 +35,8 @@ impl View {
         let old = self.services.get(&id).cloned();
         let name = &service.spec.name;
         if self.service_names.get(name).is_some_and(|owner| *owner != id) {
-            let words = format!("name conflicts with an existing object: service {name} already exists");
-            return Err(Refusal::new(RefusalKind::NameTaken, words));
+            return Err(name_taken(name));
         }
-        #[cfg(feature = "next-level")]
-        self.check_names_of_next_level(service)?;
         let mut new = Service { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**service).clone() };
         new.spec_version = self.revision;
         let is_same = |old: &&Arc<Service>| Arc::ptr_eq(&old.spec, &new.spec) || old.spec == new.spec;
@@ -106,6 +118,11 @@ impl View {
             self.specs.remove(&(service, version));
         }
     }
+}
+
+fn name_taken(name: &str) -> Refusal {
+    let words = format!("name conflicts with an existing object: service {name} already exists");
+    Refusal::new(RefusalKind::NameTaken, words)
 }
 
 /// The ports that a service asks for under a number.
