@@ -154,6 +154,11 @@ fn env(spec: &ContainerSpec, image: &ImageConfig) -> Vec<String> {
     env
 }
 
+/// Docker's default ones; without devices where no cgroup filters them.
+pub(crate) fn default_capabilities(is_unified: bool) -> impl Iterator<Item = &'static str> {
+    CAPABILITIES.into_iter().filter(move |name| !(is_unified && *name == "CAP_MKNOD"))
+}
+
 /// Default, added and dropped capabilities; the error names what is none.
 pub(crate) fn capabilities(spec: &ContainerSpec, host: &Host) -> Result<Vec<String>, String> {
     let read = |list: &[String]| -> Result<BTreeSet<String>, String> {
@@ -171,8 +176,7 @@ pub(crate) fn capabilities(spec: &ContainerSpec, host: &Host) -> Result<Vec<Stri
         Ok(names)
     };
     let (added, dropped) = (read(&spec.cap_add)?, read(&spec.cap_drop)?);
-    let default = CAPABILITIES.iter().filter(|c| !(host.unified && **c == "CAP_MKNOD"));
-    let mut names: BTreeSet<String> = default.map(|c| (*c).to_owned()).collect();
+    let mut names: BTreeSet<String> = default_capabilities(host.unified).map(str::to_owned).collect();
     if spec.cap_add.iter().any(|c| c.eq_ignore_ascii_case("all")) {
         // Add all but these.
         names.extend(added);

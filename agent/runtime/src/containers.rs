@@ -422,31 +422,38 @@ fn realtime(number: i32) -> Option<Signal> {
     (34..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
 }
 
+const SIGNALS: [(&str, Signal); 18] = [
+    ("HUP", Signal::HUP),
+    ("INT", Signal::INT),
+    ("QUIT", Signal::QUIT),
+    ("ABRT", Signal::ABORT),
+    ("KILL", Signal::KILL),
+    ("USR1", Signal::USR1),
+    ("USR2", Signal::USR2),
+    ("PIPE", Signal::PIPE),
+    ("ALRM", Signal::ALARM),
+    ("TERM", Signal::TERM),
+    ("CHLD", Signal::CHILD),
+    ("CONT", Signal::CONT),
+    ("STOP", Signal::STOP),
+    ("TSTP", Signal::TSTP),
+    ("TTIN", Signal::TTIN),
+    ("TTOU", Signal::TTOU),
+    ("WINCH", Signal::WINCH),
+    ("PWR", Signal::POWER),
+];
+
+/// A signal's name, or its number where it has none.
+pub(crate) fn signal_name(number: i32) -> String {
+    let named = SIGNALS.iter().find(|(_, signal)| signal.as_raw() == number);
+    named.map_or_else(|| number.to_string(), |(name, _)| format!("SIG{name}"))
+}
+
 /// Number of a signal given by name (with or without `SIG`) or number.
 pub(crate) fn parse_signal(text: &str) -> Option<i32> {
-    const NAMES: [(&str, Signal); 18] = [
-        ("HUP", Signal::HUP),
-        ("INT", Signal::INT),
-        ("QUIT", Signal::QUIT),
-        ("ABRT", Signal::ABORT),
-        ("KILL", Signal::KILL),
-        ("USR1", Signal::USR1),
-        ("USR2", Signal::USR2),
-        ("PIPE", Signal::PIPE),
-        ("ALRM", Signal::ALARM),
-        ("TERM", Signal::TERM),
-        ("CHLD", Signal::CHILD),
-        ("CONT", Signal::CONT),
-        ("STOP", Signal::STOP),
-        ("TSTP", Signal::TSTP),
-        ("TTIN", Signal::TTIN),
-        ("TTOU", Signal::TTOU),
-        ("WINCH", Signal::WINCH),
-        ("PWR", Signal::POWER),
-    ];
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let named = NAMES.iter().find(|(n, _)| *n == name).map(|(_, s)| s.as_raw());
+    let named = SIGNALS.iter().find(|(n, _)| *n == name).map(|(_, s)| s.as_raw());
     let realtime = || {
         // glibc's numbers, which programs in containers count from.
         let (base, rest) =

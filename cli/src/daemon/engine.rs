@@ -12,7 +12,7 @@ use futures::{
 use serde_json::json;
 use skep_agent::runtime::{
     self, ContainerState as State, Credentials, Distribution, ImageConfigChanges, ImageError, ImageInfo,
-    Platform, PullError, PullRequest,
+    InForce, Platform, PullError, PullRequest,
 };
 use skep_api::{ApiError, ErrorKind, Secret, Timestamp, spec::Labels};
 use tokio_stream::wrappers::BroadcastStream;
@@ -112,6 +112,11 @@ impl LocalEngine for Local {
 
     async fn containers(&self) -> Result<Vec<Container>, ApiError> {
         Ok(self.0.list().into_iter().map(container).collect())
+    }
+
+    async fn in_force(&self, id: &str) -> Result<InForce, ApiError> {
+        let id = id.to_owned();
+        self.blocking(move |engine| engine.in_force(&id).unwrap_or_default()).await
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>, ApiError> {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use skep_agent::DockerAbout;
-use skep_agent::runtime::{Distribution, PullNews, Pulled};
+use skep_agent::runtime::{Distribution, InForce, PullNews, Pulled};
 use skep_api::{
     ApiError, NetworkId, NodeId, Secret, ServiceId, TaskId, TicketId, Timestamp,
     object::{GenericResource, Node, Ticket},
@@ -318,6 +318,8 @@ pub(crate) trait LocalEngine: Send + Sync + 'static {
     /// Whether the registry at an address knows who sent this `POST /auth`.
     async fn check_login(&self, address: &str, request: &[u8]) -> Result<(), ApiError>;
     async fn containers(&self) -> Result<Vec<Container>, ApiError>;
+    /// What is in force in a container; the default where that is not known.
+    async fn in_force(&self, id: &str) -> Result<InForce, ApiError>;
     /// The named ones, by name.
     async fn volumes(&self) -> Result<Vec<Volume>, ApiError>;
     /// One of this name that is there already is given back as it is.

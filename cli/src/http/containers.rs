@@ -61,7 +61,10 @@ async fn inspect(State(api): State<Api>, Path(word): Path<String>) -> Answer {
         matches.next().filter(|_| matches.next().is_none())
     });
     match found {
-        Some(one) => ok(&render::container_details(one, api.backend.facts().now)),
+        Some(one) => {
+            let in_force = api.backend.engine().in_force(&one.id).await?;
+            ok(&render::container_details(one, &in_force, api.backend.facts().now))
+        }
         None => Err(ApiError::not_found(format!("No such container: {word}")).into()),
     }
 }

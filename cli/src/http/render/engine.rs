@@ -1,6 +1,7 @@
 //! Images and containers of this node.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use skep_agent::runtime::{InForce, MountInForce, MountKind, Ulimit};
 use skep_api::Timestamp;
 
 use crate::http::backend::{Container, ContainerState, Image};
@@ -77,7 +78,7 @@ pub(crate) fn container(container: &Container, now: Timestamp) -> Value {
 }
 
 /// `GET /containers/{id}/json`.
-pub(crate) fn container_details(container: &Container, now: Timestamp) -> Value {
+pub(crate) fn container_details(container: &Container, in_force: &InForce, now: Timestamp) -> Value {
     let (word, _) = words(container, now);
     let (pid, code, oom_killed) = match container.state {
         ContainerState::Created => (0, 0, false),
@@ -89,7 +90,7 @@ pub(crate) fn container_details(container: &Container, now: Timestamp) -> Value 
         ContainerState::Running { since, .. } => (since, Timestamp::ZERO),
         ContainerState::Exited { at, .. } => (Timestamp::ZERO, at),
     };
-    let command = &container.command;
+    let command = &in_force.command;
     json!({
         "Id": container.id,
         "Created": container.created.to_string(),
@@ -113,8 +114,96 @@ pub(crate) fn container_details(container: &Container, now: Timestamp) -> Value 
         "RestartCount": 0,
         "Driver": "overlayfs",
         "Platform": "linux",
-        "Mounts": [],
-        "Config": { "Image": container.image, "Cmd": command, "Labels": container.labels },
+        "Mounts": in_force.mounts.iter().map(mount_point).collect::<Vec<_>>(),
+        "HostConfig": host_config(in_force),
+        // The bundle no longer tells an entrypoint from what follows it.
+        "Config": {
+            "Hostname": in_force.hostname,
+            "User": in_force.user,
+            "Tty": false,
+            "OpenStdin": false,
+            "Env": in_force.env,
+            "Cmd": command,
+            "Image": container.image,
+            "WorkingDir": in_force.workdir,
+            "Entrypoint": null,
+            "Labels": container.labels,
+            "StopSignal": in_force.stop_signal,
+        },
         "NetworkSettings": { "Networks": {} },
     })
+}
+
+/// Docker's zeros and nulls: no limit, none.
+fn host_config(in_force: &InForce) -> Value {
+    let or_null = |list: &[String]| if list.is_empty() { Value::Null } else { list.into() };
+    let ulimit = |limit: &Ulimit| {
+        // No limit is -1 there.
+        let count = |count: u64| i64::try_from(count).unwrap_or(-1);
+        json!({ "Name": limit.name, "Soft": count(limit.soft), "Hard": count(limit.hard) })
+    };
+    json!({
+        "Binds": null,
+        "NetworkMode": "default",
+        "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
+        "AutoRemove": false,
+        "CapAdd": or_null(&in_force.cap_add),
+        "CapDrop": or_null(&in_force.cap_drop),
+        "GroupAdd": or_null(&in_force.groups),
+        "Privileged": false,
+        "ReadonlyRootfs": in_force.read_only_root,
+        "Sysctls": in_force.sysctls,
+        "Memory": in_force.memory_bytes,
+        "MemorySwap": in_force.memory_swap_bytes,
+        "NanoCpus": in_force.nano_cpus,
+        "PidsLimit": (in_force.pids > 0).then_some(in_force.pids),
+        "Ulimits": in_force.ulimits.iter().map(ulimit).collect::<Vec<_>>(),
+        "Mounts": in_force.mounts.iter().map(asked_mount).collect::<Vec<_>>(),
+        "Init": false,
+    })
+}
+
+fn kind(mount: &MountInForce) -> &'static str {
+    match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    }
+}
+
+/// A mount as a specification asks for it.
+fn asked_mount(mount: &MountInForce) -> Value {
+    let mut out = Map::new();
+    out.insert("Type".into(), kind(mount).into());
+    let source = match mount.kind {
+        MountKind::Bind => mount.source.to_string_lossy().into_owned(),
+        MountKind::Volume | MountKind::Tmpfs => mount.name.clone().unwrap_or_default(),
+    };
+    if !source.is_empty() {
+        out.insert("Source".into(), source.into());
+    }
+    out.insert("Target".into(), mount.target.clone().into());
+    if mount.read_only {
+        out.insert("ReadOnly".into(), true.into());
+    }
+    if let Some((size, mode)) = mount.tmpfs {
+        out.insert("TmpfsOptions".into(), json!({ "SizeBytes": size, "Mode": mode }));
+    }
+    Value::Object(out)
+}
+
+/// A mount as it is.
+fn mount_point(mount: &MountInForce) -> Value {
+    let mut out = Map::new();
+    out.insert("Type".into(), kind(mount).into());
+    if mount.kind == MountKind::Volume {
+        out.insert("Name".into(), mount.name.clone().unwrap_or_default().into());
+        out.insert("Driver".into(), "local".into());
+    }
+    out.insert("Source".into(), mount.source.to_string_lossy().into());
+    out.insert("Destination".into(), mount.target.clone().into());
+    out.insert("Mode".into(), "".into());
+    out.insert("RW".into(), (!mount.read_only).into());
+    out.insert("Propagation".into(), if mount.kind == MountKind::Bind { "rprivate" } else { "" }.into());
+    Value::Object(out)
 }

@@ -166,6 +166,21 @@ async fn wrong_requests_on_networks_and_the_swarm_are_named() {
 }
 
 #[tokio::test]
+async fn a_container_shows_what_is_in_force_in_it() {
+    let server = Running::manager();
+    for expect in [
+        r#""Path":"/skep-whoami","Args":["-v"]"#,
+        r#""Mounts":[{"Type":"volume","Name":"data","Driver":"local","Source":"/s/data","Destination":"/d","Mode":"","RW":true"#,
+        r#""CapAdd":["CAP_NET_ADMIN"],"CapDrop":null"#,
+        r#""Memory":8388608,"MemorySwap":0,"NanoCpus":0,"PidsLimit":null"#,
+        r#"{"Type":"tmpfs","Target":"/t","TmpfsOptions":{"SizeBytes":0,"Mode":1023}}"#,
+        r#""Hostname":"cdcd","User":"""#,
+    ] {
+        check(&server, "GET /containers/cdcd/json", "", 200, expect).await;
+    }
+}
+
+#[tokio::test]
 async fn images_and_registries_are_asked() {
     let server = Running::manager();
     for (request, body, status, expect) in [

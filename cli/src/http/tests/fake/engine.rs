@@ -5,7 +5,9 @@ use futures::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use skep_agent::runtime::{Distribution, LayerStep, Platform, PullNews, Pulled};
+use skep_agent::runtime::{
+    Distribution, InForce, LayerStep, MountInForce, MountKind, Platform, PullNews, Pulled,
+};
 use skep_api::{ApiError, ErrorKind, Secret, spec::Labels};
 use tokio::io::AsyncReadExt as _;
 
@@ -112,6 +114,28 @@ impl LocalEngine for FakeEngine {
             state: ContainerState::Running { pid: 42, since: START },
             ..Container::default()
         }])
+    }
+
+    async fn in_force(&self, _id: &str) -> Result<InForce, ApiError> {
+        let mount = |kind, name: &str, source: &str, target: &str, tmpfs| MountInForce {
+            kind,
+            name: (!name.is_empty()).then(|| name.to_owned()),
+            source: source.into(),
+            target: target.to_owned(),
+            read_only: false,
+            tmpfs,
+        };
+        Ok(InForce {
+            command: vec!["/skep-whoami".into(), "-v".into()],
+            hostname: "cdcd".into(),
+            cap_add: vec!["CAP_NET_ADMIN".into()],
+            memory_bytes: 1 << 23,
+            mounts: vec![
+                mount(MountKind::Volume, "data", "/s/data", "/d", None),
+                mount(MountKind::Tmpfs, "", "", "/t", Some((0, 0o1777))),
+            ],
+            ..InForce::default()
+        })
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
