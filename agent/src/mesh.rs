@@ -41,14 +41,15 @@ pub(crate) async fn keep(
                 Ok(()) => {
                     tracing::debug!(revision = state.revision, "mesh applied");
                     retry = None;
-                    has_ingress.send_replace(state.ingress_addr != 0);
+                    // Where peers are left out, all of them come once the manager has seen the node's first task there.
+                    has_ingress.send_replace(state.ingress_addr != 0 && !state.few_peers);
                     // The drain of what left waits for this node, and an older manager does not say what left.
                     let is_awaited = state.left_at == 0 || state.left_at > *applied.borrow();
                     applied.send_if_modified(|known| {
                         *known = state.revision;
                         is_awaited
                     });
-                    let n = u32::try_from(state.peers.len()).unwrap_or(u32::MAX);
+                    let n = u32::try_from(state.peers.len()).unwrap_or(u32::MAX).max(state.n_nodes);
                     let later = TELL_LATER_EACH.saturating_mul(n);
                     let is_told = is_awaited || later > TELL_LATER_MAX;
                     tell = if is_told { None } else { tell.or(Some(Instant::now() + later)) };

@@ -181,6 +181,7 @@ mod tests {
             }],
             data_path_port: 4789,
             left_at: 0,
+            ..wire::MeshState::default()
         };
         let desired = desired(&state).unwrap();
         assert_eq!(desired.ingress, Some(Ingress { addr: Ipv4Addr::new(10, 255, 0, 9), prefix: 16 }));

@@ -4,14 +4,18 @@
 use std::sync::Arc;
 
 use skep_api::{NodeId, wire};
-use skep_link::Knows;
+use skep_link::{Knows, Role};
 use tokio::sync::watch;
 
-/// Before this node has heard of any mesh a certificate of the swarm is enough.
+/// Before this node has heard of any mesh a certificate of the swarm is enough. So is a worker's while this node is told of
+/// few others: all that it learns is that an agent runs here. What a manager says is listened to, so it must be known.
 pub(crate) fn knows_by_mesh(mesh: watch::Receiver<Option<Arc<wire::MeshState>>>) -> Knows {
-    Arc::new(move |node: NodeId| {
+    Arc::new(move |node: NodeId, role: Role| {
         let id = node.to_bytes();
-        mesh.borrow().as_ref().is_none_or(|mesh| mesh.peers.iter().any(|peer| peer.node_id == id))
+        mesh.borrow().as_ref().is_none_or(|mesh| {
+            let is_named = mesh.peers.iter().any(|peer| peer.node_id == id);
+            is_named || mesh.few_peers && role == Role::Worker
+        })
     })
 }
 
@@ -26,10 +30,13 @@ mod tests {
         let (there, removed) = (NodeId(Id(1)), NodeId(Id(2)));
         let (mesh, newest) = watch::channel(None);
         let knows = knows_by_mesh(newest);
-        assert!(knows(removed), "nothing is known yet");
+        assert!(knows(removed, Role::Manager), "nothing is known yet");
         let peer = wire::MeshPeer { node_id: there.to_bytes(), ..wire::MeshPeer::default() };
         let state = wire::MeshState { peers: vec![peer], ..wire::MeshState::default() };
-        mesh.send_replace(Some(Arc::new(state)));
-        assert!(knows(there) && !knows(removed));
+        mesh.send_replace(Some(Arc::new(state.clone())));
+        assert!(knows(there, Role::Worker) && !knows(removed, Role::Worker));
+        mesh.send_replace(Some(Arc::new(wire::MeshState { few_peers: true, ..state })));
+        assert!(knows(there, Role::Manager) && !knows(removed, Role::Manager));
+        assert!(knows(removed, Role::Worker), "workers are not named to this node");
     }
 }

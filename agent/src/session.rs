@@ -272,6 +272,7 @@ impl Session {
             revision: self.position.seen().max(mesh_seen),
             probe_addr: self.introduction.probe_addr.clone(),
             takes_mesh_changes: true,
+            takes_few_peers: true,
         };
         send(&outgoing, Out::Hello(hello)).await?;
         let opening = timeout(WELCOME_MAX, client.session(ReceiverStream::new(messages))).await;

@@ -11,7 +11,7 @@ use skep_api::{
 };
 use skep_link::{JoinToken, remote_addr, stubs::join_server::Join};
 use skep_store::{Change, Guard, GuardKind, View};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -28,16 +28,32 @@ const BAD_TOKEN: &str = "A valid join token is necessary to join this cluster";
 /// How often a node is taken in anew because the swarm's settings changed meanwhile.
 const STALE_MAX: u32 = 8;
 
+/// Nodes that are taken in at the same time: enough to share entries of the log, few enough that sessions and beats of
+/// those that are in do not wait behind thousands that come at once.
+const JOINING_MAX: usize = 32;
+/// Nodes that wait for it: as many as are taken in before their callers give up. Others hear at once that they should come
+/// again.
+const WAITING_MAX: usize = 2_048;
+
 /// The gRPC service.
 pub(crate) struct JoinService {
     shared: Arc<Shared>,
     /// Who joins with a ticket, one after the other: each changes it, and would have all others begin anew.
     pub(crate) by_ticket: Mutex<()>,
+    /// Those that are being taken in.
+    joining: Semaphore,
+    /// Those, and who waits.
+    admitted: Semaphore,
 }
 
 impl JoinService {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, by_ticket: Mutex::new(()) }
+        Self {
+            shared,
+            by_ticket: Mutex::new(()),
+            joining: Semaphore::new(JOINING_MAX),
+            admitted: Semaphore::new(JOINING_MAX + WAITING_MAX),
+        }
     }
 }
 
@@ -53,15 +69,19 @@ impl Join for JoinService {
         let token = JoinToken::parse(&request.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
         // A token that was rotated is no token any more, whichever manager is asked.
         shared.raft.read_barrier().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        // Who has no business here holds nobody up.
+        let view = shared.machine.view();
+        granted(&view, swarm(&view)?, &token, &digest(&request), Timestamp(shared.leaders_clock()))?;
+        drop(view);
+        let _admitted = self
+            .admitted
+            .try_acquire()
+            .map_err(|_| Status::resource_exhausted("too many nodes join at once; try again"))?;
         let _turn = match token.ticket() {
-            Some(_) => {
-                // Who has no business here holds nobody up.
-                let view = shared.machine.view();
-                granted(&view, swarm(&view)?, &token, &digest(&request), Timestamp(shared.leaders_clock()))?;
-                Some(self.by_ticket.lock().await)
-            }
+            Some(_) => Some(self.by_ticket.lock().await),
             None => None,
         };
+        let _joining = self.joining.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
         for _ in 0..STALE_MAX {
             let view = shared.machine.view();
             match self.take_in(&view, &token, &request, &addr).await {

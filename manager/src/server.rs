@@ -279,7 +279,7 @@ impl Manager {
     #[must_use]
     pub fn knows(&self) -> Knows {
         let machine = self.control.shared.machine.clone();
-        Arc::new(move |node| {
+        Arc::new(move |node, _| {
             let view = machine.view();
             view.cluster().is_none() || view.node(node).is_some_and(|node| !node.dropped)
         })

@@ -1,8 +1,8 @@
 //! What managers tell each other of the agents that hold sessions with them: soft state, never written.
 //!
-//! Each sends every other one its whole list, at once when others wait for what changed and else each half
-//! second, so that each knows them all: the leader their signs of life, all of them how far the mesh is and
-//! where to hand a word for an agent.
+//! Each sends every other one its whole list, at once when others wait for what changed, soon when sessions open or end and
+//! else each half second, so that each knows them all: the leader their signs of life, all of them how far the mesh is
+//! and where to hand a word for an agent.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,6 +20,9 @@ use crate::dispatcher::{Heard, Shared, Whereabouts};
 const TELL_EACH: Duration = Duration::from_millis(500);
 /// News that come closer together than this are told at once, for each hundred agents on the list.
 const GAP_MIN: Duration = Duration::from_millis(1);
+/// What nobody waits for is told so much later for each hundred more: while thousands join one after the other, each would
+/// have all of them told.
+const MOVED_LATER: Duration = Duration::from_millis(10);
 /// A manager that does not take a list in this time gets the next one.
 const TELL_MAX: Duration = Duration::from_secs(1);
 /// For a word to an agent of another manager.
@@ -58,6 +61,7 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
         let n_hundreds = u32::try_from(told.heard.len() / 100).unwrap_or(u32::MAX);
         let gap = now + GAP_MIN.saturating_mul(n_hundreds.max(1));
         due = now + TELL_EACH;
+        let moved = gap + MOVED_LATER.saturating_mul(n_hundreds);
         loop {
             tokio::select! {
                 () = shared.hub.news() => {
@@ -65,6 +69,7 @@ pub(crate) async fn keep_telling(shared: Arc<Shared>) {
                     due = Instant::now();
                     break;
                 }
+                () = shared.hub.moved() => due = due.min(moved),
                 Some(ended) = sending.join_next(), if !sending.is_empty() => match ended {
                     Ok(manager) => {
                         busy.remove(&manager);

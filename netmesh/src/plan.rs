@@ -163,11 +163,11 @@ pub(crate) fn plan(desired: &Desired, applied: &Applied, own: Ipv4Addr) -> Plan 
 
 fn wanted(desired: &Desired, applied: &Applied, own: Ipv4Addr) -> Applied {
     let peers = || desired.peers.iter().filter(|p| p.data_path_addr != own);
+    let remotes = || desired.remotes.iter().filter(|r| r.data_path_addr != own);
     let mut carried = BTreeMap::new();
     if desired.ingress.is_some() {
         carried.extend(peers().map(|p| (p.ingress_addr, p.data_path_addr)));
-        let remotes = desired.remotes.iter().filter(|r| r.data_path_addr != own);
-        carried.extend(remotes.map(|r| (r.addr, r.data_path_addr)));
+        carried.extend(remotes().map(|r| (r.addr, r.data_path_addr)));
     }
     let ports = desired.ports.iter().map(|port| {
         let key = PortKey { protocol: port.protocol, published: port.published };
@@ -177,7 +177,8 @@ fn wanted(desired: &Desired, applied: &Applied, own: Ipv4Addr) -> Applied {
         is_known: true,
         ingress: desired.ingress,
         carried,
-        members: peers().map(|p| p.data_path_addr).collect(),
+        // Whoever is sent to answers, also where not all peers are told.
+        members: peers().map(|p| p.data_path_addr).chain(remotes().map(|r| r.data_path_addr)).collect(),
         ports: ports.collect(),
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn take(state: &mut wire::MeshState, change: wire::MeshChange) -> Res
     state.ingress_addr = change.ingress_addr;
     state.data_path_port = change.data_path_port;
     state.left_at = change.left_at;
+    state.n_nodes = change.n_nodes;
     let gone: Vec<&[u8]> = change.peers_gone.iter().map(Vec::as_slice).collect();
     merge(&mut state.peers, &gone, change.peers, |peer| &peer.node_id);
     let gone: Vec<&u32> = change.remotes_gone.iter().collect();
@@ -100,6 +101,8 @@ mod tests {
             ports: vec![port(80, &[12, 14]), port(90, &[])],
             data_path_port: 4789,
             left_at: 5,
+            few_peers: false,
+            n_nodes: 3,
         }
     }
 
@@ -112,6 +115,7 @@ mod tests {
             ingress_addr: 1,
             data_path_port: 4789,
             left_at: 9,
+            n_nodes: 4,
             peers: vec![peer(3, "c"), peer(4, "d")],
             peers_gone: vec![vec![2]],
             remotes: vec![remote(13, "c"), remote(14, "d")],
@@ -127,6 +131,7 @@ mod tests {
             remotes: vec![remote(13, "c"), remote(14, "d")],
             ports: vec![port(80, &[13, 14]), port(85, &[])],
             left_at: 9,
+            n_nodes: 4,
             ..mesh()
         };
         assert_eq!(state, expected);

@@ -30,6 +30,9 @@ use crate::{
 /// A manager whose host is gone is noticed after the sum of the two. Any frame from it counts as an answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// To a joiner it is not gone so soon: where thousands join at once their managers are late, a join that was broken off
+/// leaves a node that nobody is, and its next attempt costs as much again. The caller's time bounds it.
+const JOIN_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// HTTP/2 wants an authority; TLS has checked who is there.
 const AUTHORITY: &str = "http://swarm-manager";
 
@@ -174,7 +177,7 @@ pub async fn connect(addr: &str, identity: &Identity) -> Result<Channel, DialErr
     if let Some(dialler) = sim::dialler() {
         return sim::channel(dialler, addr, Some(identity)).await;
     }
-    channel(addr, move || identity.client_config()).await
+    channel(addr, endpoint(), move || identity.client_config()).await
 }
 
 /// Whom a dial may find at the other end.
@@ -306,7 +309,8 @@ async fn ask(
         Some(dialler) => sim::channel(dialler, addr, None).await?,
         None => {
             let config = Arc::new(tls::join_config(token.digest()));
-            channel(addr, move || Arc::clone(&config)).await?
+            let endpoint = endpoint().keep_alive_timeout(JOIN_KEEPALIVE_TIMEOUT);
+            channel(addr, endpoint, move || Arc::clone(&config)).await?
         }
     };
     let mut request = tonic::Request::new(request);
@@ -342,6 +346,7 @@ fn read_answer(
 /// A channel over TLS with the configuration that `config` gives at each connection.
 async fn channel(
     addr: &str,
+    endpoint: Endpoint,
     config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
 ) -> Result<Channel, DialError> {
     let addr = with_port(addr)?;
@@ -359,7 +364,7 @@ async fn channel(
             }
         }
     });
-    endpoint().connect_with_connector(connector).await.map_err(|source| DialError::Broken { addr, source })
+    endpoint.connect_with_connector(connector).await.map_err(|source| DialError::Broken { addr, source })
 }
 
 pub(crate) fn endpoint() -> Endpoint {

@@ -13,8 +13,8 @@ use crate::{
     stubs::{prober_client::ProberClient, prober_server::Prober},
 };
 
-/// Whether a node is of the swarm, as far as the one who is asked knows.
-pub type Knows = Arc<dyn Fn(NodeId) -> bool + Send + Sync>;
+/// Whether a node, with the role in its certificate, is of the swarm as far as the one who is asked knows.
+pub type Knows = Arc<dyn Fn(NodeId, Role) -> bool + Send + Sync>;
 
 /// Answers probes: the word that this node's agent runs, for whoever hears nothing else of it. Any node of
 /// the swarm may ask.
@@ -59,7 +59,7 @@ impl Prober for Answerer {
         request: Request<wire::ProbeRequest>,
     ) -> Result<Response<wire::ProbeResponse>, Status> {
         let peer = peer(&request).ok_or_else(|| Status::unauthenticated("a node certificate is needed"))?;
-        if !peer.node_id.parse().is_ok_and(|node| (self.knows)(node)) {
+        if !peer.node_id.parse().is_ok_and(|node| (self.knows)(node, peer.role)) {
             return Err(Status::permission_denied(format!("node {} is not in this swarm", peer.node_id)));
         }
         if *self.closing.borrow() {

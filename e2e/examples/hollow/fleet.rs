@@ -19,6 +19,8 @@ const JOINING_MAX: usize = 64;
 /// The longest that one attempt may take, and how many there are.
 const JOIN_MAX: Duration = Duration::from_secs(60);
 const ATTEMPTS_MAX: usize = 5;
+/// Before the next one.
+const PAUSE: Duration = Duration::from_millis(500);
 const MIB: i64 = 1 << 20;
 
 /// Agents that run.
@@ -77,7 +79,11 @@ impl Fleet {
             match skep_link::join(manager, token, params, JOIN_MAX).await {
                 Ok(joined) => break joined,
                 Err(error) if attempts + 1 == ATTEMPTS_MAX => return Err(error.into()),
-                Err(_) => attempts += 1,
+                Err(error) => {
+                    println!("agent {number} was not taken in: {error}");
+                    attempts += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         };
         let config = Config {

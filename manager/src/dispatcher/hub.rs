@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    mesh::{Mesh, MeshStep},
+    mesh::{Mesh, MeshStep, Peers},
     roll::Roll,
     terms::Terms,
 };
@@ -77,6 +77,7 @@ pub(super) struct Ties {
 pub(super) struct Told {
     pub(super) own: u64,
     told: u64,
+    peers: Peers,
 }
 
 /// The mesh at its revision.
@@ -92,24 +93,34 @@ pub(super) struct Versioned {
 
 impl Versioned {
     /// What a node is told, and under which revision it has this mesh then. `checked` is the revision up to which
-    /// this mesh is right: another manager may have told the node of one that it found later.
-    pub(super) fn news(&self, node: NodeId, sent: Option<Told>, checked: u64) -> (Vec<Out>, Told) {
+    /// this mesh is right: another manager may have told the node of one that it found later. `takes_few_peers` is
+    /// the agent's word.
+    pub(super) fn news(
+        &self,
+        node: NodeId,
+        takes_few_peers: bool,
+        sent: Option<Told>,
+        checked: u64,
+    ) -> (Vec<Out>, Told) {
+        let wanted = if takes_few_peers { self.mesh.peers_of(node) } else { Peers::All };
         let begin = sent.and_then(|sent| {
             let at = self.steps.iter().position(|step| step.from == sent.own)?;
-            Some((at, sent.told))
+            // Who knows of all is told of all as long as the session lasts: its next task is there soon.
+            (sent.peers == wanted || sent.peers == Peers::All).then_some((at, sent))
         });
-        let Some((at, told)) = begin else {
+        let Some((at, sent)) = begin else {
             let told = checked.max(self.revision);
-            let state = self.mesh.for_node(node, told, self.left_at);
-            return (vec![Out::Mesh(state)], Told { own: self.revision, told });
+            let state = self.mesh.for_node(node, wanted, told, self.left_at);
+            return (vec![Out::Mesh(state)], Told { own: self.revision, told, peers: wanted });
         };
-        let mut changes: Vec<wire::MeshChange> =
-            self.steps[at..].iter().map(|step| step.for_node(node, &self.mesh)).collect();
-        if let Some(first) = changes.first_mut() {
-            first.applies_to = told;
+        let mut sent = Told { own: self.revision, ..sent };
+        let mut changes = Vec::new();
+        for step in self.steps[at..].iter().filter(|step| step.concerns(node, sent.peers)) {
+            let change = step.for_node(node, sent.peers, &self.mesh);
+            changes.push(Out::MeshChange(wire::MeshChange { applies_to: sent.told, ..change }));
+            sent.told = step.to;
         }
-        let sent = Told { own: self.revision, told: self.revision };
-        (changes.into_iter().map(Out::MeshChange).collect(), sent)
+        (changes, sent)
     }
 
     /// Up to which revision a node that has applied this one has no endpoint that left.
@@ -222,7 +233,10 @@ pub(crate) struct Hub {
     mesh: watch::Sender<Arc<Versioned>>,
     terms: watch::Sender<Arc<Terms>>,
     mesh_stale: Notify,
+    /// Somebody waits for it with another manager.
     news: Notify,
+    /// A session opened or ended; nobody waits.
+    moved: Notify,
 }
 
 impl Hub {
@@ -233,6 +247,7 @@ impl Hub {
             terms: watch::channel(Arc::default()).0,
             mesh_stale: Notify::new(),
             news: Notify::new(),
+            moved: Notify::new(),
         })
     }
 

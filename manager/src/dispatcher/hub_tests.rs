@@ -3,7 +3,7 @@
 use skep_api::{
     Id, ServiceId, TaskState, Timestamp,
     object::{Node, NodeState, Service, Task, TaskStatus},
-    spec::{PortConfig, ServiceSpec},
+    spec::{NodeSpec, PortConfig, Role, ServiceSpec},
 };
 use skep_store::{Change, Draft};
 
@@ -184,7 +184,7 @@ async fn a_mesh_comes_under_the_revision_up_to_which_it_is_right_and_its_steps_a
     let (mesh, checked) = hub.newest();
     assert_eq!((mesh.revision, checked), (view.revision(), after.revision()));
     // An agent may have another manager's mesh of that revision, or one in between.
-    let (messages, told) = mesh.news(A, None, checked);
+    let (messages, told) = mesh.news(A, true, None, checked);
     let [Out::Mesh(state)] = messages.as_slice() else { panic!("{messages:?}") };
     assert_eq!((state.revision, state.left_at), (after.revision(), view.revision()));
 
@@ -192,9 +192,59 @@ async fn a_mesh_comes_under_the_revision_up_to_which_it_is_right_and_its_steps_a
     let left = push(&after, vec![Change::PutTask(Arc::new(stopping))]);
     assert!(hub.refresh(&left));
     let (mesh, checked) = hub.newest();
-    let (messages, _) = mesh.news(A, Some(told), checked);
+    let (messages, _) = mesh.news(A, true, Some(told), checked);
     let [Out::MeshChange(change)] = messages.as_slice() else { panic!("{messages:?}") };
     assert_eq!((change.applies_to, change.results_in), (after.revision(), left.revision()));
     assert_eq!(change.left_at, left.revision());
     assert_eq!(change.endpoints_gone.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_large_swarm_a_node_hears_of_all_others_with_its_first_task_on_the_ingress_network() {
+    let node = |n: u32| {
+        let ingress_addr = Some(std::net::Ipv4Addr::from(0x0aff_1000 + n));
+        Change::PutNode(Arc::new(Node { id: NodeId(Id(n.into())), ingress_addr, ..Node::default() }))
+    };
+    let manager = Node { spec: NodeSpec { role: Role::Manager, ..NodeSpec::default() }, ..Node::default() };
+    let manager = Node { id: NodeId(Id(1_000)), ingress_addr: Some([10, 255, 0, 9].into()), ..manager };
+    let nodes = (1..=300).map(node).chain([Change::PutNode(Arc::new(manager))]);
+    let view = push(&View::default(), nodes.collect());
+    let hub = Hub::new();
+    hub.refresh(&view);
+    let news = |takes_few, sent| {
+        let (mesh, checked) = hub.newest();
+        mesh.news(A, takes_few, sent, checked)
+    };
+    let n_peers = |messages: &[Out]| match messages {
+        [Out::Mesh(state)] => (state.peers.len(), state.few_peers, state.n_nodes),
+        other => panic!("{other:?}"),
+    };
+    let ((messages, few), (old_agents, all)) = (news(true, None), news(false, None));
+    assert_eq!(n_peers(&messages), (1, true, 301));
+    assert_eq!(n_peers(&old_agents), (300, false, 301));
+
+    let view = push(&view, vec![node(301)]);
+    assert!(hub.refresh(&view));
+    let (messages, few) = news(true, Some(few));
+    assert!(messages.is_empty(), "another worker is no news: {messages:?}");
+    let (messages, all) = news(false, Some(all));
+    assert!(matches!(messages.as_slice(), [Out::MeshChange(change)] if change.peers.len() == 1));
+
+    let spec = Arc::new(ServiceSpec { name: "web".to_owned(), ..ServiceSpec::default() });
+    let service = Service { id: ServiceId(Id(5)), spec, ..Service::default() };
+    let view = push(&view, vec![Change::PutService(Arc::new(service))]);
+    let mut task = Task::new(TaskId(Id(6)), view.service(ServiceId(Id(5))).expect("just put"), 1);
+    task.node_id = Some(A);
+    task.ingress_addr = Some([10, 255, 0, 2].into());
+    let view = push(&view, vec![Change::PutTask(Arc::new(task))]);
+    assert!(hub.refresh(&view));
+    let (messages, few) = news(true, Some(few));
+    assert_eq!(n_peers(&messages), (301, false, 302));
+    assert!(matches!(news(false, Some(all)).0.as_slice(), [Out::MeshChange(_)]));
+
+    // From then on step by step, without a gap.
+    assert!(hub.refresh(&push(&view, vec![node(302)])));
+    let (changes, _) = news(true, Some(few));
+    let [Out::MeshChange(change)] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!((change.applies_to, change.peers.len()), (view.revision(), 1));
 }

@@ -14,6 +14,7 @@ pub(super) use change::MeshStep;
 use skep_api::{
     NodeId, TaskId, TaskState,
     object::{Node, NodeState, Service, Task, ingress},
+    spec::Role,
     wire,
 };
 use skep_store::View;
@@ -24,11 +25,30 @@ type PortKey = (String, u16, u16);
 /// Where a node's data path is.
 type Place = Arc<str>;
 
+/// A node's data path address and its ingress address.
+type Point = (Place, Ipv4Addr);
+
+/// In a swarm of more nodes a node is told of the others only once a task of it is on the ingress network: where all hear
+/// of all, the joins of thousands cost millions of words.
+const ALL_PEERS_MAX: usize = 250;
+
+/// Which other nodes a node is told of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Peers {
+    /// All that are on the ingress network: any of them may send to its tasks.
+    All,
+    /// It has no tasks there, and takes packets only from where it sends to.
+    Managers,
+}
+
 /// The whole mesh, before it is cut for a node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Mesh {
-    /// Its data path address and its ingress address.
-    nodes: BTreeMap<NodeId, (Place, Ipv4Addr)>,
+    nodes: BTreeMap<NodeId, Point>,
+    /// Those of them that are to be managers.
+    managers: BTreeMap<NodeId, Point>,
+    /// Nodes of which a live task has an address.
+    owners: BTreeSet<NodeId>,
     /// Of live tasks, with the node of each.
     addresses: BTreeMap<Ipv4Addr, (NodeId, Place)>,
     /// The endpoints. A port without endpoints refuses connections.
@@ -47,7 +67,11 @@ impl Mesh {
         };
         for node in view.nodes() {
             if let Some(address) = node.ingress_addr {
-                mesh.nodes.insert(node.id, (node.data_path_addr.as_str().into(), address));
+                let point = (node.data_path_addr.as_str().into(), address);
+                if node.spec.role == Role::Manager {
+                    mesh.managers.insert(node.id, Point::clone(&point));
+                }
+                mesh.nodes.insert(node.id, point);
             }
         }
         for service in view.services() {
@@ -60,6 +84,7 @@ impl Mesh {
             let Some((address, node)) = task.ingress_addr.zip(task.node_id) else { continue };
             if let Some((place, _)) = mesh.nodes.get(&node) {
                 mesh.addresses.insert(address, (node, Arc::clone(place)));
+                mesh.owners.insert(node);
             }
             if is_endpoint(task, view.node(node).map(AsRef::as_ref))
                 && let Some(service) = view.service(task.service_id)
@@ -90,9 +115,29 @@ impl Mesh {
         self.nodes.get(&node).map_or(0, |(_, address)| u32::from(*address))
     }
 
+    /// Which others this node has to know of.
+    pub(super) fn peers_of(&self, node: NodeId) -> Peers {
+        let is_small = self.nodes.len() <= ALL_PEERS_MAX;
+        if is_small || self.owners.contains(&node) { Peers::All } else { Peers::Managers }
+    }
+
+    fn n_nodes(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+    }
+
     /// What one node needs of it.
-    pub(super) fn for_node(&self, node: NodeId, revision: u64, left_at: u64) -> wire::MeshState {
-        let peers = self.nodes.iter().filter(|(id, _)| **id != node);
+    pub(super) fn for_node(
+        &self,
+        node: NodeId,
+        peers: Peers,
+        revision: u64,
+        left_at: u64,
+    ) -> wire::MeshState {
+        let (few_peers, peers) = match peers {
+            Peers::All => (false, &self.nodes),
+            Peers::Managers => (true, &self.managers),
+        };
+        let peers = peers.iter().filter(|(id, _)| **id != node);
         let remotes = self.addresses.iter().filter(|(_, (owner, _))| *owner != node);
         wire::MeshState {
             revision,
@@ -103,6 +148,8 @@ impl Mesh {
             ports: self.ports.iter().map(|(key, endpoints)| port(key, endpoints)).collect(),
             data_path_port: self.data_path_port,
             left_at,
+            few_peers,
+            n_nodes: self.n_nodes(),
         }
     }
 }

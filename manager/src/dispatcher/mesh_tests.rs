@@ -72,12 +72,18 @@ fn some_mesh(nodes: &[(u8, u8)], addresses: &[(u8, u8)], ports: &[(u8, Vec<u8>)]
     let ip = |last| Ipv4Addr::new(10, 255, 0, last);
     let mut mesh = Mesh::default();
     for (id, place) in nodes {
-        mesh.nodes.insert(NodeId(Id(u128::from(*id) << 64)), (format!("10.0.0.{place}").into(), ip(*id)));
+        let point: Point = (format!("10.0.0.{place}").into(), ip(*id));
+        let node = NodeId(Id(u128::from(*id) << 64));
+        if id % 2 == 0 {
+            mesh.managers.insert(node, point.clone());
+        }
+        mesh.nodes.insert(node, point);
     }
     for (address, owner) in addresses {
         let node = NodeId(Id(u128::from(*owner) << 64));
         if let Some((place, _)) = mesh.nodes.get(&node) {
             mesh.addresses.insert(ip(100 + address), (node, Arc::clone(place)));
+            mesh.owners.insert(node);
         }
     }
     for (published, endpoints) in ports {
@@ -117,6 +123,8 @@ fn after(state: &wire::MeshState, change: &wire::MeshChange) -> wire::MeshState 
         ingress_addr: change.ingress_addr,
         data_path_port: change.data_path_port,
         left_at: change.left_at,
+        few_peers: state.few_peers,
+        n_nodes: change.n_nodes,
         ingress_prefix: state.ingress_prefix,
         peers: peers.into_values().cloned().collect(),
         remotes: remotes.into_values().cloned().collect(),
@@ -130,11 +138,20 @@ proptest::proptest! {
         old in a_mesh(),
         new in a_mesh(),
         node in 1_u8..6,
+        knows_all: bool,
     ) {
+        let peers = if knows_all { Peers::All } else { Peers::Managers };
         let node = NodeId(Id(u128::from(node) << 64));
         let step = MeshStep::between((7, &old), (9, &new), 8);
-        let told = after(&old.for_node(node, 7, 3), &step.for_node(node, &new));
-        proptest::prop_assert_eq!(told, new.for_node(node, 9, 8));
+        let before = old.for_node(node, peers, 7, 3);
+        let told = after(&before, &step.for_node(node, peers, &new));
+        let now = new.for_node(node, peers, 9, 8);
+        proptest::prop_assert_eq!(&told, &now);
+        // Who need not hear of it has all but the numbers already.
+        if !step.concerns(node, peers) {
+            let (revision, left_at, n_nodes) = (before.revision, before.left_at, before.n_nodes);
+            proptest::prop_assert_eq!(before, wire::MeshState { revision, left_at, n_nodes, ..now });
+        }
     }
 }
 

@@ -88,7 +88,7 @@ impl Dispatcher for DispatcherService {
             return Err(Status::invalid_argument("a session begins with hello"));
         };
         let shared = &self.0;
-        let takes_mesh_changes = hello.takes_mesh_changes;
+        let (takes_mesh_changes, takes_few_peers) = (hello.takes_mesh_changes, hello.takes_few_peers);
         if hello.revision > shared.machine.view().revision() {
             return Err(Status::unavailable("this manager's state is older than the node's; try another"));
         }
@@ -112,7 +112,15 @@ impl Dispatcher for DispatcherService {
         let first = Ok(wire::ManagerMessage { message: Some(welcome) });
         out.try_send(first).expect("a fresh queue has room for one");
         let out_too = out.clone();
-        let sender = Session { shared: shared.clone(), node, ties, takes_mesh_changes, aside, out: out_too };
+        let sender = Session {
+            shared: shared.clone(),
+            node,
+            ties,
+            takes_mesh_changes,
+            takes_few_peers,
+            aside,
+            out: out_too,
+        };
         let shared = shared.clone();
         // Ends with the stream, or when another session of the node takes over.
         tokio::spawn(async move {

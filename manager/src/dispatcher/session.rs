@@ -35,6 +35,8 @@ pub(super) struct Session {
     pub(super) ties: Ties,
     /// The agent is told of the mesh step by step.
     pub(super) takes_mesh_changes: bool,
+    /// The agent needs to know of other nodes only when a task of it is on the ingress network.
+    pub(super) takes_few_peers: bool,
     pub(super) aside: mpsc::Receiver<wire::ManagerMessage>,
     pub(super) out: mpsc::Sender<Result<wire::ManagerMessage, Status>>,
 }
@@ -79,7 +81,7 @@ impl Session {
             let (mesh, checked) = self.shared.hub.newest();
             if mesh_sent.is_none_or(|sent: Told| sent.own != mesh.revision) {
                 let known = mesh_sent.filter(|_| self.takes_mesh_changes);
-                let (messages, told) = mesh.news(self.node, known, checked);
+                let (messages, told) = mesh.news(self.node, self.takes_few_peers, known, checked);
                 mesh_sent = Some(told);
                 for message in messages {
                     if !self.send(message).await {

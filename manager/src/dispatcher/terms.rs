@@ -25,6 +25,12 @@ fn trust(cluster: &Cluster) -> wire::Trust {
     }
 }
 
+/// A number of nodes, rounded up by less than a seventh: a change of it is told to all of them.
+fn about(n_nodes: usize) -> usize {
+    let step = n_nodes.checked_next_power_of_two().map_or(1, |power| power / 16).max(1);
+    n_nodes.next_multiple_of(step)
+}
+
 impl Terms {
     /// As the state of the cluster has them.
     pub(super) fn of(view: &View) -> Self {
@@ -35,7 +41,7 @@ impl Terms {
         Self {
             beat: Limits::of(view).beat,
             managers: managers.collect(),
-            spread: reconnect_spread(view.nodes().count()),
+            spread: reconnect_spread(about(view.n_nodes())),
             trust: view.cluster().map(|cluster| trust(cluster)).unwrap_or_default(),
         }
     }
@@ -53,5 +59,18 @@ impl Terms {
             managers: self.managers.clone(),
             spread_ms: ms(self.spread),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_that_join_change_the_number_that_all_are_told_a_few_times() {
+        assert_eq!([0, 1, 5, 17, 1_000, 5_000].map(about), [0, 1, 5, 18, 1_024, 5_120]);
+        let told: std::collections::BTreeSet<usize> = (1..=8_192).map(about).collect();
+        assert_eq!(told.len(), 88);
+        assert!((1..=8_192).all(|n| (n..n + n / 7 + 1).contains(&about(n))));
     }
 }

@@ -89,7 +89,8 @@ async fn one_manager_goes_on_with_all_that_it_has() {
     // It may be used up or revoked in what was lost.
     let over: Vec<_> = view.tickets().map(|ticket| ticket.over(Timestamp(1)).unwrap().as_str()).collect();
     assert_eq!(over, ["revoked (swarm restored)", "used up"]);
-    assert!(!manager.knows()(OTHER) && manager.knows()(WORKER));
+    let is_known = |node| manager.knows()(node, skep_link::Role::Manager);
+    assert!(!is_known(OTHER) && is_known(WORKER));
     // It is removed as any node that is down.
     // The leader may be writing to it.
     let removing = async { while control.remove_node(OTHER, false).await.is_err() {} };

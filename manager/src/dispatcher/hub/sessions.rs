@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connected, Hub, Lost, PROBED_FOR, Ties, Whereabouts};
+use super::{Connected, Hub, Inner, Lost, PROBED_FOR, Ties, Whereabouts};
 use crate::dispatcher::roll::Heard;
 
 impl Hub {
@@ -28,7 +28,7 @@ impl Hub {
         let heard = Instant::now();
         let connected = Connected { session, wake: wake.clone(), aside, applied: 0, heard, stopping: false };
         inner.sessions.insert(node, connected);
-        self.news.notify_one();
+        self.moved.notify_one();
         Ties { session, wake, mesh: self.mesh.subscribe(), terms: self.terms.subscribe() }
     }
 
@@ -43,7 +43,7 @@ impl Hub {
         if inner.sessions.get(&node).is_some_and(|connected| connected.session == session) {
             inner.remove(node);
             self.wake_drains(&inner);
-            self.news.notify_one();
+            self.fewer(&inner);
         }
         !inner.is_anywhere(node)
     }
@@ -68,7 +68,7 @@ impl Hub {
         for connected in sessions.values() {
             connected.wake.notify_one();
         }
-        self.news.notify_one();
+        self.fewer(&inner);
         sessions.len()
     }
 
@@ -122,9 +122,20 @@ impl Hub {
         here.chain(inner.roll.agents_from(node)).filter(|id| *id != node).take(n).collect()
     }
 
+    /// Drains anywhere may have waited for those who are gone.
+    fn fewer(&self, inner: &Inner) {
+        let heard = if inner.left.is_empty() { &self.moved } else { &self.news };
+        heard.notify_one();
+    }
+
     /// Waits until other managers should hear of this one's sessions at once.
     pub(crate) async fn news(&self) {
         self.news.notified().await;
+    }
+
+    /// Waits until they should hear of them soon.
+    pub(crate) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// The sessions here, and whom their agents found alive, as other managers are told.

@@ -8,7 +8,7 @@ use std::{
 
 use skep_api::{NodeId, wire};
 
-use super::{Mesh, Place, PortKey, peer, port, remote};
+use super::{Mesh, Peers, Place, Point, PortKey, peer, port, remote};
 
 /// From one mesh to the next; `None` stands for what is gone.
 #[derive(Debug)]
@@ -17,12 +17,15 @@ pub(in crate::dispatcher) struct MeshStep {
     pub(in crate::dispatcher) from: u64,
     pub(in crate::dispatcher) to: u64,
     left_at: u64,
-    nodes: BTreeMap<NodeId, Option<(Place, Ipv4Addr)>>,
+    nodes: BTreeMap<NodeId, Option<Point>>,
+    managers: BTreeMap<NodeId, Option<Point>>,
     addresses: BTreeMap<Ipv4Addr, Option<(NodeId, Place)>>,
     added: BTreeMap<PortKey, BTreeSet<Ipv4Addr>>,
     gone: BTreeMap<PortKey, BTreeSet<Ipv4Addr>>,
     ports_gone: Vec<PortKey>,
     data_path_port: u32,
+    /// Something changed that each node is told: more than which nodes there are.
+    is_for_all: bool,
 }
 
 impl MeshStep {
@@ -46,21 +49,43 @@ impl MeshStep {
                 gone.insert(key.clone(), less);
             }
         }
+        let is_for_all = left_at == to
+            || (&old.addresses, &old.ports, old.data_path_port)
+                != (&new.addresses, &new.ports, new.data_path_port);
         Self {
             from,
             to,
             left_at,
             nodes: changed(&old.nodes, &new.nodes),
+            managers: changed(&old.managers, &new.managers),
             addresses: changed(&old.addresses, &new.addresses),
             added,
             gone,
             ports_gone: old.ports.keys().filter(|key| !new.ports.contains_key(*key)).cloned().collect(),
             data_path_port: new.data_path_port,
+            is_for_all,
         }
     }
 
+    fn nodes(&self, peers: Peers) -> &BTreeMap<NodeId, Option<Point>> {
+        match peers {
+            Peers::All => &self.nodes,
+            Peers::Managers => &self.managers,
+        }
+    }
+
+    /// Whether a node that knows of these others has to hear of it.
+    pub(in crate::dispatcher) fn concerns(&self, node: NodeId, peers: Peers) -> bool {
+        self.is_for_all || self.nodes.contains_key(&node) || !self.nodes(peers).is_empty()
+    }
+
     /// What one node needs of it. `newest` is the mesh after all steps that are sent with this one.
-    pub(in crate::dispatcher) fn for_node(&self, node: NodeId, newest: &Mesh) -> wire::MeshChange {
+    pub(in crate::dispatcher) fn for_node(
+        &self,
+        node: NodeId,
+        peers: Peers,
+        newest: &Mesh,
+    ) -> wire::MeshChange {
         let mut change = wire::MeshChange {
             applies_to: self.from,
             results_in: self.to,
@@ -70,9 +95,10 @@ impl MeshStep {
             ports: self.added.iter().map(|(key, endpoints)| port(key, endpoints)).collect(),
             endpoints_gone: self.gone.iter().map(|(key, endpoints)| port(key, endpoints)).collect(),
             ports_gone: self.ports_gone.iter().map(|key| port(key, [])).collect(),
+            n_nodes: newest.n_nodes(),
             ..wire::MeshChange::default()
         };
-        for (id, now) in self.nodes.iter().filter(|(id, _)| **id != node) {
+        for (id, now) in self.nodes(peers).iter().filter(|(id, _)| **id != node) {
             match now {
                 Some((place, address)) => change.peers.push(peer(*id, place, *address)),
                 None => change.peers_gone.push(id.to_bytes()),
