@@ -150,6 +150,11 @@ impl Ask {
         })
     }
 
+    /// Whether each node that will do is looked at by itself.
+    pub(crate) fn is_one_by_one(&self) -> bool {
+        self.is_pinned() || self.has_own_order()
+    }
+
     /// The one node that may do, if a constraint names it.
     pub(crate) fn only_node(&self) -> Option<NodeId> {
         self.constraints.iter().find_map(|(constraint, _)| constraint.node_id())

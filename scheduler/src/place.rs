@@ -13,7 +13,7 @@ use skep_api::{NodeId, object::GenericResource};
 use crate::{
     Ask, Crowd, Filter, Picture,
     classes::at,
-    order::{Handle, Order, Walk},
+    order::{Handle, Walk},
     rank::Rank,
     spread::Branch,
 };
@@ -66,13 +66,6 @@ struct Candidate {
     handle: Handle,
     /// Tasks that it gets in this placement.
     n_more: u64,
-}
-
-/// Which nodes will do: all of these classes but for special ones, and these.
-#[derive(Debug)]
-struct Usable {
-    classes: Vec<u32>,
-    nodes: Vec<Handle>,
 }
 
 /// What is the same for all branches.
@@ -152,6 +145,10 @@ impl<'a> Source<'a> {
         }
     }
 
+    fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     pub(crate) fn peek(&self) -> Option<Rank> {
         self.first().map(|candidate| candidate.rank)
     }
@@ -195,20 +192,28 @@ impl Picture {
     fn choose(&self, ask: &Ask, crowd: &Crowd, n_tasks: usize) -> Vec<Handle> {
         let terms = Terms { picture: self, ask, crowd };
         let mut handles = Vec::with_capacity(n_tasks.min(self.n_nodes().max(64)));
-        let usable = self.usable(&terms);
-        if ask.spread.is_empty() {
-            let mut source = Source::default();
-            usable.classes.iter().for_each(|class| source.add_class(&terms, *class));
-            usable.nodes.iter().for_each(|handle| source.add_node(&terms, *handle));
-            handles.extend(std::iter::from_fn(|| source.take(&terms)).take(n_tasks));
-        } else {
-            let mut root = self.tree(&terms, &usable);
+        let classes = self.usable_classes(ask);
+        if !ask.spread.is_empty() {
+            let mut root = self.tree(&terms, &classes);
             handles.extend(std::iter::from_fn(|| root.take(&terms)).take(n_tasks));
+            return handles;
+        }
+        let mut source = Source::default();
+        if !ask.is_one_by_one() {
+            classes.iter().for_each(|class| source.add_class(&terms, *class));
+        }
+        // Who has no task of the service comes before all others, so these may not even be looked at.
+        while handles.len() < n_tasks && source.has_fresh() {
+            handles.extend(source.take(&terms));
+        }
+        if handles.len() < n_tasks {
+            self.usable_nodes(&terms, &classes).iter().for_each(|handle| source.add_node(&terms, *handle));
+            handles.extend(std::iter::from_fn(|| source.take(&terms)).take(n_tasks - handles.len()));
         }
         handles
     }
 
-    fn tree<'a>(&'a self, terms: &Terms<'a>, usable: &Usable) -> Branch<'a> {
+    fn tree<'a>(&'a self, terms: &Terms<'a>, classes: &[u32]) -> Branch<'a> {
         // Each class belongs to one branch, as the labels that tasks are spread over tell classes apart.
         let branch_of = |class: u32| {
             let like = &self.classes.all[at(class)].like.node;
@@ -220,14 +225,17 @@ impl Picture {
                 root.count(branch_of(self.class(handle)), *n_own);
             }
         }
-        for class in &usable.classes {
-            root.leaf(branch_of(*class)).add_class(terms, *class);
+        if !terms.ask.is_one_by_one() {
+            for class in classes {
+                root.leaf(branch_of(*class)).add_class(terms, *class);
+            }
         }
-        for handle in &usable.nodes {
+        let nodes = self.usable_nodes(terms, classes);
+        for handle in &nodes {
             root.leaf(branch_of(self.class(*handle))).add_node(terms, *handle);
         }
         if terms.ask.weight.is_some() {
-            for handle in &usable.nodes {
+            for handle in &nodes {
                 root.weigh(branch_of(self.class(*handle)), terms.ask.weight_of(&self.info(*handle).node));
             }
         }
@@ -235,8 +243,17 @@ impl Picture {
         root
     }
 
-    /// All that will do, as far as rules go that no placement changes.
-    fn usable(&self, terms: &Terms<'_>) -> Usable {
+    /// The classes whose nodes will do, as far as rules go that no placement changes; none where single nodes are named.
+    fn usable_classes(&self, ask: &Ask) -> Vec<u32> {
+        let will_do = |class: &u32| {
+            let class = &self.classes.all[at(*class)];
+            class.is_taking && class.order.len() > 0 && Filter::first_static(ask, &class.like).is_none()
+        };
+        if ask.is_pinned() { Vec::new() } else { (0..self.classes.n()).filter(will_do).collect() }
+    }
+
+    /// The nodes that will do and do not come as the orders of their classes say.
+    fn usable_nodes(&self, terms: &Terms<'_>, classes: &[u32]) -> Vec<Handle> {
         let ask = terms.ask;
         if ask.is_pinned() {
             let crowd = Crowd::default();
@@ -245,26 +262,18 @@ impl Picture {
                 let all = [Filter::Ready, Filter::Plugin, Filter::Constraints, Filter::Platform];
                 all.into_iter().all(|filter| filter.check(ask, &crowd, info, 0))
             };
-            let nodes = match ask.only_node() {
+            return match ask.only_node() {
                 Some(id) => self.handle(id).into_iter().filter(fits).collect(),
                 None => self.handles().filter(fits).collect(),
             };
-            return Usable { classes: Vec::new(), nodes };
         }
-        let will_do = |class: u32| {
-            let class = &self.classes.all[at(class)];
-            class.is_taking && class.order.len() > 0 && Filter::first_static(ask, &class.like).is_none()
-        };
-        let classes: Vec<u32> = (0..self.classes.n()).filter(|class| will_do(*class)).collect();
         if ask.has_own_order() {
-            let orders = classes.iter().map(|class| &self.classes.all[at(*class)].order);
-            return Usable { nodes: orders.flat_map(Order::handles).collect(), classes: Vec::new() };
+            return classes.iter().flat_map(|class| self.classes.all[at(*class)].order.handles()).collect();
         }
         let specials = terms.crowd.tasks.keys().chain(terms.crowd.failures.keys());
         let specials: BTreeSet<NodeId> = specials.copied().filter(|id| terms.is_special(*id)).collect();
         let handles = specials.into_iter().filter_map(|id| self.handle(id));
-        let nodes = handles.filter(|handle| classes.binary_search(&self.class(*handle)).is_ok()).collect();
-        Usable { classes, nodes }
+        handles.filter(|handle| classes.binary_search(&self.class(*handle)).is_ok()).collect()
     }
 
     /// Counts why no node takes another task, after these were given.

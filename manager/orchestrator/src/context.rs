@@ -77,6 +77,9 @@ pub struct Context<'a> {
     pub wakes: BTreeMap<WakeKey, Timestamp>,
     /// How the tasks of the service that is looked at differ from what it asks for.
     pub(crate) differences: Differences,
+    /// The service that was looked at last, if that was whole: placement asks for all its tasks next, and to find each
+    /// again is most of its work. With how much was drafted by then.
+    pub(crate) last: Option<(Situation, usize)>,
     /// History that is no longer worth keeping: to be deleted once placement has seen on which nodes it failed.
     pub reaped: Vec<TaskId>,
 }
@@ -100,6 +103,7 @@ impl<'a> Context<'a> {
             ahead: Duration::ZERO,
             wakes: BTreeMap::new(),
             differences: Differences::default(),
+            last: None,
             reaped: Vec::new(),
         }
     }
@@ -108,6 +112,15 @@ impl<'a> Context<'a> {
     pub(crate) fn clock(&self, now: Timestamp) -> Timestamp {
         let ahead = i64::try_from(self.ahead.as_nanos()).unwrap_or(i64::MAX);
         Timestamp(now.0.saturating_sub(ahead))
+    }
+
+    /// The situation of a service, if it is still at hand and true.
+    #[must_use]
+    pub fn situation(&self, draft: &Draft, id: ServiceId) -> Option<&Situation> {
+        let (at, n_changes) = self.last.as_ref()?;
+        let is_it = at.service().id == id && draft.changes().len() == *n_changes;
+        debug_assert!(!is_it || at.is_true(draft), "nothing was written since");
+        is_it.then_some(at)
     }
 
     /// Asks to look again at `at`, if that is not asked for earlier already.

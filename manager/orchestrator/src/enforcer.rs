@@ -66,10 +66,16 @@ impl ServicePart for Enforcer {
     }
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
-        orphan(at, draft, cx);
-        reject(at, draft);
+        let service = at.service();
+        // What is done about one seat leaves the others no less room than they had.
+        let keys = at.keys(|seat| seat.all().any(|task| is_odd(draft, cx, task, service)));
+        if keys.is_empty() {
+            return;
+        }
+        orphan(at, draft, cx, &keys);
+        reject(at, draft, &keys);
         let fit = Fit::of(at, cx);
-        for key in at.keys() {
+        for key in keys {
             let Some(task) = at.seat(key).and_then(Seat::counted).cloned() else { continue };
             let Some(node) = task.node_id.or(task.for_node()) else { continue };
             let Some(reason) = reason(draft, cx, draft.node(node), &task, at.service()) else { continue };
@@ -81,6 +87,16 @@ impl ServicePart for Enforcer {
             }
         }
     }
+}
+
+/// Whether there may be something to do about a task: true of few, and all of them are asked in one go.
+fn is_odd(view: &View, cx: &mut Context<'_>, task: &Task, service: &Service) -> bool {
+    let Some(id) = task.node_id.or(task.for_node()).filter(|_| task.is_live()) else {
+        return is_to_be_rejected(task);
+    };
+    let node = view.node(id);
+    node.is_none_or(|node| node.status.state == NodeState::Down)
+        || (task.is_runnable() && reason(view, cx, node, task, service).is_some())
 }
 
 fn reason(
@@ -127,12 +143,9 @@ fn is_rolled_out(service: &Service, node: &Node) -> bool {
 }
 
 /// What had to leave its node shows so once it has stopped: before, it still holds what it has there.
-fn reject(at: &mut Situation, draft: &mut Draft) {
-    let is_told = |task: &&Arc<Task>| {
-        task.status.state == TaskState::Shutdown && task.status.err.as_str() == NO_LONGER_MEETS
-    };
-    let stopped: Vec<Arc<Task>> =
-        at.seats().flat_map(|(_, seat)| seat.tasks.iter().filter(is_told)).cloned().collect();
+fn reject(at: &mut Situation, draft: &mut Draft, keys: &[SeatKey]) {
+    let tasks = keys.iter().filter_map(|key| at.seat(*key)).flat_map(|seat| &seat.tasks);
+    let stopped: Vec<Arc<Task>> = tasks.filter(|task| is_to_be_rejected(task)).cloned().collect();
     for task in stopped {
         let status =
             said(&task.status, draft.now(), TaskState::Rejected, REJECTED_BY_ENFORCER, NO_LONGER_MEETS);
@@ -140,11 +153,15 @@ fn reject(at: &mut Situation, draft: &mut Draft) {
     }
 }
 
+fn is_to_be_rejected(task: &Task) -> bool {
+    task.status.state == TaskState::Shutdown && task.status.err.as_str() == NO_LONGER_MEETS
+}
+
 /// Nobody will ever report what became of the tasks of a node that was removed, or is down for too long.
-fn orphan(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
+fn orphan(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, keys: &[SeatKey]) {
     let now = draft.now();
     let mut lost: Vec<(Arc<Task>, Option<&str>)> = Vec::new();
-    for task in at.seats().flat_map(|(_, seat)| seat.tasks.iter().chain(&seat.leaving)) {
+    for task in keys.iter().filter_map(|key| at.seat(*key)).flat_map(Seat::all) {
         let Some(id) = task.node_id.filter(|_| task.is_live()) else { continue };
         match draft.node(id) {
             None => lost.push((Arc::clone(task), Some(NODE_DELETED))),

@@ -69,4 +69,5 @@ pub fn reconcile(draft: &mut Draft, cx: &mut Context<'_>, id: ServiceId, look: &
         }
     }
     debug_assert!(at.is_true(draft), "a part wrote past the situation of service {id}");
+    cx.last = (is_whole && !at.is_over()).then(|| (at, draft.changes().len()));
 }

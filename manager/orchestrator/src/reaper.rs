@@ -31,13 +31,18 @@ impl ServicePart for Reaper {
         let n_max = draft.cluster().map_or(&default, |cluster| &cluster.spec).task_history_max();
         for (_, seat) in at.seats() {
             let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
+            cx.reaped.extend(gone.map(|task| task.id));
+            if seat.tasks.len() < 2 {
+                // The newest stays, and it is all there is.
+                continue;
+            }
             // How an update goes is told by the first task that it made.
             let told = judged(at.service(), seat)
                 .filter(|_| at.service().is_updating() || at.service().is_update_paused());
             let told = told.map(|task| task.id);
             let old = superfluous(seat, n_max)
                 .filter(|task| Some(task.id) != told && !moves::is_remembered(task, draft.now(), cx));
-            let ids: Vec<TaskId> = gone.chain(old).map(|task| task.id).collect();
+            let ids: Vec<TaskId> = old.map(|task| task.id).collect();
             cx.reaped.extend(ids);
         }
     }

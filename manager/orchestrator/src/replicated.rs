@@ -29,20 +29,18 @@ impl ServicePart for Replicated {
             Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob => return,
         };
         let n_wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
-        let n_occupied = at.seats().filter(|(_, seat)| seat.is_occupied()).count();
-        if n_occupied > n_wanted {
+        let occupied = at.keys(Seat::is_occupied);
+        let n_missing = n_wanted.saturating_sub(occupied.len());
+        if occupied.len() > n_wanted {
             for key in by_worth(at).split_off(n_wanted) {
                 let tasks = at.seat(key).map(|seat| seat.tasks.clone()).unwrap_or_default();
                 tasks.iter().for_each(|task| at.remove(draft, task));
             }
             return;
         }
-        let mut slot = 0;
-        for _ in n_occupied..n_wanted {
-            slot = (slot + 1..)
-                .find(|slot| !at.seat(SeatKey::Slot(*slot)).is_some_and(Seat::is_occupied))
-                .expect("there are more numbers than slots");
-            at.create(draft, cx, SeatKey::Slot(slot), NewTask::from(draft.now()));
+        let free = (1..).map(SeatKey::Slot).filter(|key| occupied.binary_search(key).is_err());
+        for key in free.take(n_missing) {
+            at.create(draft, cx, key, NewTask::from(draft.now()));
         }
     }
 }

@@ -37,7 +37,8 @@ impl ServicePart for Restart {
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
         let fit = Fit::of(at, cx);
-        for key in at.keys() {
+        let waits = |task: &Arc<Task>| task.desired_state < TaskState::Running;
+        for key in at.keys(|seat| seat.counted().is_none_or(waits)) {
             let Some(seat) = at.seat(key) else { continue };
             match seat.counted().cloned() {
                 Some(task) if task.desired_state < TaskState::Running => {

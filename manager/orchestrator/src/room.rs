@@ -11,6 +11,10 @@ use skep_store::{GenericLoad, View};
 
 /// Whether a task still has what it reserved of its node.
 pub(crate) fn has_room(view: &View, node: &Node, task: &Task) -> bool {
+    if task.given().is_empty() && !reserves(task) {
+        // It takes nothing that others may lack.
+        return true;
+    }
     let load = view.node_load(node.id);
     let about = &node.description;
     let is_there = load.nano_cpus <= about.nano_cpus && load.memory_bytes <= about.memory_bytes;
@@ -32,6 +36,11 @@ pub(crate) fn has_room(view: &View, node: &Node, task: &Task) -> bool {
         }
     }
     true
+}
+
+fn reserves(task: &Task) -> bool {
+    let (nano_cpus, memory_bytes) = task.spec.task_template.reservations();
+    nano_cpus > 0 || memory_bytes > 0
 }
 
 /// What is left of a node beside the tasks that keep their part.

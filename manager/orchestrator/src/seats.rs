@@ -38,6 +38,21 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// The seat that has these tasks.
+    pub(crate) fn of(tasks: &[&Arc<Task>]) -> Self {
+        let mut seat = Self::default();
+        // Most have one, and a vector would begin with room for four.
+        seat.tasks.reserve_exact(tasks.len());
+        tasks.iter().for_each(|task| seat.add(task));
+        seat.sort();
+        seat
+    }
+
+    /// All of its tasks.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.iter().chain(&self.leaving)
+    }
+
     /// Takes a task in, in no order; see [`Seat::sort`].
     pub(crate) fn add(&mut self, task: &Arc<Task>) {
         let list = if task.desired_state >= TaskState::Remove { &mut self.leaving } else { &mut self.tasks };

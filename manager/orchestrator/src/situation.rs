@@ -74,20 +74,14 @@ impl Situation {
     #[must_use]
     pub fn read(view: &View, id: ServiceId, look: &Look) -> Option<Self> {
         let service = Arc::clone(view.service(id)?);
-        let mut seats: BTreeMap<SeatKey, Seat> = BTreeMap::new();
-        match look {
-            Look::Whole => {
-                for task in view.tasks_of_service(id) {
-                    seats.entry(task.seat()).or_default().add(task);
-                }
-            }
-            Look::Seats(keys) => {
-                for task in keys.iter().flat_map(|key| view.tasks_of_seat(id, *key)) {
-                    seats.entry(task.seat()).or_default().add(task);
-                }
-            }
-        }
-        seats.values_mut().for_each(Seat::sort);
+        let mut tasks: Vec<&Arc<Task>> = match look {
+            Look::Whole => view.tasks_of_service(id).collect(),
+            Look::Seats(keys) => keys.iter().flat_map(|key| view.tasks_of_seat(id, *key)).collect(),
+        };
+        // By slots they are sorted already; and a map is made faster of what is sorted.
+        tasks.sort_by_key(|task| task.seat());
+        let seats = tasks.chunk_by(|a, b| a.seat() == b.seat());
+        let seats = seats.map(|tasks| (tasks[0].seat(), Seat::of(tasks))).collect();
         Some(Self { mode: service.spec.mode(), service, seats, look: look.clone(), is_over: false })
     }
 
@@ -135,10 +129,15 @@ impl Situation {
         self.seats.iter().map(|(key, seat)| (*key, seat))
     }
 
-    /// The keys of these, for who writes while it goes through them.
+    /// The keys of those that something may be to do about, for who writes while it goes through them.
     #[must_use]
-    pub fn keys(&self) -> Vec<SeatKey> {
-        self.seats.keys().copied().collect()
+    pub fn keys(&self, mut is_it: impl FnMut(&Seat) -> bool) -> Vec<SeatKey> {
+        self.seats().filter(|(_, seat)| is_it(seat)).map(|(key, _)| key).collect()
+    }
+
+    /// All tasks of these.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.seats.values().flat_map(Seat::all)
     }
 
     /// A seat; `None` when it has no task.

@@ -32,7 +32,8 @@ impl ServicePart for Takeover {
     }
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
-        for key in at.keys() {
+        // One task alone takes over from none.
+        for key in at.keys(|seat| seat.tasks.len() > 1) {
             let Some(seat) = at.seat(key) else { continue };
             let pair = seat.pair().map(|(old, new)| (Arc::clone(old), Arc::clone(new)));
             match pair {

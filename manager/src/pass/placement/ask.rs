@@ -1,6 +1,9 @@
 //! What a task asks for, and what its service has on the nodes already.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use skep_api::{
     NodeId, TaskState, Timestamp,
@@ -92,21 +95,37 @@ fn plugins(view: &View, spec: &ServiceSpec) -> Vec<Plugin> {
 
 /// What the service of a task has on all nodes.
 pub(super) fn crowd(view: &View, ask: &Ask, task: &Task, now: Timestamp) -> Crowd {
-    let mut crowd = Crowd { port_holders: port_holders(view, ask).collect(), ..Crowd::default() };
+    crowd_of(view.tasks_of_service(task.service_id), view, ask, task.spec_version, now)
+}
+
+/// What a service that has these tasks has on all nodes, as tasks of a version see it.
+pub(super) fn crowd_of<'a>(
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+    view: &View,
+    ask: &Ask,
+    version: u64,
+    now: Timestamp,
+) -> Crowd {
+    let mut nodes: Vec<NodeId> = Vec::new();
     // Each is known to the tasks that follow it in its seat, too.
     let mut failures: BTreeSet<(NodeId, SeatKey, Timestamp)> = BTreeSet::new();
-    for other in view.tasks_of_service(task.service_id) {
-        if let Some(node) = other.node_id.filter(|_| other.is_runnable()) {
-            *crowd.tasks.entry(node).or_default() += 1;
-        }
-        if other.spec_version == task.spec_version {
-            failures.extend(failed_lately(other, now).map(|(node, at)| (node, other.seat(), at)));
+    for task in tasks {
+        nodes.extend(task.node_id.filter(|_| task.is_runnable()));
+        if task.spec_version == version {
+            failures.extend(failed_lately(task, now).map(|(node, at)| (node, task.seat(), at)));
         }
     }
-    for (node, ..) in failures {
-        *crowd.failures.entry(node).or_default() += 1;
-    }
-    crowd
+    // Sorted they are counted without a search for each.
+    nodes.sort_unstable();
+    let failed: Vec<NodeId> = failures.into_iter().map(|(node, ..)| node).collect();
+    let port_holders = port_holders(view, ask).collect();
+    Crowd { tasks: counted(&nodes), failures: counted(&failed), port_holders }
+}
+
+/// How often each node comes in a list that is sorted.
+fn counted(nodes: &[NodeId]) -> BTreeMap<NodeId, u64> {
+    let same = nodes.chunk_by(|a, b| a == b);
+    same.map(|same| (same[0], u64::try_from(same.len()).unwrap_or(u64::MAX))).collect()
 }
 
 /// What the service of a task has on the node that it is for.

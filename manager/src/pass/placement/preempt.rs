@@ -269,20 +269,24 @@ impl Placer<'_, '_> {
 
     /// What a task's service has on the nodes, with what it was promised.
     pub(super) fn crowd(&self, ask: &Ask, task: &Task) -> Crowd {
-        self.promises.joined(task.service_id, ask, crowd_now(self.draft, ask, task))
+        self.promises.joined(task.service_id, ask, self.crowd_now(ask, task))
     }
 
     /// The same for who has others' ports given up.
     fn crowd_to_be(&self, ask: &Ask, task: &Task) -> Crowd {
-        let crowd = Crowd { port_holders: BTreeSet::new(), ..crowd_now(self.draft, ask, task) };
+        let crowd = Crowd { port_holders: BTreeSet::new(), ..self.crowd_now(ask, task) };
         self.promises.joined(task.service_id, ask, crowd)
     }
-}
 
-fn crowd_now(draft: &Draft, ask: &Ask, task: &Task) -> Crowd {
-    match task.for_node() {
-        Some(node) => ask::crowd_of_node(draft, ask, task, node),
-        None => ask::crowd(draft, ask, task, draft.now()),
+    fn crowd_now(&self, ask: &Ask, task: &Task) -> Crowd {
+        let (draft, now) = (&*self.draft, self.draft.now());
+        if let Some(node) = task.for_node() {
+            return ask::crowd_of_node(draft, ask, task, node);
+        }
+        match self.cx.situation(draft, task.service_id) {
+            Some(at) => ask::crowd_of(at.tasks(), draft, ask, task.spec_version, now),
+            None => ask::crowd(draft, ask, task, now),
+        }
     }
 }
 
