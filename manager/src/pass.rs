@@ -17,7 +17,7 @@ use skep_store::{Change, Dirty, Draft, View};
 
 pub use self::placement::{Move, Plan, Rebalance, Waiting};
 pub(crate) use self::placement::{plan, plan_rebalance, waiting};
-use self::scope::{fresh_nodes, is_room_freed, scope};
+use self::scope::{fresh, is_room_freed, scope};
 
 /// What the leader keeps from pass to pass to be quick. Nothing that decides: a pass with a fresh one is the same.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +68,7 @@ pub fn pass(
     let Times { now, clock } = times.into();
     let mut scope = scope(&view, dirty);
     let is_room_freed = is_room_freed(&view, dirty);
-    let fresh = fresh_nodes(&view, dirty);
+    let fresh = fresh(&view, dirty);
     let mut draft = Draft::new(view, now);
     let mut cx = Context::new(ids);
     cx.ahead = now.since(clock);
@@ -85,7 +85,7 @@ pub fn pass(
     assign_addresses(&mut draft, &scope.nodes);
     let placing = (&dirty.placing, is_room_freed);
     rest.placing = placement::place(&mut draft, &mut cx, &scope, placing, &mut memo.kept, budget);
-    placement::rebalance(&mut draft, &mut cx, &scope, fresh.as_ref(), &mut memo.kept);
+    placement::rebalance(&mut draft, &mut cx, &scope, &fresh, &mut memo.kept);
     for id in std::mem::take(&mut cx.reaped) {
         // It is there, or was not found.
         draft.push(Change::DeleteTask(id)).ok();

@@ -1,9 +1,6 @@
 //! What a pass looks at: what changed, and what that concerns.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use skep_api::{
     NodeId, ServiceId, TaskId, TaskState,
@@ -117,11 +114,30 @@ pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
     dirty.all || !dirty.nodes.is_empty() || is_freed || dirty.tasks.keys().any(has_ended)
 }
 
-/// The nodes that may take now what they did not take before; `None` for all.
-pub(super) fn fresh_nodes(view: &View, dirty: &Dirty) -> Option<BTreeSet<NodeId>> {
+/// What nodes may take now that they did not take before.
+#[derive(PartialEq, Debug)]
+pub(super) enum Fresh {
+    /// Whatever it is: nodes changed themselves, or what was kept for others is not any more.
+    Any,
+    /// What tasks had that ended there: none but those that had too little room before.
+    Ended(BTreeMap<NodeId, Vec<Arc<Task>>>),
+}
+
+/// See [`Fresh`].
+pub(super) fn fresh(view: &View, dirty: &Dirty) -> Fresh {
     let ended = dirty.tasks.keys().filter_map(|id| view.task(*id)).filter(|task| !task.is_live());
-    let nodes = dirty.nodes.iter().chain(&dirty.freed).copied().chain(ended.filter_map(|task| task.node_id));
-    (!dirty.all).then(|| nodes.collect())
+    let ended: Vec<&Arc<Task>> = ended.collect();
+    let is_any = dirty.all || !dirty.nodes.is_empty() || !dirty.freed.is_empty();
+    if is_any || ended.iter().any(|task| task.room_for().is_some()) {
+        return Fresh::Any;
+    }
+    let mut by_node: BTreeMap<NodeId, Vec<Arc<Task>>> = BTreeMap::new();
+    for task in ended {
+        if let Some(node) = task.node_id {
+            by_node.entry(node).or_default().push(Arc::clone(task));
+        }
+    }
+    Fresh::Ended(by_node)
 }
 
 #[cfg(test)]
@@ -203,7 +219,7 @@ mod tests {
     fn room_that_was_not_taken_is_room() {
         let dirty = Dirty { freed: [NODE].into(), ..Dirty::default() };
         assert!(!dirty.is_empty() && is_room_freed(&View::default(), &dirty));
-        assert_eq!(fresh_nodes(&View::default(), &dirty), Some([NODE].into()));
+        assert_eq!(fresh(&View::default(), &dirty), Fresh::Any);
         assert!(scope(&draft(), &dirty).services.is_empty());
     }
 

@@ -56,18 +56,24 @@ fn of_template(view: &View, spec: &ServiceSpec, ports: &[PortConfig]) -> Result<
         let parsed = Constraint::parse(text).map_err(|error| format!("no suitable node ({error})"))?;
         Ok::<_, String>((parsed, text.clone()))
     };
-    let (nano_cpus, memory_bytes) = template.reservations();
-    let generic = template.generic().map(|(kind, amount)| (kind.to_owned(), amount)).collect();
     Ok(Ask {
         constraints: template.constraints().iter().map(parse).collect::<Result<_, _>>()?,
         platforms: template.platforms(),
         plugins: plugins(view, spec),
-        amounts: Amounts { nano_cpus, memory_bytes, generic },
+        amounts: amounts(spec),
         host_ports: host_ports(ports).collect(),
         max_replicas: template.max_replicas(),
         spread: template.spread().filter_map(Descriptor::parse).collect(),
         ..Ask::default()
     })
+}
+
+/// What each task of a spec reserves.
+pub(super) fn amounts(spec: &ServiceSpec) -> Amounts {
+    let template = &spec.task_template;
+    let (nano_cpus, memory_bytes) = template.reservations();
+    let generic = template.generic().map(|(kind, amount)| (kind.to_owned(), amount)).collect();
+    Amounts { nano_cpus, memory_bytes, generic }
 }
 
 /// Ports that a task opens on its node under a number that the user chose.

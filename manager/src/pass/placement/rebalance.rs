@@ -4,10 +4,7 @@
 //! between the branches that tasks are spread over, then within them. Each move lessens the sum of squares of the
 //! level that it is for and leaves those above it alone, so no move is ever undone by the next.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use skep_api::{
     NodeId, ServiceId, Timestamp,
@@ -16,10 +13,11 @@ use skep_api::{
 use skep_orchestrator::{
     Context, FAILURES_WINDOW, Hold, Scope, WakeKey, assign_address, begin_move, end_moves, may_move,
 };
-use skep_scheduler::{Ask, Crowd, Picture};
+use skep_scheduler::{Amounts, Ask, Crowd, Picture};
 use skep_store::{Draft, View};
 
 use super::{
+    super::scope::Fresh,
     Kept,
     ask::{self, completed_lately, failed_lately},
     lacks_address, picture,
@@ -57,23 +55,29 @@ pub struct Rebalance {
     pub held: String,
 }
 
-/// Moves a task of each service that asks for it and is uneven: of those of the scope, and of those that a node may
-/// take now which it did not before.
+/// Moves a task of each service that asks for it and is uneven: of those of the scope, and of those that a node takes
+/// now which it did not before.
 pub(in crate::pass) fn rebalance(
     draft: &mut Draft,
     cx: &mut Context<'_>,
     scope: &Scope,
-    fresh: Option<&BTreeSet<NodeId>>,
+    fresh: &Fresh,
     kept: &mut Kept,
 ) {
     if draft.n_rooms() > 0 {
         // They are kept for others, and whatever ends that is a task that stops.
         return;
     }
-    let is_looked_at =
-        |id: &ServiceId| scope.services.contains_key(id) || fresh.is_none_or(|n| !n.is_empty());
-    let services: Vec<ServiceId> =
-        draft.balanced_services().map(|service| service.id).filter(is_looked_at).collect();
+    let mut services: Vec<ServiceId> = Vec::new();
+    for service in draft.balanced_services() {
+        let mut is_new = || match fresh {
+            Fresh::Any => true,
+            Fresh::Ended(ended) => !ended.is_empty() && is_taken_anew(draft, kept, service, ended),
+        };
+        if scope.services.contains_key(&service.id) || is_new() {
+            services.push(service.id);
+        }
+    }
     for id in services {
         let Some(service) = draft.service(id).cloned() else { continue };
         match may_move(draft, &service, service.moves_a_minute(), draft.now()) {
@@ -83,6 +87,34 @@ pub(in crate::pass) fn rebalance(
             Err(Hold::Never(_)) => end_moves(draft, id),
         }
     }
+}
+
+/// Whether a node takes one more task of a service since these ended there: it has the room, and had it not before. That
+/// others of the service run there is not asked: what becomes of them is a change of it.
+fn is_taken_anew(
+    draft: &Draft,
+    kept: &mut Kept,
+    service: &Service,
+    ended: &BTreeMap<NodeId, Vec<Arc<Task>>>,
+) -> bool {
+    let Ok(ask) = ask::of_spec(draft, &service.spec, &service.ports) else { return false };
+    if ask.amounts == Amounts::default() && ask.host_ports.is_empty() {
+        // It finds room wherever it may be.
+        return false;
+    }
+    kept.show(draft);
+    kept.at = Some(draft.nodes_only());
+    let crowd = Crowd::default();
+    ended.iter().any(|(node, ended)| {
+        let had = ended.iter().fold(Amounts::default(), |sum, task| sum.and(&ask::amounts(&task.spec)));
+        let had_port = || {
+            let mut ports = ended.iter().flat_map(|task| ask::host_ports(&task.ports));
+            ports.any(|port| ask.host_ports.contains(&port))
+        };
+        let before = Ask { amounts: ask.amounts.clone().and(&had), ..ask.clone() };
+        kept.picture.fits(&ask, &crowd, *node).is_ok()
+            && (had_port() || kept.picture.fits(&before, &crowd, *node).is_err())
+    })
 }
 
 fn even_out(draft: &mut Draft, cx: &mut Context<'_>, service: &Arc<Service>, kept: &mut Kept) {
@@ -314,7 +346,60 @@ impl<'a> Branch<'a> {
 
 #[cfg(test)]
 mod tests {
+    use skep_api::{
+        Id, TaskId,
+        object::{Node, NodeState},
+        spec::ServiceSpec,
+    };
+    use skep_store::Change;
+
     use super::*;
+
+    const NODE: NodeId = NodeId(Id(1));
+
+    fn service(cpus: i64, port: u16) -> Service {
+        let ports = match port {
+            0 => String::new(),
+            port => format!(r#"{{"TargetPort":80,"PublishedPort":{port},"PublishMode":"host"}}"#),
+        };
+        let cpus = cpus * 1_000_000_000;
+        let text = format!(
+            r#"{{"Name":"a","TaskTemplate":{{"Resources":{{"Reservations":{{"NanoCPUs":{cpus}}}}}}},
+                "EndpointSpec":{{"Ports":[{ports}]}}}}"#
+        );
+        let spec: ServiceSpec = serde_json::from_str(&text).unwrap();
+        let ports = spec.ports().into();
+        Service { spec: Arc::new(spec), ports, ..Service::default() }
+    }
+
+    /// Of a service that asks for so much of a node that has so much left since something ended there that had so much.
+    #[track_caller]
+    fn check(asked: (i64, u16), free: i64, had: (i64, u16), expect: bool) {
+        let mut draft = Draft::new(View::default(), Timestamp(1));
+        let mut node = Node { id: NODE, ..Node::default() };
+        node.status.state = NodeState::Ready;
+        node.description.nano_cpus = free * 1_000_000_000;
+        draft.push(Change::PutNode(Arc::new(node))).unwrap();
+        let ended = Arc::new(Task::new(TaskId(Id(1)), &service(had.0, had.1), 1));
+        let ended = [(NODE, vec![ended])].into();
+        let asks = service(asked.0, asked.1);
+        let found = is_taken_anew(&draft, &mut Kept::default(), &asks, &ended);
+        assert_eq!(found, expect, "{asked:?} {free} {had:?}");
+    }
+
+    #[test]
+    fn who_has_room_anyway_is_not_looked_at_when_a_task_ends() {
+        check((0, 0), 4, (4, 8080), false);
+        check((1, 0), 4, (1, 0), false);
+        check((1, 0), 4, (0, 0), false);
+        check((2, 0), 4, (3, 0), true);
+        check((4, 0), 4, (1, 0), true);
+        // There is still too little.
+        check((5, 0), 4, (3, 0), false);
+        check((0, 8080), 4, (1, 8081), false);
+        check((0, 8080), 4, (0, 8080), true);
+        check((5, 8080), 4, (0, 8080), false);
+    }
 
     #[test]
     fn a_plan_is_shorter_where_nodes_are_very_many() {
