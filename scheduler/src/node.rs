@@ -71,6 +71,20 @@ impl GenericFree {
         (free != Self::default()).then(|| Box::new(free))
     }
 
+    /// What a task gets that asks for so much.
+    fn chosen(&self, amounts: &Amounts) -> Vec<GenericResource> {
+        let mut chosen = Vec::new();
+        for (kind, asked) in amounts.generic.iter().filter(|(_, asked)| **asked > 0) {
+            if self.amounts.contains_key(kind) {
+                chosen.push(GenericResource::Discrete { kind: kind.clone(), amount: *asked });
+            } else if let Some(names) = self.named.get(kind) {
+                let names = names.iter().take(usize::try_from(*asked).unwrap_or(usize::MAX)).cloned();
+                chosen.extend(names.map(|value| GenericResource::Named { kind: kind.clone(), value }));
+            }
+        }
+        chosen
+    }
+
     /// How much there is of a kind.
     #[must_use]
     pub fn amount(&self, kind: &str) -> i64 {
@@ -98,21 +112,51 @@ impl NodeInfo {
     /// Takes what a task reserves. Of named resources it gets the first ones that are left.
     pub(crate) fn take(&mut self, amounts: &Amounts) -> Vec<GenericResource> {
         self.n_tasks += 1;
-        self.nano_cpus -= amounts.nano_cpus.max(0);
-        self.memory_bytes -= amounts.memory_bytes.max(0);
-        let mut given = Vec::new();
-        let Some(free) = self.generic.as_mut().filter(|_| !amounts.generic.is_empty()) else { return given };
-        for (kind, asked) in amounts.generic.iter().filter(|(_, asked)| **asked > 0) {
-            if let Some(left) = free.amounts.get_mut(kind) {
-                *left -= asked;
-                given.push(GenericResource::Discrete { kind: kind.clone(), amount: *asked });
-            } else if let Some(names) = free.named.get_mut(kind) {
-                for _ in 0..*asked {
-                    let Some(value) = names.pop_first() else { break };
-                    given.push(GenericResource::Named { kind: kind.clone(), value });
+        let given = self.generic.as_ref().map(|free| free.chosen(amounts)).unwrap_or_default();
+        self.subtract(amounts.nano_cpus, amounts.memory_bytes, &given);
+        given
+    }
+
+    /// Takes what one task has.
+    pub(crate) fn subtract(&mut self, nano_cpus: i64, memory_bytes: i64, given: &[GenericResource]) {
+        self.nano_cpus = self.nano_cpus.saturating_sub(nano_cpus.max(0));
+        self.memory_bytes = self.memory_bytes.saturating_sub(memory_bytes.max(0));
+        let Some(free) = self.generic.as_mut() else { return };
+        for given in given {
+            match given {
+                GenericResource::Named { kind, value } => {
+                    if let Some(names) = free.named.get_mut(kind) {
+                        names.remove(value);
+                    }
+                }
+                GenericResource::Discrete { kind, amount } => {
+                    if let Some(left) = free.amounts.get_mut(kind) {
+                        *left = left.saturating_sub(*amount);
+                    }
                 }
             }
         }
-        given
+    }
+
+    /// Gives that back.
+    pub(crate) fn add(&mut self, nano_cpus: i64, memory_bytes: i64, given: &[GenericResource]) {
+        self.nano_cpus = self.nano_cpus.saturating_add(nano_cpus.max(0));
+        self.memory_bytes = self.memory_bytes.saturating_add(memory_bytes.max(0));
+        let has = &self.node.description.generic;
+        let Some(free) = self.generic.as_mut() else { return };
+        for given in given {
+            match given {
+                // The node may have lost it since.
+                GenericResource::Named { kind, value } if has.contains(given) => {
+                    free.named.entry(kind.clone()).or_default().insert(value.clone());
+                }
+                GenericResource::Named { .. } => {}
+                GenericResource::Discrete { kind, amount } => {
+                    if let Some(left) = free.amounts.get_mut(kind) {
+                        *left = left.saturating_add(*amount);
+                    }
+                }
+            }
+        }
     }
 }

@@ -113,63 +113,18 @@ impl Room {
     }
 
     fn free(&mut self, tenant: &Tenant) {
-        self.info.give_back(tenant);
+        self.info.add(tenant.nano_cpus, tenant.memory_bytes, &tenant.given);
         self.n_port_holders = self.n_port_holders.saturating_sub(tenant.has_port.into());
     }
 
     /// Whether a task's room is needed; else the task keeps it.
     fn needs(&mut self, tenant: &Tenant) -> bool {
-        self.info.take_again(tenant);
+        self.info.subtract(tenant.nano_cpus, tenant.memory_bytes, &tenant.given);
         self.n_port_holders += usize::from(tenant.has_port);
         let is_needed = !self.is_enough();
         if is_needed {
             self.free(tenant);
         }
         is_needed
-    }
-}
-
-impl NodeInfo {
-    /// As if a task had stopped.
-    fn give_back(&mut self, tenant: &Tenant) {
-        self.nano_cpus = self.nano_cpus.saturating_add(tenant.nano_cpus.max(0));
-        self.memory_bytes = self.memory_bytes.saturating_add(tenant.memory_bytes.max(0));
-        let has = &self.node.description.generic;
-        let Some(free) = self.generic.as_mut().filter(|_| !tenant.given.is_empty()) else { return };
-        for given in &tenant.given {
-            match given {
-                // The node may have lost it since.
-                GenericResource::Named { kind, value } if has.contains(given) => {
-                    free.named.entry(kind.clone()).or_default().insert(value.clone());
-                }
-                GenericResource::Named { .. } => {}
-                GenericResource::Discrete { kind, amount } => {
-                    if let Some(left) = free.amounts.get_mut(kind) {
-                        *left = left.saturating_add(*amount);
-                    }
-                }
-            }
-        }
-    }
-
-    /// As if it had not.
-    fn take_again(&mut self, tenant: &Tenant) {
-        self.nano_cpus = self.nano_cpus.saturating_sub(tenant.nano_cpus.max(0));
-        self.memory_bytes = self.memory_bytes.saturating_sub(tenant.memory_bytes.max(0));
-        let Some(free) = self.generic.as_mut().filter(|_| !tenant.given.is_empty()) else { return };
-        for given in &tenant.given {
-            match given {
-                GenericResource::Named { kind, value } => {
-                    if let Some(names) = free.named.get_mut(kind) {
-                        names.remove(value);
-                    }
-                }
-                GenericResource::Discrete { kind, amount } => {
-                    if let Some(left) = free.amounts.get_mut(kind) {
-                        *left = left.saturating_sub(*amount);
-                    }
-                }
-            }
-        }
     }
 }

@@ -79,13 +79,28 @@ impl ServicePart for Enforcer {
             let Some(task) = at.seat(key).and_then(Seat::counted).cloned() else { continue };
             let Some(node) = task.node_id.or(task.for_node()) else { continue };
             let Some(reason) = reason(draft, cx, draft.node(node), &task, at.service()) else { continue };
-            at.shut_down(draft, &task, reason.why());
-            let is_replaced = !runs_once(at, &task) && !is_no_more_than_a_move(&task, at.seat(key));
-            if is_replaced && fit.may_fill(draft, key) {
-                let new = NewTask::instead_of(&task, at.seat(key), draft.now());
-                at.create(draft, cx, key, new);
-            }
+            send_away(at, draft, cx, &fit, &task, reason.why());
         }
+    }
+}
+
+/// Stops a task that has to leave its node. It has not failed: what follows comes at once.
+pub(crate) fn send_away(
+    at: &mut Situation,
+    draft: &mut Draft,
+    cx: &mut Context<'_>,
+    fit: &Fit,
+    task: &Task,
+    why: Why<'_>,
+) {
+    let key = task.seat();
+    let is_counted = at.seat(key).and_then(Seat::counted).is_some_and(|counted| counted.id == task.id);
+    at.shut_down(draft, task, why);
+    // Who runs beside another one leaves the seat to that one.
+    let is_replaced = is_counted && !runs_once(at, task) && !is_no_more_than_a_move(task, at.seat(key));
+    if is_replaced && fit.may_fill(draft, key) {
+        let new = NewTask::instead_of(task, at.seat(key), draft.now());
+        at.create(draft, cx, key, new);
     }
 }
 

@@ -6,20 +6,13 @@
 use skep_api::{TaskId, object::Task};
 use skep_store::Draft;
 
-use crate::{Context, Differences, Fit, Look, NewTask, Seat, Situation, Why, moves::is_no_more_than_a_move};
+use crate::{Context, Differences, Fit, Look, Situation, Why, enforcer::send_away};
 
 /// Stops a task, whose room is for another one then.
 pub fn preempt(draft: &mut Draft, cx: &mut Context<'_>, task: &Task, room_for: TaskId, words: &str) {
-    let key = task.seat();
-    let Some(mut at) = Situation::read(draft, task.service_id, &Look::Seats([key].into())) else { return };
+    let look = Look::Seats([task.seat()].into());
+    let Some(mut at) = Situation::read(draft, task.service_id, &look) else { return };
     cx.differences = Differences::default();
     let fit = Fit::of(&at, cx);
-    let counted = at.seat(key).and_then(Seat::counted).map(|counted| counted.id);
-    at.shut_down(draft, &task.with_room_for(room_for), Why::Words(words));
-    // Who runs beside another one leaves the seat to that one.
-    let is_seat_empty = counted == Some(task.id) && !is_no_more_than_a_move(task, at.seat(key));
-    if is_seat_empty && fit.may_fill(draft, key) {
-        let new = NewTask::instead_of(task, at.seat(key), draft.now());
-        at.create(draft, cx, key, new);
-    }
+    send_away(&mut at, draft, cx, &fit, &task.with_room_for(room_for), Why::Words(words));
 }
