@@ -36,7 +36,7 @@ impl Control {
         resolve(&view, &mut spec)?;
         check_ports(&view, &spec, ServiceId::default())?;
         check_level(&view, &spec)?;
-        Ok(plan(&view, &spec))
+        Ok(plan(&view, &spec, Timestamp((self.shared.clock)())))
     }
 }
 

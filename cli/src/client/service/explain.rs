@@ -50,7 +50,13 @@ fn plan_text(plan: &Value) -> String {
     let n_waiting = plan["Waiting"].as_u64().unwrap_or(0);
     if n_waiting > 0 {
         let tasks = if n_waiting == 1 { "1 task".to_owned() } else { format!("{n_waiting} tasks") };
-        out.push_str(&format!("{tasks} would wait: {}\n{}", text(plan, "/Err"), reasons(plan)));
+        out.push_str(&format!("{tasks} would wait: {}\n", text(plan, "/Err")));
+        for victims in list(plan, "Preempted") {
+            let tasks = if victims["Tasks"] == 1 { "task" } else { "tasks" };
+            let service = text(victims, "/Service");
+            out.push_str(&format!("would preempt {} {tasks} of service {service}\n", victims["Tasks"]));
+        }
+        out.push_str(&reasons(plan));
     }
     out
 }
@@ -109,5 +115,12 @@ mod tests {
         let plan =
             json!({ "Placed": [{ "Hostname": "a", "Tasks": 2 }], "Waiting": 1, "Err": "no suitable node" });
         assert_eq!(plan_text(&plan), "NODE      TASKS\na         2\n1 task would wait: no suitable node\n");
+        let preempted = json!([{ "Service": "a", "Tasks": 1 }, { "Service": "b", "Tasks": 2 }]);
+        let plan = json!({ "Waiting": 2, "Err": "no room", "Preempted": preempted });
+        assert_eq!(
+            plan_text(&plan),
+            "NODE      TASKS\n2 tasks would wait: no room\nwould preempt 1 task of service a\n\
+             would preempt 2 tasks of service b\n"
+        );
     }
 }

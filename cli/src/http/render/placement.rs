@@ -25,6 +25,10 @@ pub(crate) fn plan(plan: &Plan, view: &View) -> Value {
     out["Placed"] = plan.nodes.iter().map(node).collect();
     out["Waiting"] = plan.n_waiting.into();
     out["Err"] = plan.err.as_str().into();
+    let preempted = plan.preempted.iter().map(|(name, n)| json!({ "Service": name, "Tasks": n }));
+    if !plan.preempted.is_empty() {
+        out["Preempted"] = preempted.collect();
+    }
     out
 }
 

@@ -6,15 +6,17 @@ use std::{
 };
 
 use skep_api::{
-    NodeId, ServiceId, TaskId, Timestamp,
+    Id, NodeId, ServiceId, TaskId, Timestamp,
+    id::SeededIds,
     object::{SeatKey, Service, Task},
     spec::{Mode, ServiceSpec},
 };
 use skep_orchestrator::{Fit, assign_ports};
 use skep_scheduler::{Ask, Crowd, Explanation, Filter, Picture, Refused};
-use skep_store::View;
+use skep_store::{Change, Dirty, Draft, View};
 
 use super::{
+    super::{Memo, pass},
     NO_ADDRESS, ask, lacks_address, lacks_ports, picture,
     preempt::offer_of,
     promises::{self, Promises, Ranks},
@@ -45,6 +47,8 @@ pub struct Plan {
     pub n_waiting: u64,
     /// Why; empty if none would.
     pub err: String,
+    /// How many tasks of which services would be stopped for them, at first.
+    pub preempted: BTreeMap<String, u64>,
     /// What each node says to the next one; of tasks that are for one node each, those nodes on which they would wait.
     pub explanation: Explanation,
 }
@@ -171,9 +175,14 @@ impl<'a> Eyes<'a> {
             None => self.view.nodes().filter_map(|node| offer(node.id)).min(),
         };
         match best {
+            Some(best) if best.victims.is_empty() => {
+                format!("priority {priority}: {} next", promises::waits_on(self.view, best.node))
+            }
             Some(best) => {
-                let words = promises::waits_on(self.view, best.node);
-                format!("priority {priority}: {words} next, {} of lower priority", best.victims.len())
+                let victims = best.victims.iter().filter_map(|id| self.view.task(*id));
+                let tasks: Vec<String> = by_service(victims).iter().map(tasks_of).collect();
+                let node = promises::name_of(self.view, best.node);
+                format!("priority {priority}: would preempt {} on {node}", tasks.join(", "))
             }
             None => {
                 format!("priority {priority}: no node would do without all tasks of lower priority either")
@@ -182,8 +191,51 @@ impl<'a> Eyes<'a> {
     }
 }
 
-/// Where the tasks of a new service would go.
-pub(crate) fn plan(view: &View, spec: &ServiceSpec) -> Plan {
+/// How many tasks of each service there are, by name.
+fn by_service<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for task in tasks {
+        *found.entry(task.spec.name.clone()).or_default() += 1;
+    }
+    found
+}
+
+fn tasks_of((service, n): (&String, &u64)) -> String {
+    let tasks = if *n == 1 { "1 task".to_owned() } else { format!("{n} tasks") };
+    format!("{tasks} of service {service}")
+}
+
+/// Where the tasks of a new service would go, and whose room they would take.
+pub(crate) fn plan(view: &View, spec: &ServiceSpec, now: Timestamp) -> Plan {
+    let mut plan = placed(view, spec);
+    if plan.n_waiting > 0 {
+        plan.preempted = preempted(view, spec, now);
+    }
+    plan
+}
+
+/// Whom the first pass would stop that sees the service.
+fn preempted(view: &View, spec: &ServiceSpec, now: Timestamp) -> BTreeMap<String, u64> {
+    if spec.priority() == 0 {
+        return BTreeMap::new();
+    }
+    let id = ServiceId(Id(u128::MAX));
+    let mut draft = Draft::new(view.clone(), now);
+    // There may be one of its name.
+    let spec = ServiceSpec { name: id.to_string(), ..spec.clone() };
+    let service = Service { id, spec: Arc::new(spec), ..Service::default() };
+    if draft.push(Change::PutService(Arc::new(service))).is_err() {
+        return BTreeMap::new();
+    }
+    let dirty = Dirty { services: [id].into(), ..Dirty::default() };
+    let (mut ids, mut memo) = (SeededIds(1), Memo::default());
+    let found = pass((*draft).clone(), &dirty, now, &mut ids, &mut memo, usize::MAX).draft;
+    let is_its = |id_of: TaskId| found.task(id_of).is_some_and(|task| task.service_id == id);
+    let is_new = |task: &Task| view.task(task.id).is_some_and(|before| before.is_wanted());
+    by_service(found.rooms().filter(|(other, task)| is_its(*other) && is_new(task)).map(|(_, task)| task))
+}
+
+fn placed(view: &View, spec: &ServiceSpec) -> Plan {
     let service = Service { spec: Arc::new(spec.clone()), ..Service::default() };
     let ports = assign_ports(view, service.id, spec, &[]).map_err(|error| error.to_string());
     let ask = match ports.and_then(|ports| ask::of_spec(view, spec, &ports)) {

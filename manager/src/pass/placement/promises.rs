@@ -128,7 +128,11 @@ pub(super) const WAITS: &str = "waits for tasks to stop on ";
 
 /// What a task says that waits for its room on a node.
 pub(super) fn waits_on(view: &View, node: NodeId) -> String {
+    format!("{WAITS}{}", name_of(view, node))
+}
+
+/// A node as people call it.
+pub(super) fn name_of(view: &View, node: NodeId) -> String {
     let hostname = view.node(node).map_or("", |node| node.description.hostname.as_str());
-    let name = if hostname.is_empty() { node.to_string() } else { hostname.to_owned() };
-    format!("{WAITS}{name}")
+    if hostname.is_empty() { node.to_string() } else { hostname.to_owned() }
 }

@@ -59,7 +59,7 @@ fn a_plan_of_a_global_service_tells_who_would_wait() {
     swarm.settle();
     let zone = r#"{"TaskTemplate":{"Placement":{"Constraints":["node.labels.zone!=b"]}}}"#;
     let spec = with(&with(&with(&simple("web", "ok", 1), GLOBAL), HEAVY), zone);
-    let plan = plan(&swarm.view(), &spec);
+    let plan = plan(&swarm.view(), &spec, swarm.now);
     assert_eq!(plan.nodes, [(node_id(3), 1)].into());
     assert_eq!((plan.n_waiting, plan.err.as_str()), (2, "insufficient resources on 2 nodes"));
     let waits: Vec<&str> = plan.explanation.nodes.iter().map(|answer| answer.name.as_str()).collect();

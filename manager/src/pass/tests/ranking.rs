@@ -1,7 +1,7 @@
 //! Priorities: what golden scripts are too short for.
 
 use super::harness::{Swarm, simple, with};
-use crate::pass::waiting;
+use crate::pass::{plan, waiting};
 
 /// Tasks that reserve so many CPUs, in a service of a priority.
 fn reserving(name: &str, replicas: u64, cpus: u64, priority: u64) -> skep_api::spec::ServiceSpec {
@@ -73,4 +73,21 @@ fn who_waits_is_told_for_whom() {
     let vain = "priority 7: no node would do without all tasks of lower priority either";
     let kept = format!("priority 7: {waits}, 2 tasks still to go; nobody else gets their room");
     assert_eq!(found, [(none.to_owned(), vain.to_owned()), (waits.to_owned(), kept)]);
+}
+
+#[test]
+fn a_plan_says_whom_a_service_would_stop() {
+    let mut swarm = Swarm::new(2);
+    swarm.create(1, reserving("low", 4, 1, 0));
+    swarm.create(2, reserving("mid", 4, 1, 3));
+    swarm.seconds(1);
+    let preempted = |cpus, priority| {
+        let found = plan(&swarm.view(), &reserving("mid", 2, cpus, priority), swarm.now).preempted;
+        found.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(preempted(1, 0), []);
+    assert_eq!(preempted(1, 3), [("low".to_owned(), 2)]);
+    assert_eq!(preempted(4, 3), []);
+    assert_eq!(preempted(4, 4), [("low".to_owned(), 4), ("mid".to_owned(), 4)]);
+    assert_eq!(preempted(5, 4), []);
 }
