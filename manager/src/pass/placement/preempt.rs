@@ -60,47 +60,64 @@ impl Placer<'_, '_> {
         for alike in tasks.chunk_by(|a, b| a.spec_version == b.spec_version) {
             let Some((ask, ready)) = self.ready(id, alike) else { continue };
             let ask = Arc::new(ask);
+            let mut known: Option<Crowds> = None;
             for task in ready.iter() {
+                // Each that is for a node of its own is asked about that one alone.
+                let mut crowds = known
+                    .take()
+                    .filter(|_| task.for_node().is_none())
+                    .unwrap_or_else(|| self.crowds(&ask, task));
                 let nodes = awaited.get(&task.id).into_iter().flatten().copied();
                 let nodes: Vec<NodeId> =
                     nodes.filter(|node| task.for_node().is_none_or(|own| own == *node)).collect();
-                if !self.place_there(&ask, task, &nodes) {
-                    self.keep_promise(&ask, task, &nodes);
+                if let Some(node) = self.place_there(&ask, &crowds.now, task, &nodes) {
+                    crowds.placed(&ask, node);
+                } else if let Some(node) = self.keep_promise(&ask, &crowds.to_be, task, &nodes) {
+                    crowds.promised(&ask, node);
                 }
+                known = Some(crowds);
             }
         }
     }
 
-    /// Gives a task the room that it waits for, if it is free by now.
-    fn place_there(&mut self, ask: &Ask, task: &Arc<Task>, nodes: &[NodeId]) -> bool {
+    /// Gives a task the room that it waits for, if it is free by now: on which node.
+    fn place_there(
+        &mut self,
+        ask: &Ask,
+        crowd: &Crowd,
+        task: &Arc<Task>,
+        nodes: &[NodeId],
+    ) -> Option<NodeId> {
         if self.left == 0 && !self.is_written(task) {
             self.rest.insert(task.service_id);
-            return false;
+            return None;
         }
-        let crowd = self.crowd(ask, task);
         let own = task.for_node();
         let mut given =
-            nodes.iter().chain(&own).find_map(|node| self.picture.place_on(ask, &crowd, *node).ok());
+            nodes.iter().chain(&own).find_map(|node| self.picture.place_on(ask, crowd, *node).ok());
         if given.is_none() && nodes.is_empty() && own.is_none() {
-            given = self.picture.place(ask, &crowd, 1).nodes.pop();
+            given = self.picture.place(ask, crowd, 1).nodes.pop();
         }
-        let is_placed = given.is_some();
-        if let Some(given) = given {
-            self.spend(task);
-            assign(self.draft, task, given, if task.for_node().is_some() { CONFIRMED } else { PLACED });
-        }
-        is_placed
+        let given = given?;
+        let node = given.node;
+        self.spend(task);
+        assign(self.draft, task, given, if own.is_some() { CONFIRMED } else { PLACED });
+        Some(node)
     }
 
-    /// Holds the room that a task waits for, if it will still be enough.
-    fn keep_promise(&mut self, ask: &Arc<Ask>, task: &Arc<Task>, nodes: &[NodeId]) {
-        let crowd = self.crowd_to_be(ask, task);
+    /// Holds the room that a task waits for, if it will still be enough: on which node.
+    fn keep_promise(
+        &mut self,
+        ask: &Arc<Ask>,
+        crowd: &Crowd,
+        task: &Arc<Task>,
+        nodes: &[NodeId],
+    ) -> Option<NodeId> {
         // Nobody else has to go for it any more.
-        let offer = nodes.iter().find_map(|node| self.offer(ask, &crowd, *node, 0));
-        if let Some(offer) = offer {
-            self.claim(task, &offer.leaving);
-            self.hold(task, ask, offer.node);
-        }
+        let offer = nodes.iter().find_map(|node| self.offer(ask, crowd, *node, 0))?;
+        self.claim(task, &offer.leaving);
+        self.hold(task, ask, offer.node);
+        Some(offer.node)
     }
 
     /// Tasks of a service that wait for a room are not kept waiting where there is another one.
@@ -278,6 +295,13 @@ impl Placer<'_, '_> {
         self.promises.joined(task.service_id, ask, crowd)
     }
 
+    fn crowds(&self, ask: &Ask, task: &Task) -> Crowds {
+        let now = self.crowd_now(ask, task);
+        let to_be = Crowd { port_holders: BTreeSet::new(), ..now.clone() };
+        let joined = |crowd| self.promises.joined(task.service_id, ask, crowd);
+        Crowds { now: joined(now), to_be: joined(to_be) }
+    }
+
     fn crowd_now(&self, ask: &Ask, task: &Task) -> Crowd {
         let (draft, now) = (&*self.draft, self.draft.now());
         if let Some(node) = task.for_node() {
@@ -287,6 +311,27 @@ impl Placer<'_, '_> {
             Some(at) => ask::crowd_of(at.tasks(), draft, ask, task.spec_version, now),
             None => ask::crowd(draft, ask, task, now),
         }
+    }
+}
+
+/// What a service has on the nodes, kept true while its tasks get theirs one after the other.
+struct Crowds {
+    now: Crowd,
+    /// For who has others' ports given up.
+    to_be: Crowd,
+}
+
+impl Crowds {
+    fn placed(&mut self, ask: &Ask, node: NodeId) {
+        for crowd in [&mut self.now, &mut self.to_be] {
+            *crowd.tasks.entry(node).or_default() += 1;
+        }
+        self.now.port_holders.extend((!ask.host_ports.is_empty()).then_some(node));
+    }
+
+    fn promised(&mut self, ask: &Ask, node: NodeId) {
+        self.placed(ask, node);
+        self.to_be.port_holders.extend((!ask.host_ports.is_empty()).then_some(node));
     }
 }
 
