@@ -27,11 +27,12 @@ pub(crate) fn view(state: &mut State, view: &View) {
     for service in view.services().filter(|service| service.is_updating()) {
         let is_rollback = service.update_status.as_ref().is_some_and(|status| status.state.is_rollback());
         let settings = if is_rollback { service.spec.rollback() } else { service.spec.update() };
-        let n = n_coming(&mut state.updates.waited, view, service);
+        let coming = coming(&mut state.updates.waited, view, service);
+        let n = u64::try_from(coming.len()).unwrap();
         let before = state.updates.in_flight.insert((service.id, service.updates), n).unwrap_or(0);
         if n > settings.parallelism.max(before) {
             let line = format!(
-                "{n} seats of {} are in flight at {}, not {}",
+                "{coming:?} of {} are in flight at {}, not {} (before: {before})",
                 service.spec.name,
                 view.revision(),
                 settings.parallelism
@@ -41,8 +42,8 @@ pub(crate) fn view(state: &mut State, view: &View) {
     }
 }
 
-/// In how many seats the first task of the update that tells something is on its way.
-fn n_coming(waited: &mut BTreeSet<TaskId>, view: &View, service: &Service) -> u64 {
+/// The seats in which the first task of the update that tells something is on its way, with that.
+fn coming(waited: &mut BTreeSet<TaskId>, view: &View, service: &Service) -> Vec<(SeatKey, TaskId)> {
     let has_ended_itself =
         |state: TaskState| matches!(state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
     let tells = |task: &Task| {
@@ -57,10 +58,10 @@ fn n_coming(waited: &mut BTreeSet<TaskId>, view: &View, service: &Service) -> u6
     for task in &own {
         first.entry(task.seat()).or_insert(task);
     }
-    let is_coming = |task: &&&Arc<Task>| {
+    let is_coming = |task: &&Arc<Task>| {
         task.is_runnable() && task.status.running_at.is_zero() && !waited.contains(&task.id)
     };
-    u64::try_from(first.values().filter(is_coming).count()).unwrap()
+    first.into_iter().filter(|(_, task)| is_coming(&task)).map(|(seat, task)| (seat, task.id)).collect()
 }
 
 /// Without any fault, of a service whose tasks all ran when its update began, no more slots are without a
