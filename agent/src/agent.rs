@@ -337,7 +337,9 @@ impl Agent {
     /// `knows` says which nodes are of the swarm; without it the newest mesh does.
     #[must_use]
     pub fn prober(&self, knows: Option<Knows>) -> ProberServer<Answerer> {
-        let knows = knows.unwrap_or_else(|| knows_by_mesh(self.0.ties.mesh.subscribe()));
+        let ties = &self.0.ties;
+        let knows =
+            knows.unwrap_or_else(|| knows_by_mesh(ties.mesh.subscribe(), ties.is_connected.subscribe()));
         let ties = Arc::clone(&self.0.ties);
         let hear = Arc::new(move |managers| ties.hear_of(managers));
         let answerer = Answerer::new(&self.0.host.node_id, self.0.closing.subscribe(), knows);

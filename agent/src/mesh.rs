@@ -37,6 +37,10 @@ pub(crate) async fn keep(
     loop {
         let state = newest.borrow_and_update().clone();
         if let Some(state) = state.filter(|state| state.revision > *applied.borrow()) {
+            if state.few_peers {
+                // Before the others go: a task that comes meanwhile waits for them.
+                has_ingress.send_replace(false);
+            }
             match network.apply(&state).await {
                 Ok(()) => {
                     tracing::debug!(revision = state.revision, "mesh applied");

@@ -34,15 +34,19 @@ const JOINING_MAX: usize = 32;
 /// Nodes that wait for it: as many as are taken in before their callers give up. Others hear at once that they should come
 /// again.
 const WAITING_MAX: usize = 2_048;
+/// Of those that come with a ticket so many wait: they are taken in one by one, and take no place of the others.
+const BY_TICKET_MAX: usize = 256;
 
 /// The gRPC service.
 pub(crate) struct JoinService {
     shared: Arc<Shared>,
     /// Who joins with a ticket, one after the other: each changes it, and would have all others begin anew.
     pub(crate) by_ticket: Mutex<()>,
+    /// Those, and who waits.
+    admitted_by_ticket: Semaphore,
     /// Those that are being taken in.
     joining: Semaphore,
-    /// Those, and who waits.
+    /// Those, and who waits, without a ticket.
     admitted: Semaphore,
 }
 
@@ -51,6 +55,7 @@ impl JoinService {
         Self {
             shared,
             by_ticket: Mutex::new(()),
+            admitted_by_ticket: Semaphore::new(BY_TICKET_MAX),
             joining: Semaphore::new(JOINING_MAX),
             admitted: Semaphore::new(JOINING_MAX + WAITING_MAX),
         }
@@ -73,15 +78,17 @@ impl Join for JoinService {
         let view = shared.machine.view();
         granted(&view, swarm(&view)?, &token, &digest(&request), Timestamp(shared.leaders_clock()))?;
         drop(view);
-        let _admitted = self
-            .admitted
+        let has_ticket = token.ticket().is_some();
+        let admitted = if has_ticket { &self.admitted_by_ticket } else { &self.admitted };
+        let _admitted = admitted
             .try_acquire()
             .map_err(|_| Status::resource_exhausted("too many nodes join at once; try again"))?;
-        let _turn = match token.ticket() {
-            Some(_) => Some(self.by_ticket.lock().await),
-            None => None,
+        let _turn = if has_ticket {
+            (Some(self.by_ticket.lock().await), None)
+        } else {
+            let turn = self.joining.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
+            (None, Some(turn))
         };
-        let _joining = self.joining.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
         for _ in 0..STALE_MAX {
             let view = shared.machine.view();
             match self.take_in(&view, &token, &request, &addr).await {

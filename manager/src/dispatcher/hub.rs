@@ -102,11 +102,12 @@ impl Versioned {
         sent: Option<Told>,
         checked: u64,
     ) -> (Vec<Out>, Told) {
-        let wanted = if takes_few_peers { self.mesh.peers_of(node) } else { Peers::All };
-        let begin = sent.and_then(|sent| {
+        // Who knows of all is told of all as long as the session lasts: its next task is there soon.
+        let knows_all = sent.is_some_and(|sent| sent.peers == Peers::All);
+        let wanted = if takes_few_peers && !knows_all { self.mesh.peers_of(node) } else { Peers::All };
+        let begin = sent.filter(|sent| sent.peers == wanted).and_then(|sent| {
             let at = self.steps.iter().position(|step| step.from == sent.own)?;
-            // Who knows of all is told of all as long as the session lasts: its next task is there soon.
-            (sent.peers == wanted || sent.peers == Peers::All).then_some((at, sent))
+            Some((at, sent))
         });
         let Some((at, sent)) = begin else {
             let told = checked.max(self.revision);

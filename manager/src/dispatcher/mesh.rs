@@ -45,7 +45,7 @@ pub(super) enum Peers {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Mesh {
     nodes: BTreeMap<NodeId, Point>,
-    /// Those of them that are to be managers.
+    /// Those of them that are managers, or are to be.
     managers: BTreeMap<NodeId, Point>,
     /// Nodes of which a live task has an address.
     owners: BTreeSet<NodeId>,
@@ -68,7 +68,8 @@ impl Mesh {
         for node in view.nodes() {
             if let Some(address) = node.ingress_addr {
                 let point = (node.data_path_addr.as_str().into(), address);
-                if node.spec.role == Role::Manager {
+                // One that is to be none any more may still lead.
+                if node.spec.role == Role::Manager || node.raft_id != 0 {
                     mesh.managers.insert(node.id, Point::clone(&point));
                 }
                 mesh.nodes.insert(node.id, point);
