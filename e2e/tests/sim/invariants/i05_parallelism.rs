@@ -61,7 +61,7 @@ fn coming(waited: &mut BTreeSet<TaskId>, view: &View, service: &Service) -> Vec<
     let is_coming = |task: &&Arc<Task>| {
         task.is_runnable() && task.status.running_at.is_zero() && !waited.contains(&task.id)
     };
-    first.into_iter().filter(|(_, task)| is_coming(&task)).map(|(seat, task)| (seat, task.id)).collect()
+    first.into_iter().filter(|(_, task)| is_coming(task)).map(|(seat, task)| (seat, task.id)).collect()
 }
 
 /// Without any fault, of a service whose tasks all ran when its update began, no more slots are without a
