@@ -134,7 +134,8 @@ impl Progress {
     /// The seats to be taken up now, while so many are in flight.
     ///
     /// Nothing is lost where nothing runs: such a seat comes first, waits for no delay, and for no task that waits for a
-    /// node itself; once there is one, all whose tasks wait for one come along. What runs is given up only as long as
+    /// node itself. Of those whose tasks wait for one no more come along at a time: the new ones may find one, and then
+    /// they are in flight; if they do not, the next ones follow in the next pass. What runs is given up only as long as
     /// fewer than `parallelism` are in flight, whatever those wait for: Swarm's updater has no limit on how long a task
     /// may wait either (`SK:manager/orchestrator/update/updater.go`), and what finds no node now may never find one.
     pub(super) fn next(&self, n_in_flight: u64) -> Vec<SeatKey> {
@@ -143,10 +144,8 @@ impl Progress {
         let coming = || self.taken.values().filter(|task| self.arrived_at(task).is_none());
         let waits = |task: &Arc<Task>| task.node_id.is_none() && !self.new.contains(&task.id);
         let n_placed = count(coming().filter(|task| !waits(task)));
-        let is_one_waiting = coming().any(waits);
         let mut next: Vec<SeatKey> = self.idle.iter().copied().take(free(n_placed)).collect();
-        let n_waiting = if is_one_waiting { usize::MAX } else { free(n_placed + count(next.iter())) };
-        next.extend(self.waiting.iter().take(n_waiting));
+        next.extend(self.waiting.iter().take(free(n_placed + count(next.iter()))));
         let n_flying = n_in_flight.saturating_add(count(next.iter()));
         next.extend(self.running.iter().take(free(n_flying)));
         next
