@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use self::ahead::Ahead;
 use crate::{
     SystemIds,
-    machine::Machine,
+    machine::{Machine, Published},
     pass::{Memo, Times, pass},
 };
 
@@ -55,11 +55,12 @@ impl Leader {
         let mut answers: FuturesUnordered<Answering> = FuturesUnordered::new();
         let mut rest_until = None;
         loop {
-            state.dirty.merge(self.machine.take_dirty());
+            let (published, dirty) = self.machine.take();
+            state.dirty.merge(dirty);
             let mut wake = None;
             if rest_until.is_none_or(|until| until <= Instant::now()) {
                 rest_until = None;
-                wake = self.pass(&mut state);
+                wake = self.pass(&mut state, &published);
             }
             while let Some(proposal) = state.ahead.send() {
                 answers.push(self.propose(&proposal));
@@ -83,8 +84,7 @@ impl Leader {
 
     /// Looks at what is dirty or due, unless what is on its way has to be answered first. Says when something
     /// will be due.
-    fn pass(&self, state: &mut Passes) -> Option<Duration> {
-        let published = self.machine.published();
+    fn pass(&self, state: &mut Passes, published: &Published) -> Option<Duration> {
         let clock = Timestamp((self.clock)());
         let now = now(clock, &published.view, state.last);
         let next = |wakes: &BTreeMap<WakeKey, Timestamp>| wakes.values().min().map(|at| at.since(now));
@@ -92,7 +92,7 @@ impl Leader {
         if (state.dirty.is_empty() && !is_due) || published.view.cluster().is_none() {
             return next(&state.wakes);
         }
-        let view = state.ahead.view(&published)?;
+        let view = state.ahead.view(published)?;
         for (key, _) in state.wakes.iter().filter(|(_, at)| **at <= now) {
             match key {
                 WakeKey::Service(id) => state.dirty.services.insert(*id),

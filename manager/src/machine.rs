@@ -76,11 +76,6 @@ impl Machine {
         self.published.load().view.clone()
     }
 
-    /// The same, with the requests that led there; O(1).
-    pub(crate) fn published(&self) -> Arc<Published> {
-        self.published.load_full()
-    }
-
     /// Tells `listener` of each entry from now on.
     pub(crate) fn listen(&self, listener: Arc<dyn Listener>) {
         self.listener.store(Arc::new(Some(listener)));
@@ -91,14 +86,23 @@ impl Machine {
         self.nodes.subscribe()
     }
 
-    /// Waits until something changed since the last [`Machine::take_dirty`].
+    /// Waits until something changed since the last [`Machine::take`].
     pub(crate) async fn changed(&self) {
         self.wake.notified().await;
     }
 
-    /// What changed since the last call.
-    pub(crate) fn take_dirty(&self) -> Dirty {
-        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The newest applied state, and what changed since the last call: neither more nor less than that state has. A pass
+    /// that saw an end it was not told of would delete the task, and nobody would ever be told of the room.
+    pub(crate) fn take(&self) -> (Arc<Published>, Dirty) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.published.load_full(), std::mem::take(&mut *dirty))
+    }
+
+    /// Publishes a state with what changed by it. See [`Machine::take`].
+    fn publish(&self, published: Arc<Published>, changed: Dirty) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.merge(changed);
+        self.published.store(published);
     }
 
     /// Tells everybody what changed.
@@ -106,17 +110,13 @@ impl Machine {
         if changed.is_empty() {
             return;
         }
-        let mut dirty = Dirty::default();
-        for object in changed {
-            dirty.mark(*object);
-        }
         if changed.iter().any(|object| matches!(object, ObjectRef::Node(_) | ObjectRef::Cluster)) {
             self.nodes.send_replace(view.revision());
         }
         if let Some(listener) = &**self.listener.load() {
             listener.applied(view, changed);
         }
-        self.mark(dirty);
+        self.wake.notify_one();
     }
 
     /// Marks work to be looked at (again), and wakes the leader.
@@ -138,7 +138,7 @@ impl StateMachine for Machine {
             level::halt(error);
         }
         // Also when nothing changed: the revision may have, and a member that restored a snapshot shows it.
-        self.published.store(published);
+        self.publish(published, marked(&applied.changed));
         self.tell(&view, &applied.changed);
         applied.answer
     }
@@ -163,16 +163,26 @@ impl StateMachine for Machine {
         let published = Published::new(&restored);
         let view = published.view.clone();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = restored;
-        let old = self.published.swap(published);
-        if old.view.revision() == 0 && self.listener.load().is_none() {
+        let old = self.view();
+        if old.revision() == 0 && self.listener.load().is_none() {
             // At a start: all is news, and nobody asks what in particular.
+            self.publish(published, Dirty::everything());
             self.nodes.send_replace(view.revision());
-            self.mark(Dirty::everything());
+            self.wake.notify_one();
         } else {
-            self.tell(&view, &old.view.diff(&view));
+            let changed = old.diff(&view);
+            self.publish(published, marked(&changed));
+            self.tell(&view, &changed);
         }
         Ok(())
     }
+}
+
+/// What a pass has to look at after these changed.
+fn marked(changed: &[ObjectRef]) -> Dirty {
+    let mut dirty = Dirty::default();
+    changed.iter().for_each(|object| dirty.mark(*object));
+    dirty
 }
 
 /// Runs both, each on a thread of its own.
@@ -247,8 +257,32 @@ mod tests {
                 &entry(Change::PutNode(Arc::new(Node { id: NodeId(Id(id.into())), ..Node::default() }))),
             );
         }
-        assert_eq!(machine.take_dirty(), Dirty::everything());
+        assert_eq!(machine.take().1, Dirty::everything());
         machine.mark(Dirty { nodes: [NodeId(Id(1))].into(), ..Dirty::default() });
-        assert_eq!(machine.take_dirty().nodes.len(), 1);
+        assert_eq!(machine.take().1.nodes.len(), 1);
+    }
+
+    /// Looks, as the leader may, while an entry is applied.
+    struct Meanwhile(Arc<Machine>, Mutex<Vec<(usize, usize)>>);
+
+    impl Listener for Meanwhile {
+        fn applied(&self, _: &View, _: &[ObjectRef]) {
+            let (published, dirty) = self.0.take();
+            self.1.lock().unwrap().push((published.view.n_nodes(), dirty.nodes.len()));
+        }
+    }
+
+    #[test]
+    fn no_state_is_looked_at_without_what_led_to_it() {
+        let machine = Machine::new();
+        machine.take();
+        let looks = Arc::new(Meanwhile(Arc::clone(&machine), Mutex::default()));
+        machine.listen(Arc::clone(&looks) as Arc<dyn Listener>);
+        for id in 1..=2 {
+            let node = Node { id: NodeId(Id(id.into())), ..Node::default() };
+            machine.apply(id, &entry(Change::PutNode(Arc::new(node))));
+        }
+        assert_eq!(*looks.1.lock().unwrap(), [(1, 1), (2, 1)]);
+        assert!(machine.take().1.is_empty());
     }
 }

@@ -106,8 +106,8 @@ fn concerns_all(view: &View, task: &Task) -> bool {
     (service.is_updating() && !is_on_its_way) || (is_replicated_job(service) && !task.is_runnable())
 }
 
-/// Whether a task that found no node may find one now. What is deleted had ended before; and as long as some room is
-/// kept for tasks of higher priority, these may have given it up.
+/// Whether a task that found no node may find one now. What is deleted had ended before, and the pass that deleted it was
+/// told of that; and as long as some room is kept for tasks of higher priority, these may have given it up.
 pub(super) fn is_room_freed(view: &View, dirty: &Dirty) -> bool {
     let has_ended = |id: &TaskId| view.task(*id).is_some_and(|task: &Arc<Task>| !task.is_live());
     let is_freed = !dirty.freed.is_empty() || view.n_rooms() > 0;
