@@ -71,15 +71,23 @@ impl GenericFree {
         (free != Self::default()).then(|| Box::new(free))
     }
 
-    /// What a task gets that asks for so much.
-    fn chosen(&self, amounts: &Amounts) -> Vec<GenericResource> {
+    /// What a task gets that asks for so much: of names the first ones that are free, in the order in which the node
+    /// tells them (`SK:api/genericresource/resource_management.go`; there, what was given back comes last, as long as the
+    /// leader stays).
+    fn chosen(&self, has: &[GenericResource], amounts: &Amounts) -> Vec<GenericResource> {
         let mut chosen = Vec::new();
         for (kind, asked) in amounts.generic.iter().filter(|(_, asked)| **asked > 0) {
             if self.amounts.contains_key(kind) {
                 chosen.push(GenericResource::Discrete { kind: kind.clone(), amount: *asked });
             } else if let Some(names) = self.named.get(kind) {
-                let names = names.iter().take(usize::try_from(*asked).unwrap_or(usize::MAX)).cloned();
-                chosen.extend(names.map(|value| GenericResource::Named { kind: kind.clone(), value }));
+                // A node that told one twice would still give it once.
+                let mut left = names.clone();
+                let is_free = |one: &&GenericResource| match one {
+                    GenericResource::Named { kind: own, value } => own == kind && left.remove(value),
+                    GenericResource::Discrete { .. } => false,
+                };
+                let n = usize::try_from(*asked).unwrap_or(usize::MAX);
+                chosen.extend(has.iter().filter(is_free).take(n).cloned());
             }
         }
         chosen
@@ -112,7 +120,8 @@ impl NodeInfo {
     /// Takes what a task reserves. Of named resources it gets the first ones that are left.
     pub(crate) fn take(&mut self, amounts: &Amounts) -> Vec<GenericResource> {
         self.n_tasks += 1;
-        let given = self.generic.as_ref().map(|free| free.chosen(amounts)).unwrap_or_default();
+        let has = &self.node.description.generic;
+        let given = self.generic.as_ref().map(|free| free.chosen(has, amounts)).unwrap_or_default();
         self.subtract(amounts.nano_cpus, amounts.memory_bytes, &given);
         given
     }

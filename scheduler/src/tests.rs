@@ -41,9 +41,10 @@ fn labelled(info: NodeInfo, key: &str, value: &str) -> NodeInfo {
     edit(info, |node| drop(node.spec.labels.insert(key.into(), value.into())))
 }
 
-fn with_generic(mut info: NodeInfo, has: &[GenericResource]) -> NodeInfo {
-    info.generic = GenericFree::new(has, &BTreeMap::new(), &[].into());
-    info
+fn with_generic(info: NodeInfo, has: &[GenericResource]) -> NodeInfo {
+    let generic = GenericFree::new(has, &BTreeMap::new(), &[].into());
+    let info = edit(info, |node| node.description.generic = has.to_vec());
+    NodeInfo { generic, ..info }
 }
 
 fn named(kind: &str, value: &str) -> GenericResource {

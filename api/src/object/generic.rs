@@ -97,7 +97,7 @@ impl GenericResource {
                         return Err(error(format!("a name of resource {kind} stands there twice")));
                     }
                     let own = |value: &str| Self::Named { kind: kind.to_owned(), value: value.to_owned() };
-                    all.extend(names.into_iter().map(own));
+                    all.extend(values.into_iter().map(own));
                 }
                 (_, _) => {
                     let list = values.join(" ");
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn settings_are_read() {
         check(&[], Ok(""));
-        check(&["gpu=b", "gpu=a", "ssd=3"], Ok("DOCKER_RESOURCE_GPU=a,b DOCKER_RESOURCE_SSD=3"));
+        check(&["gpu=b", "gpu=a", "ssd=3"], Ok("DOCKER_RESOURCE_GPU=b,a DOCKER_RESOURCE_SSD=3"));
         check(&["NVIDIA-GPU=0x1,NVIDIA-GPU=0x2"], Ok("DOCKER_RESOURCE_NVIDIA-GPU=0x1,0x2"));
         let error = |words: &str| format!("could not parse GenericResource: {words}");
         let term = |term: &str| error(&format!("incorrect term {term}, missing '=' or malformed expression"));

@@ -142,14 +142,15 @@ fn nine_tasks_over_three_values_are_three_each() {
 
 #[test]
 fn generic_resources_are_given_by_name_once() {
-    let has = [named("gpu", "uuid1"), named("gpu", "uuid2"), discrete("ssd", 5)];
+    // As the node tells them, not in the order of their names.
+    let has = [named("gpu", "uuid2"), named("gpu", "uuid1"), discrete("ssd", 5)];
     let mut picture = Picture::new([with_generic(node(1), &has), node(2)]);
     let generic = [("gpu".to_owned(), 1), ("ssd".to_owned(), 2)].into();
     let ask = Ask { amounts: Amounts { generic, ..Amounts::default() }, ..Ask::default() };
     let placement = picture.place(&ask, &Crowd::default(), 3);
     let given: Vec<_> = placement.nodes.iter().map(|given| given.generic.clone()).collect();
     let expect =
-        [vec![named("gpu", "uuid1"), discrete("ssd", 2)], vec![named("gpu", "uuid2"), discrete("ssd", 2)]];
+        [vec![named("gpu", "uuid2"), discrete("ssd", 2)], vec![named("gpu", "uuid1"), discrete("ssd", 2)]];
     assert_eq!(given, expect);
     assert_eq!(placement.refused.unwrap().explain(), "no suitable node (insufficient resources on 2 nodes)");
 }
