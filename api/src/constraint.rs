@@ -149,7 +149,7 @@ impl Constraint {
             Subject::Id => self.compare(&node.id.to_string()),
             Subject::Hostname => self.compare(&description.hostname),
             Subject::Address => self.matches_address(&node.status.addr),
-            Subject::Role => self.compare(match node.spec.role {
+            Subject::Role => self.compare(match node.role() {
                 Role::Worker => "worker",
                 Role::Manager => "manager",
             }),
@@ -238,6 +238,19 @@ mod tests {
         ] {
             assert_eq!(Constraint::parse(text).unwrap().matches(&node()), expect, "{text}");
         }
+    }
+
+    #[test]
+    fn a_role_is_what_the_node_is() {
+        let member = |role, raft_id| {
+            let mut node = Node { raft_id, ..node() };
+            node.spec.role = role;
+            Constraint::parse("node.role==manager").unwrap().matches(&node)
+        };
+        assert!(!member(Role::Worker, 0));
+        // It has still to become one, and it still is one.
+        assert!(member(Role::Manager, 0) && member(Role::Worker, 7));
+        assert!(member(Role::Manager, 7));
     }
 
     #[test]

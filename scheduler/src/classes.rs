@@ -117,7 +117,7 @@ pub(crate) fn at(index: u32) -> usize {
 }
 
 fn compare(facts: &BTreeSet<Fact>, a: &Arc<Node>, b: &Arc<Node>) -> Ordering {
-    let plain = |node: &Node| (is_taking(node), node.spec.role == Role::Manager);
+    let plain = |node: &Node| (is_taking(node), node.role() == Role::Manager);
     let platform = |a: &Node, b: &Node| {
         let (a, b) = (&a.description, &b.description);
         a.os.cmp(&b.os).then_with(|| a.arch.cmp(&b.arch))

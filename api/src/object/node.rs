@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{GenericResource, Meta, Plugin};
-use crate::{NodeId, Timestamp, spec::NodeSpec};
+use crate::{
+    NodeId, Timestamp,
+    spec::{NodeSpec, Role},
+};
 
 /// What a node says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -119,4 +122,13 @@ pub struct Node {
     pub dropped: bool,
     /// Of a manager: the highest feature level that its build can.
     pub feature_level: u32,
+}
+
+impl Node {
+    /// What it is, whatever is wanted of it: who is promoted is a manager at once, and who is demoted once it is no raft
+    /// member any more (`SK:manager/role_manager.go`).
+    #[must_use]
+    pub fn role(&self) -> Role {
+        if self.raft_id == 0 { self.spec.role } else { Role::Manager }
+    }
 }

@@ -55,7 +55,7 @@ async fn list(State(api): State<Api>, uri: Uri) -> Answer {
 fn passes(node: &Node, filters: &Filters) -> bool {
     filters.prefix("id", &node.id.to_string())
         && filters.prefix("name", &node.description.hostname)
-        && filters.word("role", node.spec.role.as_str())
+        && filters.word("role", node.role().as_str())
         && filters.word("membership", "accepted")
         && filters.labels("label", Some(&node.description.engine_labels))
         && filters.labels("node.label", Some(&node.spec.labels))

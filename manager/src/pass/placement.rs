@@ -144,7 +144,7 @@ fn picture(view: &View) -> Picture {
 /// Reads what a picture needs of a node; of no use but that it is at hand then.
 fn touched(node: &Arc<Node>) -> usize {
     let (about, spec) = (&node.description, &node.spec);
-    let is_manager = usize::from(spec.role == Role::Manager);
+    let is_manager = usize::from(node.role() == Role::Manager);
     let is_special = usize::from(
         node.status.state == NodeState::Ready
             && spec.availability == Availability::Active
