@@ -88,11 +88,11 @@ impl Service {
         if labelled == 0 && !self.balance_asked.is_zero() { MOVES_DEFAULT } else { labelled }
     }
 
-    /// Whether it is a scheduled job between two runs: nothing of it is to run.
+    /// Whether it is a job between two runs, by its schedule or one that was taken off: nothing of it is to run.
     #[must_use]
     pub fn is_between_runs(&self) -> bool {
         let is_over = || self.runs.first().is_some_and(|run| run.iteration == self.job_iteration);
-        self.spec.is_scheduled() && (self.last_execution.is_zero() || is_over())
+        self.spec.mode().is_job() && (self.last_execution.is_zero() || is_over())
     }
 
     /// How many past runs are shown.

@@ -1,5 +1,7 @@
 //! The runs of scheduled jobs: a route of our own, since Docker has none.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use axum::{
     Router,
     extract::{Path, State},
@@ -8,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 use skep_api::{
     ApiError, TaskState, Timestamp,
-    object::{JobRun, Service},
+    object::{JobRun, SeatKey, Service, Task},
     spec::Schedule,
 };
 use skep_manager::View;
@@ -40,16 +42,28 @@ async fn runs(State(api): State<Api>, Path(word): Path<String>) -> Answer {
 }
 
 fn present(view: &View, service: &Service) -> Value {
-    let tasks = view.tasks_of_service(service.id);
-    let done = tasks.filter(|task| {
-        task.job_iteration() == service.job_iteration && task.status.state == TaskState::Complete
-    });
-    rendered(&JobRun {
+    rendered(&so_far(view.tasks_of_service(service.id), service))
+}
+
+/// What has come of the present run: a slot has failed when nothing is to follow the last task in it.
+fn so_far<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, service: &Service) -> JobRun {
+    let mut newest: BTreeMap<SeatKey, &Task> = BTreeMap::new();
+    for task in tasks.filter(|task| task.job_iteration() == service.job_iteration) {
+        let known = newest.entry(task.seat()).or_insert(task);
+        if (task.meta.created_at, task.id) > (known.meta.created_at, known.id) {
+            *known = task;
+        }
+    }
+    let count = |is: fn(&Task) -> bool| {
+        u64::try_from(newest.values().filter(|task| is(task)).count()).unwrap_or(u64::MAX)
+    };
+    JobRun {
         iteration: service.job_iteration,
         started: service.last_execution,
-        completed: u64::try_from(done.count()).unwrap_or(u64::MAX),
+        completed: count(|task| task.status.state == TaskState::Complete),
+        failed: count(|task| task.status.state != TaskState::Complete && !task.is_wanted()),
         ..JobRun::default()
-    })
+    }
 }
 
 fn rendered(run: &JobRun) -> Value {

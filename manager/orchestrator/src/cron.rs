@@ -11,7 +11,7 @@ use std::cmp::max;
 use skep_api::{
     TaskState, Timestamp,
     object::{JobRun, SeatKey, Service},
-    spec::{Mode, Schedule, SkepLabel},
+    spec::{Mode, Schedule, ServiceSpec, SkepLabel},
 };
 use skep_store::Draft;
 
@@ -85,14 +85,23 @@ fn is_of(seat: &Seat, iteration: u64) -> bool {
     seat.newest().is_some_and(|task| task.job_iteration() == iteration)
 }
 
-/// An iteration that began then as one that is over.
-fn run(at: &Situation, iteration: u64, started: Timestamp, ended: Timestamp) -> JobRun {
+/// An iteration that began then as one that is over. `n_asked` is how many slots it was to have when it is cut off: what
+/// it did not come to has failed as well.
+fn run(at: &Situation, iteration: u64, n_asked: u64, started: Timestamp, ended: Timestamp) -> JobRun {
     let seats: Vec<(SeatKey, &Seat)> = at.seats().filter(|(_, seat)| is_of(seat, iteration)).collect();
     let is_done = |seat: &Seat| seat.newest().is_some_and(|task| task.status.state == TaskState::Complete);
-    let completed = seats.iter().filter(|(_, seat)| is_done(seat)).count();
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let failed = count(seats.len() - completed);
-    JobRun { iteration, started, ended, completed: count(completed), failed }
+    let completed = count(seats.iter().filter(|(_, seat)| is_done(seat)).count());
+    let failed = max(count(seats.len()), n_asked).saturating_sub(completed);
+    JobRun { iteration, started, ended, completed, failed }
+}
+
+/// How many slots a job is to complete.
+fn n_slots(spec: &ServiceSpec) -> u64 {
+    match spec.mode() {
+        Mode::ReplicatedJob { total, .. } => total,
+        Mode::GlobalJob | Mode::Replicated { .. } | Mode::Global => 0,
+    }
 }
 
 /// The run that was under way when somebody asked for another one by hand: its tasks are still there.
@@ -103,18 +112,19 @@ fn cut_off(at: &Situation, now: Timestamp) -> Option<JobRun> {
     }
     let own = at.seats().filter(|(_, seat)| is_of(seat, before));
     let started = own.flat_map(|(_, seat)| &seat.tasks).map(|task| task.meta.created_at).min()?;
-    Some(run(at, before, started, now))
+    let n_asked = at.service().previous_spec.as_ref().map_or(0, |spec| n_slots(spec));
+    Some(run(at, before, n_asked, started, now))
 }
 
 /// Notes that the present run is over.
 fn end(at: &mut Situation, draft: &mut Draft) {
-    let new = ended(at, draft.now());
+    let new = ended(at, 0, draft.now());
     at.put_service(draft, new);
 }
 
-fn ended(at: &Situation, now: Timestamp) -> Service {
+fn ended(at: &Situation, n_asked: u64, now: Timestamp) -> Service {
     let service = at.service();
-    noted(at, run(at, service.job_iteration, service.last_execution, now))
+    noted(at, run(at, service.job_iteration, n_asked, service.last_execution, now))
 }
 
 fn noted(at: &Situation, run: JobRun) -> Service {
@@ -130,7 +140,11 @@ fn begin(at: &mut Situation, draft: &mut Draft, planned: Timestamp) {
     let now = draft.now();
     let is_free = at.service().is_between_runs();
     let may_replace = at.service().spec.label(SkepLabel::CronOverlap) == Some("replace");
-    let old = if is_free || !may_replace { (**at.service()).clone() } else { ended(at, now) };
+    let old = if is_free || !may_replace {
+        (**at.service()).clone()
+    } else {
+        ended(at, n_slots(&at.service().spec), now)
+    };
     let new = if is_free || may_replace {
         // The first run of all is iteration 0.
         let job_iteration = old.job_iteration + u64::from(!old.last_execution.is_zero());

@@ -108,7 +108,7 @@ pub(crate) fn updated(
         new.previous_spec_version = old.previous_spec_version;
         new.previous_registry_auth.clone_from(&old.previous_registry_auth);
     }
-    Ok(run_anew(old, Service { update_status, ..new }, now))
+    Ok(run_anew(old, Service { update_status, ..new }, Way::On, now))
 }
 
 /// A spec with the number of tasks of another one.
@@ -119,9 +119,18 @@ fn scaled_as(spec: &Arc<ServiceSpec>, other: &ServiceSpec) -> Arc<ServiceSpec> {
     Arc::new(ServiceSpec { mode: other.mode.clone(), ..(**spec).clone() })
 }
 
-/// Whatever a change of a job changes, it is another run (`SK:manager/controlapi/service.go`); of a scheduled one
-/// where that is asked for by `--force`.
-fn run_anew(old: &Service, service: Service, now: Timestamp) -> Service {
+/// Where a change leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// To a spec that somebody wrote.
+    On,
+    /// To one that the service had.
+    Back,
+}
+
+/// Whatever a change of a job changes, it is another run (`SK:manager/controlapi/service.go`); of one that is
+/// scheduled, or was until now, where that is asked for by `--force`.
+fn run_anew(old: &Service, service: Service, way: Way, now: Timestamp) -> Service {
     if !service.spec.mode().is_job() {
         return service;
     }
@@ -129,12 +138,13 @@ fn run_anew(old: &Service, service: Service, now: Timestamp) -> Service {
     let is_same = old.spec.has_schedule_of(&service.spec);
     let cron_last = if is_scheduled && !is_same { now } else { service.cron_last };
     let forced = |of: &ServiceSpec| of.task_template.force_update.unwrap_or(0);
-    // The way back to a spec that was not forced yet forces nothing.
-    if is_scheduled && forced(&service.spec) <= forced(&old.spec) {
+    // Between two specs that the service had the counter rises in one direction or the other: nobody asks for a run.
+    let is_forced = way == Way::On && forced(&service.spec) > forced(&old.spec);
+    if (is_scheduled || old.spec.is_scheduled()) && !is_forced {
         return Service { cron_last, ..service };
     }
     // The first run of all is iteration 0.
-    let job_iteration = service.job_iteration + u64::from(!service.last_execution.is_zero() || !is_scheduled);
+    let job_iteration = service.job_iteration + u64::from(!service.last_execution.is_zero());
     Service { job_iteration, last_execution: now, cron_last, ..service }
 }
 
@@ -182,7 +192,7 @@ fn back_to(old: &Service, spec: Arc<ServiceSpec>, auth: Secret, level: u32, now:
         updates: old.updates + u64::from(level >= 2),
         ..old.clone()
     };
-    run_anew(old, new, now)
+    run_anew(old, new, Way::Back, now)
 }
 
 #[cfg(test)]

@@ -219,7 +219,10 @@ impl Swarm {
 
     /// What the control API does for `service create`.
     pub(super) fn create(&mut self, n: u128, spec: ServiceSpec) -> ServiceId {
-        let service = Service { id: service_id(n), spec: Arc::new(spec), ..Service::default() };
+        let runs_now = spec.mode().is_job() && !spec.is_scheduled();
+        let last_execution = if runs_now { self.now } else { Timestamp::ZERO };
+        let service =
+            Service { id: service_id(n), spec: Arc::new(spec), last_execution, ..Service::default() };
         self.apply(vec![Change::PutService(Arc::new(service))]);
         service_id(n)
     }
