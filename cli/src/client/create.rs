@@ -208,7 +208,12 @@ pub(crate) async fn run(daemon: &Connection, create: Create) -> anyhow::Result<(
             daemon = daemon.logged_in_for(&container.image)?;
         }
         let daemon = &daemon;
-        warning = pin(daemon, &mut container.image).await;
+        let pinned = pin(daemon, &mut container.image).await;
+        if !pinned.platforms.is_empty() {
+            let placement = spec.task_template.placement.get_or_insert_default();
+            placement.extra.insert("Platforms".to_owned(), pinned.platforms.into());
+        }
+        warning = pinned.warning;
     }
     if is_dry {
         return explain::plan(&daemon, &spec).await;
@@ -230,22 +235,52 @@ pub(crate) fn warn(answer: &Value) {
     }
 }
 
+/// What a registry knows of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Pinned {
+    /// What the user is told when it knows nothing.
+    pub(crate) warning: Option<String>,
+    /// What the image is made for, as a spec's placement has it.
+    pub(crate) platforms: Vec<Value>,
+}
+
 /// Adds the image's digest as the registry has it, or says that it could not.
-pub(crate) async fn pin(daemon: &Connection, image: &mut String) -> Option<String> {
-    if image.contains('@') {
-        return None;
-    }
+pub(crate) async fn pin(daemon: &Connection, image: &mut String) -> Pinned {
     let path = image.split('/').map(escape).collect::<Vec<_>>().join("/");
     let found = daemon.get(&format!("/distribution/{path}/json")).await.ok();
+    let platforms = found.as_ref().map(platforms).unwrap_or_default();
+    if image.contains('@') {
+        return Pinned { warning: None, platforms };
+    }
     let digest = found.as_ref().map_or("", |found| text(found, "/Descriptor/digest"));
     if !digest.is_empty() {
         *image = format!("{image}@{digest}");
-        return None;
+        return Pinned { warning: None, platforms };
     }
-    Some(format!(
+    let warning = format!(
         "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} \
          independently,\npossibly leading to different nodes running different\nversions of the image.\n"
-    ))
+    );
+    Pinned { warning: Some(warning), platforms: Vec::new() }
+}
+
+/// The platforms of a registry's answer, each once (`MB:client/service_create.go`): no attestations, and any
+/// architecture where it is arm, of which nodes tell more than images do.
+fn platforms(found: &Value) -> Vec<Value> {
+    let mut out: Vec<Value> = Vec::new();
+    for platform in found["Platforms"].as_array().into_iter().flatten() {
+        let (os, arch) = (text(platform, "/os"), text(platform, "/architecture"));
+        if os == "unknown" || arch == "unknown" {
+            continue;
+        }
+        let named = [("Architecture", arch), ("OS", os)].into_iter();
+        let told = named.filter(|(_, word)| !word.is_empty() && !word.eq_ignore_ascii_case("arm"));
+        let one: Value = told.map(|(key, word)| (key.to_owned(), Value::from(word))).collect();
+        if !out.contains(&one) {
+            out.push(one);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -368,6 +403,19 @@ mod tests {
         ] {
             assert_eq!(out.pointer(pointer), Some(&expect), "{pointer}\n{out:#}");
         }
+    }
+
+    #[test]
+    fn platforms_are_those_that_nodes_can_be() {
+        let found = json!({ "Platforms": [
+            { "architecture": "amd64", "os": "linux" },
+            { "architecture": "arm", "os": "linux", "variant": "v6" },
+            { "architecture": "arm", "os": "linux", "variant": "v7" },
+            { "architecture": "unknown", "os": "unknown" },
+        ] });
+        let expect = [json!({ "Architecture": "amd64", "OS": "linux" }), json!({ "OS": "linux" })];
+        assert_eq!(platforms(&found), expect);
+        assert!(platforms(&json!({ "Platforms": null })).is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 use skep_api::spec::{GenericAmount, Mount};
 
-use self::apply::container;
+use self::apply::{container, made_for};
 use super::networks;
 use super::settings::{Amounts, Process, Restart, Rollback, Update, Waiting};
 use crate::client::{
@@ -164,8 +164,10 @@ pub(crate) async fn run(daemon: &Connection, flags: Change) -> anyhow::Result<()
     let daemon = &daemon;
     if let Some(image) = &edits.image {
         let mut image = with_tag(image);
-        warning = pin(daemon, &mut image).await;
+        let pinned = pin(daemon, &mut image).await;
         container(&mut spec)["Image"] = image.into();
+        made_for(&mut spec["TaskTemplate"], pinned.platforms);
+        warning = pinned.warning;
     }
     send(daemon, &service, &spec, "&registryAuthFrom=spec").await?;
     if let Some(warning) = warning {

@@ -13,6 +13,15 @@ pub(super) fn container(spec: &mut Value) -> &mut Value {
     &mut spec["TaskTemplate"]["ContainerSpec"]
 }
 
+/// Another image is made for other platforms than the one before.
+pub(super) fn made_for(template: &mut Value, platforms: Vec<Value>) {
+    if !platforms.is_empty() {
+        template["Placement"]["Platforms"] = platforms.into();
+    } else if let Some(placement) = template.get_mut("Placement").and_then(Value::as_object_mut) {
+        placement.remove("Platforms");
+    }
+}
+
 impl Edits {
     pub(super) fn apply(&self, spec: &mut Value) -> anyhow::Result<()> {
         self.lists.apply(spec)?;
