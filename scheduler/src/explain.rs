@@ -118,7 +118,10 @@ fn detail(filter: Filter, ask: &Ask, crowd: &Crowd, info: &NodeInfo) -> String {
             let (os, arch) = platform(&info.node);
             format!("the image is not made for {os}/{arch}")
         }
-        Filter::HostPorts => format!("somebody has port {} open", ports(ask)),
+        Filter::HostPorts => match ask.host_ports.len() {
+            ..=1 => format!("somebody has port {} open", ports(ask)),
+            _ => format!("somebody has one or more of the ports {} open", ports(ask)),
+        },
         Filter::MaxReplicas => {
             format!("has {} of at most {} tasks of the service", crowd.n_own(info.node.id), ask.max_replicas)
         }
@@ -152,7 +155,13 @@ fn remedy(filter: Filter, ask: &Ask, crowd: &Crowd, info: &NodeInfo, name: &str)
                 words: format!("use an image that is made for {os}/{arch} as well, for {name}"),
             }
         }
-        Filter::HostPorts => Remedy { size: 0, words: format!("free port {} on {name}", ports(ask)) },
+        Filter::HostPorts => {
+            let words = match ask.host_ports.len() {
+                ..=1 => format!("free port {} on {name}", ports(ask)),
+                _ => format!("free those of the ports {} that are open on {name}", ports(ask)),
+            };
+            Remedy { size: 0, words }
+        }
         Filter::MaxReplicas => {
             let n_own = crowd.n_own(info.node.id);
             let words =
@@ -190,8 +199,9 @@ fn shortfalls(ask: &Ask, info: &NodeInfo) -> Vec<Lack> {
         }
     };
     add(amounts.nano_cpus, info.nano_cpus, &cpus);
+    // What is begun of one counts whole: so much is enough.
     add(amounts.memory_bytes, info.memory_bytes, &|bytes| {
-        format!("{} MiB of memory", bytes.div_euclid(1 << 20) + 1)
+        format!("{} MiB of memory", bytes.saturating_add((1 << 20) - 1) >> 20)
     });
     for (kind, asked) in &amounts.generic {
         add(*asked, info.generic(kind), &|missing| format!("{missing} of {kind}"));

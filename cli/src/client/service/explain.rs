@@ -57,29 +57,45 @@ fn plan_text(plan: &Value) -> String {
             out.push_str(&format!("would preempt {} {tasks} of service {service}\n", victims["Tasks"]));
         }
         out.push_str(&reasons(plan));
+    } else if list(plan, "Placed").next().is_none() && !text(plan, "/Err").is_empty() {
+        out.push_str(&format!("{}\n{}", text(plan, "/Err"), reasons(plan)));
+    } else {
+        // That a node would not take one more is no matter here.
+        out.push_str(&shown(list(plan, "Nodes").flat_map(missed).collect()));
     }
     out
 }
 
 /// Node by node, and what would make it fit.
 fn reasons(from: &Value) -> String {
-    let mut rows = vec![vec!["  NODE".to_owned(), "REFUSED BY".to_owned(), "BECAUSE IT".to_owned()]];
+    let mut rows = Vec::new();
     for node in list(from, "Nodes") {
         for refusal in list(node, "Refusals") {
             let name = format!("  {}", text(node, "/Hostname"));
             rows.push(vec![name, text(refusal, "/Filter").to_owned(), text(refusal, "/Message").to_owned()]);
         }
-        let missed: Vec<&str> = list(node, "Missed").filter_map(Value::as_str).collect();
-        if !missed.is_empty() {
-            let words = format!("misses {}, so others come first", missed.join(", "));
-            rows.push(vec![format!("  {}", text(node, "/Hostname")), "-".to_owned(), words]);
-        }
+        rows.extend(missed(node));
     }
-    let mut out = if rows.len() > 1 { table(&rows) } else { String::new() };
+    let mut out = shown(rows);
     for remedy in list(from, "WouldFit").filter_map(Value::as_str) {
         out.push_str(&format!("  would fit: {remedy}\n"));
     }
     out
+}
+
+/// What should hold of a node and does not.
+fn missed(node: &Value) -> Option<Vec<String>> {
+    let missed: Vec<&str> = list(node, "Missed").filter_map(Value::as_str).collect();
+    let words = format!("misses {}, so others come first", missed.join(", "));
+    (!missed.is_empty()).then(|| vec![format!("  {}", text(node, "/Hostname")), "-".to_owned(), words])
+}
+
+fn shown(rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = ["  NODE", "REFUSED BY", "BECAUSE IT"].map(str::to_owned).to_vec();
+    table(&[vec![head], rows].concat())
 }
 
 #[cfg(test)]
@@ -121,6 +137,33 @@ mod tests {
             plan_text(&plan),
             "NODE      TASKS\n2 tasks would wait: no room\nwould preempt 1 task of service a\n\
              would preempt 2 tasks of service b\n"
+        );
+        let nobody = [json!({ "Filter": "constraints", "Message": "does not satisfy node.labels.a==b" })];
+        let none = json!({
+            "Placed": [], "Waiting": 0, "Err": "no node takes a task",
+            "Nodes": [{ "Hostname": "a", "Refusals": nobody }],
+        });
+        assert_eq!(
+            plan_text(&none),
+            "NODE      TASKS\nno node takes a task\n\
+             \u{20} NODE    REFUSED BY    BECAUSE IT\n\
+             \u{20} a       constraints   does not satisfy node.labels.a==b\n"
+        );
+    }
+
+    #[test]
+    fn a_plan_says_what_is_missed_whether_or_not_anything_waits() {
+        let refusals = [json!({ "Filter": "resources", "Message": "lacks 1 CPU" })];
+        let plan = json!({
+            "Placed": [{ "Hostname": "a", "Tasks": 1 }], "Waiting": 0, "Err": "",
+            "Nodes": [{ "Hostname": "a", "Refusals": refusals },
+                { "Hostname": "b", "Refusals": refusals, "Missed": ["node.labels.disk==ssd"] }],
+        });
+        assert_eq!(
+            plan_text(&plan),
+            "NODE      TASKS\na         1\n\
+             \u{20} NODE    REFUSED BY   BECAUSE IT\n\
+             \u{20} b       -            misses node.labels.disk==ssd, so others come first\n"
         );
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use skep_api::{
-    Id, NodeId, ServiceId, TaskId, Timestamp,
+    Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
     object::{SeatKey, Service, Task},
     spec::{Mode, ServiceSpec},
@@ -18,12 +18,15 @@ use skep_store::{Change, Dirty, Draft, View};
 use super::{
     super::{Memo, pass},
     NO_ADDRESS, ask, lacks_address, lacks_ports, picture,
-    preempt::offer_of,
+    preempt::{may_go, may_have_room, may_preempt, offer_of},
     promises::{self, Promises, Ranks},
 };
 
 /// What is said of a task that fits somewhere: the leader has not come to it.
 const NOT_YET: &str = "not placed yet";
+
+/// What is said of a plan for a service that has a task on each node, when there is none for it.
+const NO_NODE: &str = "no node takes a task";
 
 /// Tasks of one spec that wait for a node, and why.
 #[derive(Clone, PartialEq, Debug)]
@@ -45,11 +48,12 @@ pub struct Plan {
     pub nodes: BTreeMap<NodeId, u64>,
     /// How many would wait.
     pub n_waiting: u64,
-    /// Why; empty if none would.
+    /// Why, or that no node is to have one; empty if none would.
     pub err: String,
     /// How many tasks of which services would be stopped for them, at first.
     pub preempted: BTreeMap<String, u64>,
-    /// What each node says to the next one; of tasks that are for one node each, those nodes on which they would wait.
+    /// What each node says to the next one; of tasks that are for one node each, those nodes on which they would wait, or all where no
+    /// node is to have one.
     pub explanation: Explanation,
 }
 
@@ -70,7 +74,9 @@ pub(crate) fn waiting(view: &View, service: ServiceId, now: Timestamp) -> Vec<Wa
         let (err, explanation) = eyes.said_of(&ask, &tasks[0]);
         let note = match &ask {
             Ok(ask) if !explanation.nodes.is_empty() && !explanation.fits_somewhere() => {
-                eyes.note(ask, &tasks[0])
+                // Of several that are alike some may wait for their turn.
+                let may = tasks.iter().find(|task| may_have_room(task, now));
+                eyes.note(ask, may.unwrap_or(&tasks[0]))
             }
             Ok(_) | Err(_) => String::new(),
         };
@@ -95,12 +101,17 @@ struct Eyes<'a> {
 
 impl<'a> Eyes<'a> {
     fn of(view: &'a View, service: ServiceId, now: Timestamp) -> Self {
+        let own = view.service(service).map_or(0, |service| service.spec.priority());
+        Self::ranked(view, service, own, now)
+    }
+
+    /// As a service of this priority sees what there is.
+    fn ranked(view: &'a View, service: ServiceId, own: u64, now: Timestamp) -> Self {
         let (mut picture, ranks, awaited) = (picture(view), promises::ranks(view), promises::awaited(view));
         let rank = |id: ServiceId| ranks.get(&id).copied().unwrap_or(0);
         let (mut others, mut promises) = (Promises::default(), Promises::default());
         for (other, nodes) in &awaited {
-            let Some(other) = view.task(*other).filter(|other| rank(other.service_id) >= rank(service))
-            else {
+            let Some(other) = view.task(*other).filter(|other| rank(other.service_id) >= own) else {
                 continue;
             };
             let asked = ask::ask(view, view.service(other.service_id).map(|service| &**service), other);
@@ -158,6 +169,24 @@ impl<'a> Eyes<'a> {
         self.others.joined(task.service_id, ask, crowd)
     }
 
+    /// Why a task has nobody stopped, where it does not.
+    fn stops_nobody(&self, task: &Task) -> Option<&'static str> {
+        let may = |service: &Arc<Service>| may_preempt(self.view, service);
+        if !self.view.service(task.service_id).is_some_and(may) {
+            return Some("while its service's update is paused");
+        }
+        if may_have_room(task, self.now) {
+            return None;
+        }
+        Some(if task.desired_state < TaskState::Running {
+            "before its delay is over and what it follows has stopped"
+        } else if task.moved_from().is_some() {
+            "since it is a move that makes nodes even"
+        } else {
+            "until 5 minutes after the last failure in its seat"
+        })
+    }
+
     /// What a task's priority is to it that fits on no node.
     fn note(&self, ask: &Ask, task: &Task) -> String {
         let Some(priority) = self.ranks.get(&task.service_id).copied() else { return String::new() };
@@ -166,6 +195,9 @@ impl<'a> Eyes<'a> {
             let tasks = if stops == 1 { "1 task".to_owned() } else { format!("{stops} tasks") };
             let words = promises::waits_on(self.view, *node);
             return format!("priority {priority}: {words}, {tasks} still to go; nobody else gets their room");
+        }
+        if let Some(why) = self.stops_nobody(task) {
+            return format!("priority {priority}: nobody is stopped for it {why}");
         }
         let crowd = Crowd { port_holders: BTreeSet::new(), ..ask::crowd(self.view, ask, task, self.now) };
         let crowd = self.promises.joined(task.service_id, ask, crowd);
@@ -177,6 +209,9 @@ impl<'a> Eyes<'a> {
         match best {
             Some(best) if best.victims.is_empty() => {
                 format!("priority {priority}: {} next", promises::waits_on(self.view, best.node))
+            }
+            Some(best) if !may_go(self.view, &best) => {
+                format!("priority {priority}: would preempt others once fewer are on their way out")
             }
             Some(best) => {
                 let victims = best.victims.iter().filter_map(|id| self.view.task(*id));
@@ -207,7 +242,7 @@ fn tasks_of((service, n): (&String, &u64)) -> String {
 
 /// Where the tasks of a new service would go, and whose room they would take.
 pub(crate) fn plan(view: &View, spec: &ServiceSpec, now: Timestamp) -> Plan {
-    let mut plan = placed(view, spec);
+    let mut plan = placed(view, spec, now);
     if plan.n_waiting > 0 {
         plan.preempted = preempted(view, spec, now);
     }
@@ -223,7 +258,9 @@ fn preempted(view: &View, spec: &ServiceSpec, now: Timestamp) -> BTreeMap<String
     let mut draft = Draft::new(view.clone(), now);
     // There may be one of its name.
     let spec = ServiceSpec { name: id.to_string(), ..spec.clone() };
-    let service = Service { id, spec: Arc::new(spec), ..Service::default() };
+    // A job runs as if its time had come.
+    let last_execution = if spec.mode().is_job() { now } else { Timestamp::ZERO };
+    let service = Service { id, spec: Arc::new(spec), last_execution, ..Service::default() };
     if draft.push(Change::PutService(Arc::new(service))).is_err() {
         return BTreeMap::new();
     }
@@ -235,22 +272,26 @@ fn preempted(view: &View, spec: &ServiceSpec, now: Timestamp) -> BTreeMap<String
     by_service(found.rooms().filter(|(other, task)| is_its(*other) && is_new(task)).map(|(_, task)| task))
 }
 
-fn placed(view: &View, spec: &ServiceSpec) -> Plan {
+fn placed(view: &View, spec: &ServiceSpec, now: Timestamp) -> Plan {
     let service = Service { spec: Arc::new(spec.clone()), ..Service::default() };
     let ports = assign_ports(view, service.id, spec, &[]).map_err(|error| error.to_string());
     let ask = match ports.and_then(|ports| ask::of_spec(view, spec, &ports)) {
         Ok(ask) => ask,
         Err(err) => return Plan { n_waiting: n_wanted(view, spec), err, ..Plan::default() },
     };
+    // Rooms that tasks wait for whose turn is not after its own are theirs.
+    let eyes = Eyes::ranked(view, service.id, spec.priority(), now);
     let crowd = Crowd { port_holders: super::port_holders(view, &ask).collect(), ..Crowd::default() };
+    let crowd = eyes.others.joined(service.id, &ask, crowd);
     match spec.mode() {
-        Mode::Replicated { .. } | Mode::ReplicatedJob { .. } => plan_anywhere(view, spec, &ask, crowd),
-        Mode::Global | Mode::GlobalJob => plan_on_each(view, spec, &ask, &crowd),
+        Mode::Replicated { .. } | Mode::ReplicatedJob { .. } => plan_anywhere(eyes, spec, &ask, crowd),
+        Mode::Global | Mode::GlobalJob => plan_on_each(eyes, spec, &ask, &crowd),
     }
 }
 
-fn plan_anywhere(view: &View, spec: &ServiceSpec, ask: &Ask, mut crowd: Crowd) -> Plan {
-    let (mut picture, mut plan) = (picture(view), Plan::default());
+fn plan_anywhere(eyes: Eyes<'_>, spec: &ServiceSpec, ask: &Ask, mut crowd: Crowd) -> Plan {
+    let Eyes { view, mut picture, .. } = eyes;
+    let mut plan = Plan::default();
     let n_tasks = n_wanted(view, spec);
     let placement = picture.place(ask, &crowd, usize::try_from(n_tasks).unwrap_or(usize::MAX));
     for given in &placement.nodes {
@@ -267,8 +308,9 @@ fn plan_anywhere(view: &View, spec: &ServiceSpec, ask: &Ask, mut crowd: Crowd) -
 }
 
 /// Nodes that the service asks for get a task, and it waits there if it does not fit; others get none.
-fn plan_on_each(view: &View, spec: &ServiceSpec, ask: &Ask, crowd: &Crowd) -> Plan {
-    let (mut picture, mut plan) = (picture(view), Plan::default());
+fn plan_on_each(eyes: Eyes<'_>, spec: &ServiceSpec, ask: &Ask, crowd: &Crowd) -> Plan {
+    let Eyes { view, mut picture, .. } = eyes;
+    let mut plan = Plan::default();
     let mut refused = Refused::default();
     for node in asked_for(view, spec) {
         match picture.place_on(ask, crowd, node) {
@@ -282,6 +324,10 @@ fn plan_on_each(view: &View, spec: &ServiceSpec, ask: &Ask, crowd: &Crowd) -> Pl
     plan.err = refused.counts();
     let waits: BTreeSet<NodeId> = asked_for(view, spec).filter(|id| !plan.nodes.contains_key(id)).collect();
     plan.explanation = picture.explain(ask, crowd);
+    if plan.nodes.is_empty() && waits.is_empty() {
+        NO_NODE.clone_into(&mut plan.err);
+        return plan;
+    }
     plan.explanation.nodes.retain(|answer| waits.contains(&answer.node));
     plan.explanation.remedies.clear();
     plan

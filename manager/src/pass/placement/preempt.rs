@@ -15,7 +15,7 @@ use skep_api::{
 };
 use skep_orchestrator::{FAILURES_WINDOW, WakeKey, preempt};
 use skep_scheduler::{Ask, Crowd, Offer, offer};
-use skep_store::{Change, Draft};
+use skep_store::{Change, View};
 
 use super::{
     ask::{self, failed_lately},
@@ -176,7 +176,7 @@ impl Placer<'_, '_> {
                 self.rest.insert(task.service_id);
                 break;
             }
-            let best = offers.first().filter(|best| may_have_room(task, now) && self.may_go(best));
+            let best = offers.first().filter(|best| may_have_room(task, now) && may_go(self.draft, best));
             let Some(best) = best.cloned() else {
                 left.push(Arc::clone(task));
                 continue;
@@ -227,12 +227,6 @@ impl Placer<'_, '_> {
         if let Some(last) = last {
             self.cx.wake(WakeKey::Service(task.service_id), last.after(FAILURES_WINDOW));
         }
-    }
-
-    fn may_go(&self, offer: &Offer) -> bool {
-        // Those that nobody waits for any more hold up nobody.
-        let n_rooms = self.draft.rooms().filter(|(other, _)| is_waiting(self.draft, *other)).count();
-        n_rooms == 0 || n_rooms + offer.victims.len() + offer.leaving.len() <= ROOMS_MAX
     }
 
     fn offer(&self, ask: &Ask, crowd: &Crowd, node: NodeId, priority: u64) -> Option<Offer> {
@@ -337,7 +331,7 @@ impl Crowds {
 
 /// What a node offers, beside what is promised there.
 pub(super) fn offer_of(
-    view: &skep_store::View,
+    view: &View,
     ranks: &Ranks,
     promises: &Promises,
     (ask, crowd): (&Ask, &Crowd),
@@ -350,14 +344,20 @@ pub(super) fn offer_of(
 }
 
 /// Whether tasks of a service may take the room of others: not while nobody wants it rolled out further.
-fn may_preempt(draft: &Draft, service: &Service) -> bool {
-    draft.feature_level() >= 2 && !service.is_update_paused()
+pub(super) fn may_preempt(view: &View, service: &Service) -> bool {
+    view.feature_level() >= 2 && !service.is_update_paused()
+}
+
+/// Whether so many more may be on their way out as an offer takes. Those that nobody waits for any more hold up nobody.
+pub(super) fn may_go(view: &View, offer: &Offer) -> bool {
+    let n_rooms = view.rooms().filter(|(other, _)| is_waiting(view, *other)).count();
+    n_rooms == 0 || n_rooms + offer.victims.len() + offer.leaving.len() <= ROOMS_MAX
 }
 
 /// Whether a task is waited for by others on their way out, or has them go: not while it waits itself for its delay or
 /// for the one before it to stop, not for a move that makes nodes even, and not where its seat has just failed, or what
 /// never runs would stop others for ever.
-fn may_have_room(task: &Task, now: Timestamp) -> bool {
+pub(super) fn may_have_room(task: &Task, now: Timestamp) -> bool {
     task.desired_state >= TaskState::Running
         && task.moved_from().is_none()
         && failed_lately(task, now).next().is_none()

@@ -70,3 +70,15 @@ fn a_plan_of_a_global_service_tells_who_would_wait() {
     swarm.seconds(1);
     assert_eq!((swarm.running(web).len(), told(&swarm, web).len()), (1, 2));
 }
+
+#[test]
+fn a_plan_of_a_global_service_that_no_node_is_to_run_says_why() {
+    let swarm = Swarm::new(2);
+    let zone = r#"{"TaskTemplate":{"Placement":{"Constraints":["node.labels.zone==b"]}}}"#;
+    let spec = with(&with(&simple("web", "ok", 1), GLOBAL), zone);
+    let plan = plan(&swarm.view(), &spec, swarm.now);
+    assert_eq!((plan.n_waiting, plan.err.as_str()), (0, "no node takes a task"));
+    let first = &plan.explanation.nodes[0];
+    assert_eq!((plan.explanation.nodes.len(), first.refusals.len()), (2, 1));
+    assert_eq!(first.refusals[0].1, "does not satisfy node.labels.zone==b");
+}

@@ -1,5 +1,8 @@
 //! Priorities: what golden scripts are too short for.
 
+use skep_api::object::{Service, UpdateState, UpdateStatus};
+use skep_store::{Change, Draft};
+
 use super::harness::{Swarm, simple, with};
 use crate::pass::{plan, waiting};
 
@@ -73,6 +76,34 @@ fn who_waits_is_told_for_whom() {
     let vain = "priority 7: no node would do without all tasks of lower priority either";
     let kept = format!("priority 7: {waits}, 2 tasks still to go; nobody else gets their room");
     assert_eq!(found, [(none.to_owned(), vain.to_owned()), (waits.to_owned(), kept)]);
+    // What is free is kept for it, from all but those whose turn is before its own.
+    let waiting = |priority| {
+        let plan = plan(&swarm.view(), &reserving("new", 1, 1, priority), swarm.now);
+        (plan.n_waiting, plan.nodes.len())
+    };
+    assert_eq!((waiting(0), waiting(7), waiting(8)), ((1, 0), (1, 0), (0, 1)));
+}
+
+#[test]
+fn who_may_stop_nobody_is_told_why() {
+    let mut swarm = Swarm::new(1);
+    swarm.create(1, reserving("low", 4, 1, 0));
+    swarm.seconds(1);
+    let high = swarm.create(2, reserving("high", 1, 1, 7));
+    let now = swarm.now;
+    let status = UpdateStatus::new(UpdateState::Paused, now, "");
+    swarm.change(high, |old| Ok(Service { update_status: Some(status.clone()), ..old.clone() }));
+    swarm.seconds(1);
+    let notes = |swarm: &Swarm| -> Vec<String> {
+        waiting(&swarm.view(), high, swarm.now).into_iter().map(|one| one.note).collect()
+    };
+    assert_eq!(notes(&swarm), ["priority 7: nobody is stopped for it while its service's update is paused"]);
+    // Somebody has just gone on with it, and no pass has come yet.
+    let mut draft = Draft::new(swarm.view(), swarm.now);
+    let goes_on = Service { update_status: None, ..(**swarm.view().service(high).unwrap()).clone() };
+    draft.push(Change::PutService(std::sync::Arc::new(goes_on))).unwrap();
+    let note = waiting(&draft, high, swarm.now).remove(0).note;
+    assert_eq!(note, "priority 7: would preempt 1 task of service low on n1");
 }
 
 #[test]
