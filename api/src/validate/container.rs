@@ -8,7 +8,7 @@ use super::{not_honoured, unhonoured};
 use crate::{
     ApiError,
     json::is_zero,
-    spec::{ContainerSpec, Mount, Ulimit},
+    spec::{ContainerSpec, EXCLUSIVE_LABEL, Mount, SKEP_LABEL_PREFIX, Ulimit},
     template::{TaskFacts, expand},
 };
 
@@ -51,11 +51,7 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
     {
         return Err(ApiError::invalid(format!("{PATH}.StopSignal: invalid signal: {signal}")));
     }
-    let mounts_text = spec.mounts.iter().flatten().flat_map(|mount| [&mount.source, &mount.target]);
-    for text in spec.env.iter().flatten().chain(spec.hostname.iter()).chain(mounts_text) {
-        let tried = expand(text, &TaskFacts::default());
-        tried.map_err(|e| ApiError::invalid(format!("{PATH}: Env, Hostname and Mounts: {e}")))?;
-    }
+    templates(spec)?;
     for (at, host) in spec.hosts.iter().flatten().enumerate() {
         if host.split_whitespace().count() < 2 {
             return Err(ApiError::invalid(format!(
@@ -65,6 +61,25 @@ pub(super) fn check(spec: &ContainerSpec) -> Result<(), ApiError> {
     }
     process(spec)?;
     mounts(spec.mounts.as_deref().unwrap_or(&[]))
+}
+
+/// What is filled in for each task can be.
+fn templates(spec: &ContainerSpec) -> Result<(), ApiError> {
+    let check = |field: &dyn Fn() -> String, text: &str| match expand(text, &TaskFacts::default()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ApiError::invalid(format!("{PATH}.{}: {error}", field()))),
+    };
+    for (at, text) in spec.env.iter().flatten().enumerate() {
+        check(&|| format!("Env[{at}]"), text)?;
+    }
+    if let Some(text) = &spec.hostname {
+        check(&|| "Hostname".to_owned(), text)?;
+    }
+    for (at, mount) in spec.mounts.iter().flatten().enumerate() {
+        check(&|| format!("Mounts[{at}].Source"), &mount.source)?;
+        check(&|| format!("Mounts[{at}].Target"), &mount.target)?;
+    }
+    Ok(())
 }
 
 /// Name servers, kernel settings, limits.
@@ -186,7 +201,7 @@ fn mounts(mounts: &[Mount]) -> Result<(), ApiError> {
             kind @ ("npipe" | "cluster" | "image") => {
                 return Err(not_honoured(&format!("{path}.Type"), kind));
             }
-            kind => return Err(ApiError::invalid(format!("{path}.Type: invalid mount type '{kind}'"))),
+            kind => return Err(ApiError::invalid(format!("{path}.Type: invalid MountType: \"{kind}\""))),
         }
         options(mount, &path)?;
     }
@@ -204,6 +219,22 @@ fn options(mount: &Mount, path: &str) -> Result<(), ApiError> {
     }
     if let Some(volume) = &mount.volume_options {
         unhonoured(&volume.extra, &format!("{path}.VolumeOptions"), &["Subpath"])?;
+        for (key, value) in volume.labels.iter().flatten() {
+            let path = format!("{path}.VolumeOptions.Labels.{key}");
+            match (key.as_str(), value.as_str()) {
+                (EXCLUSIVE_LABEL, "true" | "false") => {}
+                (EXCLUSIVE_LABEL, value) => {
+                    let words = format!("{path}: invalid value '{value}': must be one of true, false");
+                    return Err(ApiError::invalid(words));
+                }
+                (key, _) if key.starts_with(SKEP_LABEL_PREFIX) => {
+                    let words =
+                        format!("{path}: skep has no such label of volumes; it has {EXCLUSIVE_LABEL}");
+                    return Err(ApiError::invalid(words));
+                }
+                (_, _) => {}
+            }
+        }
         let driver = volume.driver_config.as_ref();
         let path = format!("{path}.VolumeOptions.DriverConfig");
         let name = driver.and_then(|driver| driver.name.as_deref()).unwrap_or("");

@@ -18,7 +18,9 @@ pub(super) fn endpoint(spec: &ServiceSpec) -> Result<(), ApiError> {
             ));
         }
         "dnsrr" => return Err(not_honoured("EndpointSpec.Mode", "dnsrr")),
-        mode => return Err(ApiError::invalid(format!("EndpointSpec.Mode: invalid mode '{mode}'"))),
+        mode => {
+            return Err(ApiError::invalid(format!("EndpointSpec.Mode: invalid resolution mode: \"{mode}\"")));
+        }
     }
     let mut seen = BTreeSet::new();
     for (at, port) in spec.ports().iter().enumerate() {

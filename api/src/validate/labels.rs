@@ -16,7 +16,65 @@ pub(super) fn labels(spec: &ServiceSpec) -> Result<(), ApiError> {
             .check(value)
             .map_err(|words| ApiError::invalid(format!("Labels.{key}: invalid value '{value}': {words}")))?;
     }
+    of_the_container(spec)?;
+    of_the_mode(spec)?;
     schedule(spec)
+}
+
+/// What is asked for there is read by nobody.
+fn of_the_container(spec: &ServiceSpec) -> Result<(), ApiError> {
+    let container = spec.task_template.container_spec.as_ref();
+    let mut labels = container.and_then(|container| container.labels.as_ref()).into_iter().flatten();
+    match labels.find(|(key, _)| key.starts_with(SKEP_LABEL_PREFIX)) {
+        Some((key, _)) => Err(ApiError::invalid(format!(
+            "TaskTemplate.ContainerSpec.Labels.{key}: does nothing there; take it out: it belongs into the service's \
+             Labels (--label; in a compose file deploy.labels)"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What is asked for would be done for services of another mode, or without another label.
+fn of_the_mode(spec: &ServiceSpec) -> Result<(), ApiError> {
+    let useless = |label: SkepLabel| -> Option<&'static str> {
+        let mode = spec.mode();
+        match label {
+            SkepLabel::Rebalance if !matches!(mode, Mode::Replicated { .. }) => {
+                Some("only tasks of replicated services are moved")
+            }
+            SkepLabel::ProgressDeadline if mode.is_job() => {
+                Some("a job has no update that goes task by task")
+            }
+            SkepLabel::Strategy | SkepLabel::SpreadWeight | SkepLabel::Soft if mode.is_global() => {
+                Some("each task of a global service is for one node")
+            }
+            SkepLabel::SpreadWeight
+                if spec.label(SkepLabel::Strategy) == Some("binpack")
+                    && spec.task_template.spread().next().is_none() =>
+            {
+                Some("nodes that skep.strategy=binpack fills have no shares")
+            }
+            SkepLabel::ProgressDeadline
+            | SkepLabel::UpdateHistory
+            | SkepLabel::BackoffMax
+            | SkepLabel::Rebalance
+            | SkepLabel::Strategy
+            | SkepLabel::SpreadWeight
+            | SkepLabel::Soft
+            | SkepLabel::Priority
+            | SkepLabel::Cron
+            | SkepLabel::CronZone
+            | SkepLabel::CronOverlap
+            | SkepLabel::CronHistory => None,
+        }
+    };
+    let ours = spec.labels.iter().flatten().filter_map(|(key, _)| Some((key, SkepLabel::find(key)?)));
+    for (key, label) in ours {
+        if let Some(why) = useless(label) {
+            return Err(ApiError::invalid(format!("Labels.{key}: does nothing here; take it out: {why}")));
+        }
+    }
+    Ok(())
 }
 
 /// The labels of a schedule belong together, and to a job that is run by it.

@@ -58,11 +58,11 @@ fn mode(spec: &ServiceSpec) -> Result<(), ApiError> {
         return Err(ApiError::invalid("Mode: must specify only one service mode"));
     }
     if spec.mode().is_job() && spec.update_config.is_some() {
-        return Err(invalid_argument("Jobs may not have an update config"));
+        return Err(invalid_argument("UpdateConfig: Jobs may not have an update config"));
     }
     let number = |path: &str, n: Option<u64>, negative: &str| match n.unwrap_or(0) {
         // Clients cast what is below zero.
-        n if i64::try_from(n).is_err() => Err(invalid_argument(negative)),
+        n if i64::try_from(n).is_err() => Err(invalid_argument(&format!("{path}: {negative}"))),
         REPLICAS_AND_MORE.. => Err(ApiError::invalid(format!("{path}: at most {REPLICAS_MAX}"))),
         _ => Ok(()),
     };

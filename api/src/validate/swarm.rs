@@ -65,9 +65,8 @@ fn labels(spec: &SwarmSpec) -> Result<(), ApiError> {
         }
         let refused =
             |words: &str| ApiError::invalid(format!("Spec.Labels.{key}: invalid value '{value}': {words}"));
-        if span::parse(value).map_err(|words| refused(&words))? <= 0 {
-            return Err(refused("must be longer than 0s"));
-        }
+        // An update cannot take the last label away: 0s turns it off.
+        span::parse(value).map_err(|words| refused(&words))?;
     }
     Ok(())
 }
@@ -189,6 +188,17 @@ mod tests {
         assert_eq!(init(external), Ok(()));
         let error = init(r#"{"signingcakey":"x"}"#).unwrap_err();
         assert!(error.starts_with("Spec.CAConfig.SigningCAKey: not at init"), "{error}");
+    }
+
+    #[test]
+    fn what_a_label_asks_for_can_be_turned_off() {
+        let down_ttl = |value: &str| format!(r#"{{"Labels":{{"skep.node.down-ttl":"{value}"}}}}"#);
+        let read = |value: &str| -> SwarmSpec { crate::json::parse(down_ttl(value).as_bytes()).unwrap() };
+        assert_eq!(read("1h").down_ttl(), Some(Duration::from_secs(3600)));
+        assert_eq!(read("1h").merged(&read("0s")).down_ttl(), None);
+        check(&down_ttl("0s"), Ok(()));
+        check(&down_ttl("-1s"), Err("Spec.Labels.skep.node.down-ttl: invalid value '-1s'"));
+        check(&down_ttl("soon"), Err("Spec.Labels.skep.node.down-ttl: invalid value 'soon'"));
     }
 
     #[test]

@@ -53,6 +53,14 @@ pub(super) fn task(spec: &TaskSpec) -> Result<(), ApiError> {
     log_driver(spec)
 }
 
+/// Of so many billionths, without needless digits.
+fn in_cpus(nano_cpus: i64) -> String {
+    let sign = if nano_cpus < 0 { "-" } else { "" };
+    let (whole, rest) = (nano_cpus.unsigned_abs() / 1_000_000_000, nano_cpus.unsigned_abs() % 1_000_000_000);
+    let digits = format!("{rest:09}");
+    format!("{sign}{whole}.{digits}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 fn amounts(amounts: Option<&Resources>, path: &str) -> Result<(), ApiError> {
     let Some(amounts) = amounts else { return Ok(()) };
     unhonoured(&amounts.extra, path, &["SwapBytes", "MemorySwappiness"])?;
@@ -60,12 +68,13 @@ fn amounts(amounts: Option<&Resources>, path: &str) -> Result<(), ApiError> {
     let (cpus, memory) = (amounts.nano_cpus.unwrap_or(0), amounts.memory_bytes.unwrap_or(0));
     if cpus != 0 && cpus < NANO_CPUS_MIN {
         return Err(ApiError::invalid(format!(
-            "{path}.NanoCPUs: invalid cpu value {cpus}: must be at least {NANO_CPUS_MIN} (0.001 CPU)"
+            "{path}.NanoCPUs: invalid cpu value {}: Must be at least 0.001",
+            in_cpus(cpus)
         )));
     }
     if memory != 0 && memory < MEMORY_MIN {
         return Err(ApiError::invalid(format!(
-            "{path}.MemoryBytes: invalid memory value {memory}: must be at least 4MiB"
+            "{path}.MemoryBytes: invalid memory value {memory}: Must be at least 4MiB"
         )));
     }
     if amounts.pids.unwrap_or(0) < 0 {
@@ -129,9 +138,10 @@ fn restart(spec: &TaskSpec) -> Result<(), ApiError> {
             "{path}.Condition: invalid RestartCondition: \"{condition}\", expected none, on-failure or any"
         )));
     }
-    for (name, value) in [("Delay", policy.delay), ("Window", policy.window)] {
+    let spans = [("Delay", "restart-delay", policy.delay), ("Window", "restart-window", policy.window)];
+    for (name, word, value) in spans {
         if value.unwrap_or(0) < 0 {
-            return Err(ApiError::invalid(format!("{path}.{name}: must not be negative")));
+            return Err(ApiError::invalid(format!("{path}.{name}: TaskSpec: {word} cannot be negative")));
         }
     }
     Ok(())

@@ -87,7 +87,8 @@ fn what_is_not_honoured_is_refused_by_name() {
         (r#","HealthCheck":{"Test":["CMD","x"]}"#, "", "Healthcheck"),
         (r#","Healthcheck":{"Test":["NONE"]}"#, "", ""),
         (r#","Env":["A={{.Node.Hostname}}"]"#, "", ""),
-        (r#","Env":["A={{index .Service.Labels 1}}"]"#, "", "placeholder"),
+        (r#","Env":["B=","A={{index .Service.Labels 1}}"]"#, "", "ContainerSpec.Env[1]: placeholder"),
+        (r#","Hostname":"{{.Node.Name}}""#, "", "ContainerSpec.Hostname: placeholder"),
         ("", r#","Mode":{"Global":{}}"#, ""),
         ("", r#","Mode":{"ReplicatedJob":{}}"#, ""),
         ("", r#","Mode":{"GlobalJob":{}},"RollbackConfig":{}"#, ""),
@@ -96,7 +97,7 @@ fn what_is_not_honoured_is_refused_by_name() {
         (
             "",
             r#","RollbackConfig":{"FailureAction":"rollback"}"#,
-            "RollbackConfig.FailureAction: unrecognized action 'rollback'",
+            "RollbackConfig.FailureAction: unrecognized update failure action rollback",
         ),
         ("", r#","Labels":{"skep.update.progress-deadline":"10m","skep.update.history":"3"}"#, ""),
         (
@@ -131,7 +132,11 @@ fn what_is_wrong_is_named() {
     for (template, rest, expect) in [
         (r#","Mounts":[{"Type":"bind","Source":"a","Target":"/b"}]"#, "", "Mounts[0].Source"),
         (r#","Mounts":[{"Source":"a","Target":"/b"}]"#, "", "invalid bind mount source"),
-        (r#","Mounts":[{"Type":"disk","Source":"a","Target":"/b"}]"#, "", "invalid mount type 'disk'"),
+        (
+            r#","Mounts":[{"Type":"disk","Source":"a","Target":"/b"}]"#,
+            "",
+            "Mounts[0].Type: invalid MountType: \"disk\"",
+        ),
         (
             r#","Mounts":[{"Type":"tmpfs","Target":"/b"},{"Type":"tmpfs","Target":"/b/"}]"#,
             "",
@@ -150,23 +155,26 @@ fn what_is_wrong_is_named() {
             r#","EndpointSpec":{"Ports":[{"PublishedPort":80,"TargetPort":1,"PublishMode":"host"},{"PublishedPort":80,"TargetPort":2}]}"#,
             "Ports[1]: duplicate published ports provided: 80/tcp",
         ),
-        ("", r#","UpdateConfig":{"MaxFailureRatio":1.5}"#, "MaxFailureRatio"),
         (
             "",
             r#","Mode":{"Global":{},"Replicated":{"Replicas":1}}"#,
             "Mode: must specify only one service mode",
         ),
-        ("", r#","Mode":{"GlobalJob":{}},"UpdateConfig":{}"#, "Jobs may not have an update config"),
+        (
+            "",
+            r#","Mode":{"GlobalJob":{}},"UpdateConfig":{}"#,
+            "UpdateConfig: Jobs may not have an update config",
+        ),
         ("", r#","Mode":{"Replicated":{"Replicas":100001}}"#, "Mode.Replicated.Replicas: at most 100000"),
         (
             "",
             r#","Mode":{"Replicated":{"Replicas":18446744073709551615}}"#,
-            "Number of replicas must be non-negative",
+            "Mode.Replicated.Replicas: Number of replicas must be non-negative",
         ),
         (
             "",
             r#","Mode":{"ReplicatedJob":{"MaxConcurrent":18446744073709551615}}"#,
-            "Maximum concurrent jobs must not be negative",
+            "Mode.ReplicatedJob.MaxConcurrent: Maximum concurrent jobs must not be negative",
         ),
         (
             "",
@@ -180,6 +188,85 @@ fn what_is_wrong_is_named() {
             "Labels.skep.prio: skep has no such label; it has skep.update",
         ),
         ("", r#","Labels":{"skep.priority":"high"}"#, "Labels.skep.priority: invalid value 'high': must be"),
+    ] {
+        check(template, rest, expect);
+    }
+}
+
+#[test]
+fn swarms_words_follow_the_field() {
+    for (template, rest, expect) in [
+        (
+            "",
+            r#","UpdateConfig":{"MaxFailureRatio":1.5}"#,
+            "UpdateConfig.MaxFailureRatio: TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1",
+        ),
+        (
+            "",
+            r#","UpdateConfig":{"Delay":-1}"#,
+            "UpdateConfig.Delay: TaskSpec: update-delay cannot be negative",
+        ),
+        (
+            "",
+            r#","RollbackConfig":{"Monitor":-1}"#,
+            "RollbackConfig.Monitor: TaskSpec: update-monitor cannot be negative",
+        ),
+        ("", r#","UpdateConfig":{"Order":"x"}"#, "UpdateConfig.Order: unrecognized update order x"),
+        ("", r#","EndpointSpec":{"Mode":"x"}"#, "EndpointSpec.Mode: invalid resolution mode: \"x\""),
+    ] {
+        check(template, rest, expect);
+    }
+}
+
+#[test]
+fn labels_that_would_do_nothing_are_refused() {
+    let volume = |labels: &str| {
+        format!(
+            r#","Mounts":[{{"Type":"volume","Source":"d","Target":"/d","VolumeOptions":{{"Labels":{labels}}}}}]"#
+        )
+    };
+    let spread = r#","Labels":{"skep.strategy":"binpack","skep.spread.weight":"node.labels.a"}"#;
+    for (template, rest, expect) in [
+        (r#","Labels":{"a":"b"}"#, "", ""),
+        (
+            r#","Labels":{"skep.priority":"1"}"#,
+            "",
+            "TaskTemplate.ContainerSpec.Labels.skep.priority: does nothing there; take it out",
+        ),
+        (&volume(r#"{"skep.exclusive":"true","a":"b"}"#), "", ""),
+        (
+            &volume(r#"{"skep.exclusive":"yes"}"#),
+            "",
+            "VolumeOptions.Labels.skep.exclusive: invalid value 'yes': must be one of true, false",
+        ),
+        (
+            &volume(r#"{"skep.exklusiv":"true"}"#),
+            "",
+            "skep has no such label of volumes; it has skep.exclusive",
+        ),
+        ("", r#","Labels":{"skep.rebalance":"3"}"#, ""),
+        (
+            "",
+            r#","Mode":{"Global":{}},"Labels":{"skep.rebalance":"3"}"#,
+            "Labels.skep.rebalance: does nothing here; take it out: only tasks of replicated services",
+        ),
+        ("", r#","Mode":{"Global":{}},"Labels":{"skep.update.progress-deadline":"3m"}"#, ""),
+        (
+            "",
+            r#","Mode":{"ReplicatedJob":{}},"Labels":{"skep.update.progress-deadline":"3m"}"#,
+            "Labels.skep.update.progress-deadline: does nothing here; take it out: a job has no update",
+        ),
+        ("", r#","Mode":{"ReplicatedJob":{}},"Labels":{"skep.soft.a":"node.role==worker"}"#, ""),
+        (
+            "",
+            r#","Mode":{"Global":{}},"Labels":{"skep.soft.a":"node.role==worker"}"#,
+            "Labels.skep.soft.a: does nothing here; take it out: each task of a global service",
+        ),
+        (
+            "",
+            spread,
+            "Labels.skep.spread.weight: does nothing here; take it out: nodes that skep.strategy=binpack",
+        ),
     ] {
         check(template, rest, expect);
     }
@@ -210,6 +297,26 @@ fn placement_and_generic_resources() {
         (named, "GenericResources[0].NamedResourceSpec: invalid argument for resource"),
         (twice, "GenericResources[1].Kind: 'a' is asked for twice"),
         (limit, "generic resources have reservations only"),
+        (
+            r#""Resources":{"Limits":{"NanoCPUs":500000}}"#,
+            "Limits.NanoCPUs: invalid cpu value 0.0005: Must be at least 0.001",
+        ),
+        (
+            r#""Resources":{"Reservations":{"NanoCPUs":-2000000000}}"#,
+            "invalid cpu value -2: Must be at least 0.001",
+        ),
+        (
+            r#""Resources":{"Limits":{"MemoryBytes":4096}}"#,
+            "Limits.MemoryBytes: invalid memory value 4096: Must be at least 4MiB",
+        ),
+        (
+            r#""RestartPolicy":{"Delay":-1}"#,
+            "RestartPolicy.Delay: TaskSpec: restart-delay cannot be negative",
+        ),
+        (
+            r#""RestartPolicy":{"Window":-1}"#,
+            "RestartPolicy.Window: TaskSpec: restart-window cannot be negative",
+        ),
     ] {
         let body =
             format!(r#"{{"Name":"web","TaskTemplate":{{"ContainerSpec":{{"Image":"x"}},{template}}}}}"#);

@@ -23,14 +23,17 @@ pub(in crate::control) fn check_ports(
     let is_own = |port: &PortConfig| {
         view.port_owner(port.protocol(), port.published_port) == Some(id) && port.is_ingress()
     };
-    for port in spec.ports().iter().filter(|port| port.published_port != 0 && !is_own(port)) {
+    let named = |(_, port): &(usize, &PortConfig)| port.published_port != 0 && !is_own(port);
+    for (at, port) in spec.ports().iter().enumerate().filter(named) {
+        let refused =
+            |words: &str| ApiError::invalid(invalid_argument(&format!("EndpointSpec.Ports[{at}]: {words}")));
         if is_of_the_swarm(view, port) {
             let words = format!(
                 "port '{}' is the swarm's own ({}); publish another one",
                 port.published_port,
                 port.protocol()
             );
-            return Err(ApiError::invalid(invalid_argument(&words)));
+            return Err(refused(&words));
         }
         let asking = view.services_asking_for(port.protocol(), port.published_port);
         let owner = view.port_owner(port.protocol(), port.published_port).and_then(|id| view.service(id));
@@ -38,8 +41,7 @@ pub(in crate::control) fn check_ports(
             // What is allocated, and what is asked for but not allocated yet.
             let theirs = other.ports.iter().chain(other.spec.ports());
             if let Some(theirs) = theirs.into_iter().find(|theirs| clashes(theirs, port)) {
-                let words = view.port_taken(theirs, other.id);
-                return Err(ApiError::invalid(invalid_argument(&words)));
+                return Err(refused(&view.port_taken(theirs, other.id)));
             }
         }
     }
