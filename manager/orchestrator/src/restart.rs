@@ -133,8 +133,9 @@ pub(crate) fn runs_once(at: &Situation, task: &Task) -> bool {
 /// Whether a task was there before the rollback began that goes on (`UpdatableTasksInSlot` of
 /// `SK:manager/orchestrator/restart/restart.go`).
 fn is_before_rollback(service: &Service, task: &Task) -> bool {
-    let status = service.update_status.as_ref().filter(|status| status.state == UpdateState::RollbackStarted);
-    status.is_some_and(|status| task.meta.created_at < status.started_at)
+    let state = service.update_status.as_ref().map(|status| status.state);
+    // Not by times: leaders' clocks differ. A rollback sets the spec anew, so all that it makes is of a later version.
+    state == Some(UpdateState::RollbackStarted) && task.spec_version < service.spec_version
 }
 
 /// How long the successor of a task that ended waits: as the policy says, or doubled with each end where the service
