@@ -291,6 +291,18 @@ impl Agent {
         self.0.ties.managers.borrow().clone()
     }
 
+    /// Says where the managers are, `host:port`, to an agent that has no session and may look for them where they were;
+    /// one that has a session hears of them there.
+    pub fn hear_of(&self, managers: Vec<String>) {
+        self.0.ties.hear_of(managers);
+    }
+
+    /// Follows whether a manager holds a session with this node.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.0.ties.is_connected.subscribe()
+    }
+
     /// Follows the managers known, host:port.
     #[must_use]
     pub fn managers_known(&self) -> watch::Receiver<Vec<String>> {

@@ -55,7 +55,7 @@ impl Ties {
     /// A manager that misses this node says where the managers are. Without a session they are looked for there
     /// first: all of them may have moved.
     pub(crate) fn hear_of(&self, managers: Vec<String>) {
-        if *self.is_connected.borrow() {
+        if managers.is_empty() || *self.is_connected.borrow() {
             return;
         }
         let n = managers.len().min(MANAGERS_MAX);

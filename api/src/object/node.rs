@@ -131,4 +131,12 @@ impl Node {
     pub fn role(&self) -> Role {
         if self.raft_id == 0 { self.spec.role } else { Role::Manager }
     }
+
+    /// `host:port` where it is called back; empty: nowhere. A manager that moved says so as a manager, before its agent
+    /// has a session to say it in.
+    #[must_use]
+    pub fn called_at(&self) -> &str {
+        let is_reached = self.raft_id != 0 && !self.advertise_addr.is_empty();
+        if is_reached { &self.advertise_addr } else { &self.probe_addr }
+    }
 }

@@ -58,6 +58,7 @@ pub(super) async fn follow(node: Arc<Inner>, membership: Membership, first: Opti
         room::mind(&node, &membership),
         anew::mind_dropping(&node, &membership),
         anew::mind_address(&node, &membership),
+        tell_agent(&node, &membership),
         lock::mind(&node, &membership)
     );
 }
@@ -76,6 +77,35 @@ async fn remember_managers(node: &Inner, membership: &Membership) {
         }
         if known.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// A manager's agent looks for managers where its own manager knows them to be: it had no session, perhaps, while they
+/// moved.
+async fn tell_agent(node: &Inner, membership: &Membership) {
+    let mut places = node.places();
+    let mut connected = membership.agent.connected();
+    loop {
+        places.borrow_and_update();
+        let entrance = node.manager.lock().await.as_ref().map(Manager::entrance);
+        let telling = async {
+            let Some(entrance) = entrance else { return std::future::pending().await };
+            let mut members = entrance.members();
+            loop {
+                if !*connected.borrow_and_update() {
+                    membership.agent.hear_of(members.borrow_and_update().clone());
+                }
+                tokio::select! {
+                    changed = members.changed() => if changed.is_err() { return },
+                    changed = connected.changed() => if changed.is_err() { return },
+                }
+            }
+        };
+        tokio::select! {
+            changed = places.changed() => if changed.is_err() { return },
+            // That manager is none any more.
+            () = telling => sleep(CHANGE_RETRY).await,
         }
     }
 }

@@ -35,7 +35,7 @@ impl Probes {
         while self.running.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
         let shared = self.shared.clone();
-        let (id, addr, host) = (node.id, node.probe_addr.clone(), node.status.addr.clone());
+        let (id, addr, host) = (node.id, node.called_at().to_owned(), node.status.addr.clone());
         self.running.spawn(async move {
             let _permit = permit;
             if addr.is_empty() {

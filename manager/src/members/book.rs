@@ -54,6 +54,8 @@ pub(crate) struct Book {
     told: ArcSwap<Entries>,
     /// Something was told.
     learned: Notify,
+    /// Where members are, of either, the applied state's first.
+    named: watch::Sender<Vec<String>>,
     /// What the file holds.
     filed: Mutex<Entries>,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
@@ -70,6 +72,7 @@ impl Book {
             path,
             stored: ArcSwap::default(),
             filed: Mutex::new(told.clone()),
+            named: watch::Sender::new(addrs(&Entries::new(), &told)),
             told: ArcSwap::from_pointee(told),
             learned: Notify::new(),
             heard: Mutex::default(),
@@ -115,6 +118,7 @@ impl Book {
         write(&self.path, &entries);
         self.filed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&entries);
         self.told.store(Arc::new(entries));
+        self.name();
         self.learned.notify_one();
     }
 
@@ -139,6 +143,21 @@ impl Book {
         if stored != **self.stored.load() {
             self.stored.store(Arc::new(stored));
         }
+        self.name();
+    }
+
+    fn name(&self) {
+        let addrs = self.addrs();
+        self.named.send_if_modified(|named| {
+            let is_news = *named != addrs;
+            *named = addrs;
+            is_news
+        });
+    }
+
+    /// Follows where members were last known to be.
+    pub(crate) fn named(&self) -> watch::Receiver<Vec<String>> {
+        self.named.subscribe()
     }
 
     /// Members that are new to this one count as heard for now; those that are none any more are forgotten.
@@ -152,8 +171,7 @@ impl Book {
 
     /// Where a member was last known to be, by node: for whoever looks for any of them.
     pub(crate) fn addrs(&self) -> Vec<String> {
-        let (stored, told) = (self.stored.load(), self.told.load());
-        stored.values().chain(told.values()).map(|entry| entry.addr.clone()).collect()
+        addrs(&self.stored.load(), &self.told.load())
     }
 
     /// A member called this one.
@@ -171,6 +189,12 @@ impl Book {
 pub(crate) fn members(view: &View) -> Entries {
     let members = view.nodes().filter(|node| node.raft_id != 0 && !node.advertise_addr.is_empty());
     members.map(|node| (node.raft_id, Entry { node: node.id, addr: node.advertise_addr.clone() })).collect()
+}
+
+fn addrs(stored: &Entries, told: &Entries) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let all = stored.values().chain(told.values()).map(|entry| &entry.addr);
+    all.filter(|addr| seen.insert(*addr)).cloned().collect()
 }
 
 /// How many peers the file in `dir` names; `None` if it cannot be read.
@@ -254,8 +278,15 @@ mod tests {
         assert!(book.last_heard(NodeId(Id(3))).is_some(), "it has had no time to call yet");
         assert!(book.last_heard(NodeId(Id(2))).is_none());
 
+        assert_eq!(*book.named().borrow(), ["a:1", "c:1"]);
         let again = Book::open(dir.path());
-        assert_eq!((again.addr(1).as_deref(), again.addr(3).as_deref()), (Some("a:1"), Some("c:1")));
+        let mut named = again.named();
+        assert_eq!(*named.borrow_and_update(), ["a:1", "c:1"], "as the file says, until its state is there");
+        again.follow(&view(&[(1, 1, "moved:1")]), false);
+        assert_eq!(*named.borrow_and_update(), ["moved:1", "a:1", "c:1"]);
+        again.follow(&view(&[(1, 1, "moved:1")]), false);
+        assert!(!named.has_changed().unwrap(), "nothing is new");
+        assert_eq!((again.addr(1).as_deref(), again.addr(3).as_deref()), (Some("moved:1"), Some("c:1")));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Book::open(dir.path()).addr(1), None);
     }

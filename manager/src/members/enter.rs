@@ -6,7 +6,10 @@ use skep_api::wire;
 use skep_link::{DialError, Identity, Whom, stubs::members_client::MembersClient};
 use skep_raft::UnlockKey;
 use skep_store::FEATURE_LEVEL;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tonic::{Code, Status};
 
 use crate::dispatcher::Shared;
@@ -110,6 +113,12 @@ impl Entrance {
         if self.is_stopped() {
             std::future::pending().await
         }
+    }
+
+    /// Follows where the members are, as far as this one knows, `host:port`.
+    #[must_use]
+    pub fn members(&self) -> watch::Receiver<Vec<String>> {
+        self.0.book.named()
     }
 
     /// Its raft id.

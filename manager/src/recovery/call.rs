@@ -52,10 +52,10 @@ async fn keep_calling_the_lost(shared: &Shared) {
         let view = shared.machine.view();
         let managers = crate::join::managers(&view);
         let is_lost = |node: &&Arc<Node>| {
-            node.status.state == NodeState::Down && !node.dropped && !node.probe_addr.is_empty()
+            node.status.state == NodeState::Down && !node.dropped && !node.called_at().is_empty()
         };
         let lost: Vec<(NodeId, String)> =
-            view.nodes().filter(is_lost).map(|node| (node.id, node.probe_addr.clone())).collect();
+            view.nodes().filter(is_lost).map(|node| (node.id, node.called_at().to_owned())).collect();
         drop(view);
         for some in lost.chunks(AT_A_TIME) {
             let calls = some.iter().map(|(node, addr)| {

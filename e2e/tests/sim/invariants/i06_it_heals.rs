@@ -115,8 +115,9 @@ fn what_ails_a_service(
     let seats: BTreeSet<SeatKey> = match mode {
         Mode::Global | Mode::GlobalJob => {
             let asked = service.spec.task_template.constraints();
+            // A join whose answer was lost leaves a node that no machine is.
             view.nodes()
-                .filter(|node| placement::meets(node, asked))
+                .filter(|node| node.status.state == NodeState::Ready && placement::meets(node, asked))
                 .map(|node| SeatKey::Node(node.id))
                 .collect()
         }

@@ -56,8 +56,15 @@ pub(crate) fn view(state: &mut State, view: &View) {
                 wrong.push(format!("{} of {} is on {node}, which refuses it", task.id, task.spec.name));
             }
             let max = task.spec.task_template.max_replicas();
-            let own = view.tasks_of_service(task.service_id);
-            let n = own.filter(|other| other.node_id == Some(node) && other.is_runnable()).count();
+            let was_there =
+                |other: &Task| state.tasks.get(&other.id).is_some_and(|known| known.node.is_some());
+            // Tasks of later versions come after it in a pass, and need not heed what it asks for.
+            let counts = |other: &&Arc<Task>| {
+                other.node_id == Some(node)
+                    && other.is_runnable()
+                    && (other.spec_version <= task.spec_version || was_there(other))
+            };
+            let n = view.tasks_of_service(task.service_id).filter(counts).count();
             if max > 0 && u64::try_from(n).unwrap() > max {
                 wrong.push(format!("{n} tasks of {} are on {node}, not {max}", task.spec.name));
             }
