@@ -95,9 +95,12 @@ pub(crate) fn send_away(
 ) {
     let key = task.seat();
     let is_counted = at.seat(key).and_then(Seat::counted).is_some_and(|counted| counted.id == task.id);
+    // What was still to take over has not run: that it comes once more is no second run.
+    let is_to_take_over = at.seat(key).and_then(Seat::pair).is_some_and(|(_, new)| new.id == task.id);
+    let may_follow = is_to_take_over || !runs_once(at, task);
     at.shut_down(draft, task, why);
     // Who runs beside another one leaves the seat to that one.
-    let is_replaced = is_counted && !runs_once(at, task) && !is_no_more_than_a_move(task, at.seat(key));
+    let is_replaced = is_counted && may_follow && !is_no_more_than_a_move(task, at.seat(key));
     if is_replaced && fit.may_fill(draft, key) {
         let new = NewTask::instead_of(task, at.seat(key), draft.now());
         at.create(draft, cx, key, new);

@@ -107,7 +107,7 @@ pub fn begin_move(draft: &mut Draft, cx: &mut Context<'_>, task: &Task) -> Optio
     let look = Look::Seats([task.seat()].into());
     let mut at = Situation::read(draft, task.service_id, &look)?;
     // Ports of nodes do not clash: it goes to another one.
-    let is_beside = !share_volumes(task, at.service());
+    let is_beside = !share_volumes(&task.spec, &at.service().spec);
     if !is_beside {
         at.shut_down(draft, task, Why::Quiet);
     }

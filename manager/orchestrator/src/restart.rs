@@ -17,6 +17,7 @@ use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
     moves::is_failed_move,
     seats::{ended_itself, is_told},
+    update::is_of_update,
 };
 
 /// Delays are not doubled more often: the longest one is reached long before.
@@ -87,7 +88,12 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
     // Another try of what is no longer asked for would tell nothing: a change of the service ends the delay. While an
     // update is paused it is its own policy that decides, as it does in Swarm.
     let is_paused = at.service().is_update_paused();
-    let is_outdated = !is_paused && cx.differences.is_dirty(draft, &last, at.service());
+    let is_outdated = !is_paused && cx.differences.is_dirty(draft, &last, at.service()) && {
+        // What the update tried here already, in vain, it does not try again: then it is the policy's again.
+        let service = Arc::clone(at.service());
+        let is_of_it = |task: &&Arc<Task>| is_of_update(&service, task);
+        !seat.tasks.iter().filter(is_of_it).any(|task| !cx.differences.is_dirty(draft, task, &service))
+    };
     // Where the node is the seat, it came back.
     let is_back = is_handled && at.mode().is_global() && !ended_itself(&last);
     let is_lost = last.status.state == TaskState::Orphaned;
@@ -96,6 +102,10 @@ fn succeed(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: Sea
     if is_outdated && (runs_once || !is_back && !is_lost) && !at.mode().is_job() {
         // The update takes the seat up, as one of so many at the same time; what its node took with it is no matter
         // of the update.
+        if !at.is_whole() {
+            // It looks at all seats.
+            cx.wake(WakeKey::Service(last.service_id), now);
+        }
         return;
     }
     if !is_handled && !is_outdated && last.not_before > now {

@@ -12,6 +12,8 @@ use skep_api::{
 };
 use skep_store::View;
 
+use crate::update::share_volumes;
+
 /// How long a successor waits for the task before it to stop (`SK:manager/orchestrator/restart/restart.go`).
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -110,8 +112,10 @@ impl Seat {
     pub(crate) fn last(&self) -> Option<&Arc<Task>> {
         let newest = self.newest()?;
         let over = self.tasks.iter().find(|task| Some(task.id) == newest.beside());
+        // An end that is still to be dealt with is the later one, whatever its time: reports take theirs.
         let has_outlived = |old: &&Arc<Task>| {
-            !newest.is_wanted() && ended_itself(old) && old.status.timestamp >= newest.meta.updated_at
+            let is_later = old.is_wanted() || old.status.timestamp >= newest.meta.updated_at;
+            !newest.is_wanted() && ended_itself(old) && is_later
         };
         Some(over.filter(has_outlived).unwrap_or(newest))
     }
@@ -135,11 +139,13 @@ impl Seat {
     }
 
     /// When a task of this seat may run: after its delay, and after all others have stopped or had their time, but
-    /// for the one that it runs beside. What is only to be removed is waited for by the next run of a job alone: a service
-    /// that is scaled down and up again runs at once.
+    /// for the one that it runs beside. What is only to be removed is waited for by the next run of a job, and for a volume
+    /// that is to be one task's alone: else a service that is scaled down and up again runs at once.
     pub(crate) fn start_at(&self, view: &View, task: &Task, created: Timestamp) -> Timestamp {
         let is_other = |other: &&Arc<Task>| other.id != task.id && Some(other.id) != task.beside();
-        let leaving = self.leaving.iter().filter(|_| task.job_iteration() != 0);
+        let holds_up =
+            |other: &&Arc<Task>| task.job_iteration() != 0 || share_volumes(&other.spec, &task.spec);
+        let leaving = self.leaving.iter().filter(holds_up);
         let mut others = self.tasks.iter().chain(leaving).filter(is_other);
         if others.all(|other| is_stopped(view, other)) {
             task.not_before

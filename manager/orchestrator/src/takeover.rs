@@ -79,8 +79,9 @@ fn try_again(at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>, key: S
         return;
     }
     let settings = last.spec.task_template.restart();
-    let is_due =
-        !is_outdated && cx.differences.is_dirty(draft, &old, &service) && may_restart(&settings, seat, &last);
+    // One whose node is gone has not failed.
+    let may_follow = last.status.state == TaskState::Orphaned || may_restart(&settings, seat, &last);
+    let is_due = !is_outdated && may_follow && cx.differences.is_dirty(draft, &old, &service);
     at.shut_down(draft, &last, Why::Quiet);
     if is_due {
         let new = NewTask {

@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{Context, ServicePart, Situation};
 
-pub(crate) use progress::judged;
+pub(crate) use progress::{is_of_update, judged};
 pub(crate) use replace::share_volumes;
 
 /// Replaces tasks that are not what their service asks for any more.

@@ -53,11 +53,13 @@ pub(super) struct Progress {
     running: Vec<SeatKey>,
     /// By seat that was taken up, the task that it is judged by.
     taken: BTreeMap<SeatKey, Arc<Task>>,
-    /// Tasks that were not there before this pass, which has still to find nodes for them.
-    new: BTreeSet<TaskId>,
+    /// Of these, tasks that found no node in seats whose task before had none either.
+    in_vain: BTreeSet<TaskId>,
     settings: UpdateSettings,
     deadline: Option<Duration>,
     now: Timestamp,
+    /// What the leader's clock shows by now: behind, where another one was ahead.
+    clock: Timestamp,
 }
 
 /// A failure that the action is due for.
@@ -82,9 +84,14 @@ impl Progress {
         let mut is_dirty = |task: &Arc<Task>| cx.differences.is_dirty(draft, task, service);
         let (mut idle, mut waiting, mut running, mut taken) =
             (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        let mut in_vain = BTreeSet::new();
         for (key, seat) in at.seats() {
             if let Some(task) = judged(service, seat) {
                 taken.insert(key, Arc::clone(task));
+                let before = seat.tasks.iter().rev().find(|task| !is_of_update(service, task));
+                if waits(task) && before.is_some_and(|task| task.node_id.is_none()) {
+                    in_vain.insert(task.id);
+                }
                 continue;
             }
             if !fit.may_fill(draft, key) {
@@ -109,10 +116,9 @@ impl Progress {
                 None => {}
             }
         }
-        let is_new = |task: &&Arc<Task>| draft.base().task(task.id).is_none();
-        let new = taken.values().filter(is_new).map(|task| task.id).collect();
         let deadline = service.spec.label_span(SkepLabel::ProgressDeadline);
-        Self { idle, waiting, running, taken, new, settings, deadline, now: draft.now() }
+        let (now, clock) = (draft.now(), cx.clock(draft.now()));
+        Self { idle, waiting, running, taken, in_vain, settings, deadline, now, clock }
     }
 
     /// Whether no seat is left to be taken up.
@@ -138,15 +144,16 @@ impl Progress {
     /// they are in flight; if they do not, the next ones follow in the next pass. What runs is given up only as long as
     /// fewer than `parallelism` are in flight, whatever those wait for: Swarm's updater has no limit on how long a task
     /// may wait either (`SK:manager/orchestrator/update/updater.go`), and what finds no node now may never find one.
+    /// But what waits where nothing had a node before holds nothing up: it may be just that update that makes room.
     pub(super) fn next(&self, n_in_flight: u64) -> Vec<SeatKey> {
         let free =
             |n: u64| usize::try_from(self.settings.parallelism.saturating_sub(n)).unwrap_or(usize::MAX);
         let coming = || self.taken.values().filter(|task| self.arrived_at(task).is_none());
-        let waits = |task: &Arc<Task>| task.node_id.is_none() && !self.new.contains(&task.id);
         let n_placed = count(coming().filter(|task| !waits(task)));
         let mut next: Vec<SeatKey> = self.idle.iter().copied().take(free(n_placed)).collect();
         next.extend(self.waiting.iter().take(free(n_placed + count(next.iter()))));
-        let n_flying = n_in_flight.saturating_add(count(next.iter()));
+        let n_in_vain = count(coming().filter(|task| self.in_vain.contains(&task.id)));
+        let n_flying = n_in_flight.saturating_sub(n_in_vain).saturating_add(count(next.iter()));
         next.extend(self.running.iter().take(free(n_flying)));
         next
     }
@@ -170,15 +177,17 @@ impl Progress {
             return self.is_overdue(task);
         }
         let status = &task.status;
-        let ran_from = status.running_at.max(task.meta.created_at);
-        status.running_at.is_zero() || status.timestamp.since(ran_from) <= self.window(task)
+        let ran_from = self.in_our_time(status.running_at).max(task.meta.created_at);
+        let ended_at = self.in_our_time(status.timestamp);
+        status.running_at.is_zero() || ended_at.since(ran_from) <= self.window(task)
     }
 
     /// For how long after it ran the end of a task counts. Once the last slot is taken up, Swarm watches longer than
     /// a delay that outlasts the monitor (`SK:manager/orchestrator/update/updater.go`).
     fn window(&self, task: &Task) -> Duration {
         let last_taken = self.taken.values().map(|task| task.meta.created_at).max();
-        let is_last = self.is_all_taken() && last_taken.is_some_and(|at| task.status.timestamp >= at);
+        let ended_at = self.in_our_time(task.status.timestamp);
+        let is_last = self.is_all_taken() && last_taken.is_some_and(|at| ended_at >= at);
         if is_last { self.watch() } else { self.settings.monitor }
     }
 
@@ -197,6 +206,12 @@ impl Progress {
         self.deadline.map(|deadline| task.meta.created_at.after(deadline))
     }
 
+    /// A time of the leader's clock, as reports have it, in the time of passes: that goes on from what was stored under
+    /// clocks that were ahead, and the clock does not. What is ahead of the clock is of such a one itself.
+    fn in_our_time(&self, at: Timestamp) -> Timestamp {
+        if at.is_zero() || at > self.clock { at } else { at.after(self.now.since(self.clock)) }
+    }
+
     /// When a task reached RUNNING, or its end or its deadline without that.
     fn arrived_at(&self, task: &Task) -> Option<Timestamp> {
         let said = if !task.status.running_at.is_zero() {
@@ -206,10 +221,11 @@ impl Progress {
         } else {
             return self.due(task).filter(|due| *due <= self.now);
         };
+        let said = self.in_our_time(said);
         let is_sound = is_told(said, self.now) && said >= task.meta.created_at;
         // By a clock that was wrong, and not known to be when it was told. The task is watched from when that was
         // stored, by the leader's clock: else the watch would be over before it ran, or never.
-        let stored = task.meta.updated_at;
+        let stored = self.in_our_time(task.meta.updated_at);
         Some(if is_sound {
             said
         } else if is_told(stored, self.now) {
@@ -254,6 +270,11 @@ impl Progress {
         }
         is_past
     }
+}
+
+/// Whether placement found no node for a task; of one that it has not come to yet it said nothing.
+fn waits(task: &Arc<Task>) -> bool {
+    task.node_id.is_none() && !task.status.err.is_empty()
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skep_api::{
     TaskState,
     object::{SeatKey, Service, Task},
-    spec::{Mount, PortConfig, UpdateOrder},
+    spec::{Mount, PortConfig, ServiceSpec, UpdateOrder},
 };
 use skep_store::Draft;
 
@@ -45,7 +45,7 @@ fn may_stay(task: &Task, service: &Service) -> bool {
     task.status.state == TaskState::Running
         && task.desired_state == TaskState::Running
         && !share_ports(task, service)
-        && !share_volumes(task, service)
+        && !share_volumes(&task.spec, &service.spec)
 }
 
 /// Whether both want a port of their node.
@@ -58,12 +58,12 @@ fn share_ports(task: &Task, service: &Service) -> bool {
 }
 
 /// Whether both want a volume that only one may have.
-pub(crate) fn share_volumes(task: &Task, service: &Service) -> bool {
-    let of = |spec: &skep_api::spec::ServiceSpec| -> Vec<Mount> {
+pub(crate) fn share_volumes(old: &ServiceSpec, new: &ServiceSpec) -> bool {
+    let of = |spec: &ServiceSpec| -> Vec<Mount> {
         spec.container().and_then(|container| container.mounts.clone()).unwrap_or_default()
     };
-    let new = of(&service.spec);
-    of(&task.spec).iter().any(|old| {
+    let new = of(new);
+    of(old).iter().any(|old| {
         new.iter().any(|new| {
             (old.is_exclusive() || new.is_exclusive()) && old.kind == new.kind && old.source == new.source
         })

@@ -250,6 +250,35 @@ fn what_a_wrong_clock_told_of_is_watched_all_the_same() {
 }
 
 #[test]
+fn a_clock_that_is_behind_cuts_no_watch_short() {
+    let mut swarm = Swarm::new(1);
+    let watched = r#"{"UpdateConfig":{"Parallelism":0,"Monitor":5000000000,"FailureAction":"rollback"}}"#;
+    let web = swarm.create(1, with(&simple("web", "ok", 1), watched));
+    swarm.seconds(60);
+    // Another one leads, whose clock shows less than what is stored.
+    swarm.behind = Duration::from_secs(10);
+    swarm.change_leader();
+    swarm.update(web, with(&simple("web", "ok2", 1), watched));
+    swarm.held.insert((web, SeatKey::Slot(1)), TaskState::Preparing);
+    swarm.seconds(12);
+    let tell = |swarm: &mut Swarm, state| {
+        let task = swarm.tasks(web).into_iter().find(|task| image(task) == "ok2").unwrap();
+        let at = Timestamp(swarm.now.0 - 10_000_000_000);
+        let running_at = if state == TaskState::Running { at } else { task.status.running_at };
+        let status = TaskStatus { state, timestamp: at, running_at, ..task.status.clone() };
+        swarm.apply(vec![Change::TaskStatus(task.id, status)]);
+    };
+    tell(&mut swarm, TaskState::Running);
+    swarm.seconds(2);
+    assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::Updating);
+    swarm.held.clear();
+    tell(&mut swarm, TaskState::Failed);
+    swarm.seconds(12);
+    assert_eq!(swarm.images(web), all("ok", 1));
+    assert_eq!(swarm.update_status(web).unwrap().0, UpdateState::RollbackCompleted);
+}
+
+#[test]
 fn a_drain_in_the_middle_does_not_stop_it() {
     let mut swarm = Swarm::new(3);
     let web = swarm.create(1, with(&simple("web", "ok", 6), TWO_AT_ONCE));
