@@ -19,6 +19,9 @@ pub(crate) struct Attempts {
     sure: BTreeMap<Tried, u64>,
     /// Of all that ended by themselves: some were told to stop just before.
     at_most: BTreeMap<Tried, u64>,
+    /// How many older tasks ran beside what failed, and were lost or ended after that: each is followed once more, as
+    /// by Swarm.
+    older: BTreeMap<Tried, u64>,
 }
 
 fn has_ended_itself(task: &Task) -> bool {
@@ -30,8 +33,24 @@ fn is_failed_move(task: &Task) -> bool {
     task.moved_from().is_some() && task.status.running_at.is_zero()
 }
 
+/// Counts the older tasks that are no more in a state, where newer ones were tried in vain.
+fn count_older(state: &mut State, view: &View) {
+    for task in view.tasks().filter(|task| !task.is_runnable()) {
+        let known = state.tasks.get(&task.id);
+        if known.is_some_and(|known| known.desired <= TaskState::Running && known.state <= TaskState::Running)
+        {
+            let newer = (task.service_id, task.seat(), task.spec_version.saturating_add(1));
+            let last = (task.service_id, task.seat(), u64::MAX);
+            for (tried, _) in state.attempts.sure.range(newer..=last) {
+                *state.attempts.older.entry(*tried).or_default() += 1;
+            }
+        }
+    }
+}
+
 /// Counts the ends that are new in a state.
 pub(crate) fn view(state: &mut State, view: &View) {
+    count_older(state, view);
     let mut wrong = Vec::new();
     for task in view.tasks().filter(|task| has_ended_itself(task) && !is_failed_move(task)) {
         let known = state.tasks.get(&task.id);
@@ -45,7 +64,8 @@ pub(crate) fn view(state: &mut State, view: &View) {
         let sure = state.attempts.sure.entry(tried).or_default();
         *sure += u64::from(was_wanted);
         let restart = task.spec.task_template.restart();
-        if restart.max_attempts > 0 && restart.window.is_zero() && *sure > restart.max_attempts + 1 {
+        let more = state.attempts.older.get(&tried).copied().unwrap_or(0);
+        if restart.max_attempts > 0 && restart.window.is_zero() && *sure > restart.max_attempts + 1 + more {
             wrong.push(format!(
                 "{:?} of {} was tried {sure} times with {:?}, at {}",
                 task.seat(),

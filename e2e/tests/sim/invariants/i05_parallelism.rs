@@ -31,8 +31,12 @@ pub(crate) fn view(state: &mut State, view: &View) {
         let n = u64::try_from(coming.len()).unwrap();
         let before = state.updates.in_flight.insert((service.id, service.updates), n).unwrap_or(0);
         if n > settings.parallelism.max(before) {
+            let times = |(_, id): &(SeatKey, TaskId)| {
+                view.task(*id).map(|task| (task.meta.created_at, task.status.timestamp))
+            };
             let line = format!(
-                "{coming:?} of {} are in flight at {}, not {} (before: {before})",
+                "{coming:?}, made and last heard at {:?}, of {} are in flight at {}, not {} (before: {before})",
+                coming.iter().map(times).collect::<Vec<_>>(),
                 service.spec.name,
                 view.revision(),
                 settings.parallelism
@@ -53,7 +57,13 @@ fn coming(waited: &mut BTreeSet<TaskId>, view: &View, service: &Service) -> Vec<
     let mut own: Vec<&Arc<Task>> =
         of_update.filter(|task| task.desired_state < TaskState::Remove && tells(task)).collect();
     own.sort_by_key(|task| (task.meta.created_at, task.is_runnable(), task.id));
-    waited.extend(own.iter().filter(|task| task.node_id.is_none()).map(|task| task.id));
+    // Of several states only the last is shown: one that got its node in a later pass than the one that made it has waited.
+    let has_waited = |task: &&&Arc<Task>| {
+        let is_fresh = task.status.state == TaskState::Assigned;
+        task.node_id.is_none()
+            || is_fresh && task.status.timestamp.since(task.meta.created_at) > Duration::from_nanos(1)
+    };
+    waited.extend(own.iter().filter(has_waited).map(|task| task.id));
     let mut first: BTreeMap<SeatKey, &Arc<Task>> = BTreeMap::new();
     for task in &own {
         first.entry(task.seat()).or_insert(task);
