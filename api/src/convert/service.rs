@@ -63,6 +63,7 @@ impl From<&Service> for wire::Service {
             runs: service.runs.iter().map(Into::into).collect(),
             cron_last: service.cron_last.0,
             balance_asked: service.balance_asked.0,
+            auth_version: service.auth_version,
         }
     }
 }
@@ -94,6 +95,7 @@ impl TryFrom<wire::Service> for Service {
             runs: service.runs.into_iter().map(JobRun::from).collect(),
             cron_last: Timestamp(service.cron_last),
             balance_asked: Timestamp(service.balance_asked),
+            auth_version: service.auth_version,
         })
     }
 }

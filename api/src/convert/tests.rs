@@ -78,6 +78,7 @@ fn a_service_is_stored_whole() {
         runs: vec![run].into(),
         cron_last: Timestamp(6),
         balance_asked: Timestamp(7),
+        auth_version: 8,
     };
     assert_eq!(Service::try_from(wire::Service::from(&service)).unwrap(), service);
     assert!(!format!("{service:?}").contains("past\", at"), "credentials are never printed");

@@ -19,7 +19,7 @@ pub struct Service {
     pub spec: Arc<ServiceSpec>,
     /// What the user wanted before; one version is kept.
     pub previous_spec: Option<Arc<ServiceSpec>>,
-    /// The revision at which `spec` was set: tasks refer to it.
+    /// The revision at which `spec` was set, or what its image is pulled with: tasks refer to it.
     pub spec_version: u64,
     /// The same of `previous_spec`.
     pub previous_spec_version: u64,
@@ -31,6 +31,9 @@ pub struct Service {
     pub registry_auth: Secret,
     /// The same for the previous spec.
     pub previous_registry_auth: Secret,
+    /// The version from which on `registry_auth` is what it is: tasks of older ones had to pull with another one. Set when
+    /// it is applied; zero: it was never another one.
+    pub auth_version: u64,
     /// Counts updates and rollbacks; [`super::Task::update`] names one.
     pub updates: u64,
     /// Of a job: counts its runs.
@@ -100,6 +103,14 @@ impl Service {
     pub fn n_runs_max(&self) -> usize {
         let n = self.spec.label_number(SkepLabel::CronHistory).unwrap_or(RUNS_DEFAULT);
         usize::try_from(n).unwrap_or(usize::MAX)
+    }
+
+    /// Whether tasks of another one would be made anew: it asks for something else, or has its image pulled otherwise. A
+    /// spec has another version from then on.
+    #[must_use]
+    pub fn is_changed_from(&self, old: &Self) -> bool {
+        let is_same_spec = Arc::ptr_eq(&old.spec, &self.spec) || old.spec == self.spec;
+        !is_same_spec || old.registry_auth != self.registry_auth
     }
 
     /// Whether an update or a rollback goes on: not one that is paused.

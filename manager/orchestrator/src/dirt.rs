@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use skep_api::{
+    TaskState,
     constraint::Constraint,
     object::{Node, Service, Task},
     spec::{EndpointSpec, ServiceSpec, TaskSpec},
 };
 use skep_store::View;
 
-/// Whether an update has to replace the task: its template or its endpoint differs from the service's
-/// (Swarm's rule, `SK:manager/orchestrator/task.go`). Other placement alone is no reason while the task's
-/// node satisfies it.
+/// Whether an update has to replace the task: its template or its endpoint differs from the service's, or it had to pull
+/// its image with other credentials and has not come further (Swarm's rule, `SK:manager/orchestrator/task.go`). Other
+/// placement alone is no reason while the task's node satisfies it.
 #[must_use]
 pub fn is_dirty(view: &View, task: &Task, service: &Service) -> bool {
     Differences::default().is_dirty(view, task, service)
@@ -41,6 +42,9 @@ impl Differences {
         if task.spec_version == service.spec_version {
             return false;
         }
+        if lacks_auth(task, service) {
+            return true;
+        }
         match *self.found.entry(task.spec_version).or_insert_with(|| compare(&task.spec, &service.spec)) {
             Difference::None => false,
             Difference::Other => true,
@@ -61,6 +65,15 @@ impl Differences {
     pub(crate) fn is_met(&mut self, node: &Node, version: u64, spec: &ServiceSpec) -> bool {
         meets(node, &self.constraints(version, spec))
     }
+}
+
+/// Whether a task had to pull its image with other credentials than those that the service has now, and they may have
+/// been what it lacked: it has no image yet, or was given up before they came. One that ended since and is not given up
+/// is followed by one that has them.
+fn lacks_auth(task: &Task, service: &Service) -> bool {
+    let is_given_up = !task.is_live() && !task.is_wanted() && task.meta.version < service.auth_version;
+    let is_before_the_pull = task.is_runnable() && task.status.state < TaskState::Ready;
+    task.spec_version < service.auth_version && (is_given_up || is_before_the_pull)
 }
 
 fn compare(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> Difference {

@@ -224,8 +224,7 @@ impl Situation {
         let id = new.id;
         push(draft, Change::PutService(Arc::new(new)));
         if let Some(service) = draft.service(id) {
-            self.is_over |=
-                !Arc::ptr_eq(&service.spec, &self.service.spec) && service.spec != self.service.spec;
+            self.is_over |= service.is_changed_from(&self.service);
             self.service = Arc::clone(service);
             self.mode = service.spec.mode();
         }

@@ -58,7 +58,7 @@ impl Ahead {
         // The version of a spec is the revision at which it is put: tasks cannot name it before.
         let puts_spec = |change: &Change| {
             let Change::PutService(service) = change else { return false };
-            draft.base().service(service.id).is_none_or(|old| old.spec != service.spec)
+            draft.base().service(service.id).is_none_or(|old| service.is_changed_from(old))
         };
         self.drains |= draft.changes().iter().any(puts_spec);
         let proposals = draft.into_proposals(&self.sent, ids);

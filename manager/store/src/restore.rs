@@ -278,13 +278,14 @@ impl View {
     }
 
     fn restore_service(&mut self, service: Service) -> Result<(), Refusal> {
-        let (id, meta) = (service.id, service.meta);
+        let (id, meta, auth_version) = (service.id, service.meta, service.auth_version);
         once(!self.services.contains_key(&id), format_args!("service {id}"))?;
         // A service's spec version is the revision at which the spec was put.
         self.revision = service.spec_version;
         self.put_service(&Arc::new(service), Timestamp(0))?;
         if let Some(service) = self.services.get_mut(&id) {
-            Arc::make_mut(service).meta = meta;
+            let service = Arc::make_mut(service);
+            (service.meta, service.auth_version) = (meta, auth_version);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 use std::{net::Ipv4Addr, ops::Range, sync::Arc};
 
 use skep_api::{
-    Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, Timestamp,
+    Id, NetworkId, NodeId, RequestId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
     object::{Cluster, Network, Node, Service, Subnet, Task, TaskStatus},
     spec::{NetworkAttachment, NetworkSpec, PortConfig, ServiceSpec},
@@ -221,6 +221,29 @@ fn tasks_keep_the_spec_they_were_made_of() {
     propose(&mut store, vec![Change::DeleteTask(TaskId(Id(1))), Change::DeleteTask(TaskId(Id(2)))]).unwrap();
     let late = Task { slot: 3, id: TaskId(Id(3)), ..(*old).clone() };
     assert_eq!(refusal(propose(&mut store, vec![put_task(late)])), RefusalKind::Missing);
+}
+
+#[test]
+fn other_credentials_are_another_version_of_the_spec() {
+    let versions_with = |store: &mut Store, secret: &str| {
+        let old = Arc::clone(store.view().service(ServiceId(Id(1))).unwrap());
+        let new = Service { registry_auth: Secret::new(secret), ..(*old).clone() };
+        propose(store, vec![put_service(new)]).unwrap();
+        let new = Arc::clone(store.view().service(ServiceId(Id(1))).unwrap());
+        assert!(Arc::ptr_eq(&old.spec, &new.spec), "it is one and the same spec");
+        (new.spec_version, new.auth_version)
+    };
+    let mut store = with_service();
+    assert_eq!(versions_with(&mut store, "a"), (1, 0), "older managers know nothing of it");
+    let cluster = Cluster { feature_level: 2, ..Cluster::default() };
+    propose(&mut store, vec![Change::PutCluster(Arc::new(cluster))]).unwrap();
+    assert_eq!(versions_with(&mut store, "a"), (1, 0));
+    assert_eq!(versions_with(&mut store, "b"), (5, 5));
+    assert_eq!(versions_with(&mut store, "b"), (5, 5));
+    let mut other = (**store.view().service(ServiceId(Id(1))).unwrap()).clone();
+    Arc::make_mut(&mut other.spec).task_template.force_update = Some(1);
+    propose(&mut store, vec![put_service(other)]).unwrap();
+    assert_eq!(versions_with(&mut store, "b"), (7, 5));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 use skep_api::{
-    Id, NetworkId, NodeId, RequestId, ServiceId, TaskId, TaskState, TicketId, Timestamp,
+    Id, NetworkId, NodeId, RequestId, Secret, ServiceId, TaskId, TaskState, TicketId, Timestamp,
     cidr::Cidr,
     object::{
         Cluster, GenericResource, Network, Node, NodeState, NodeStatus, SeatKey, Service, Subnet, Task,
@@ -137,6 +137,7 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 id: ServiceId(id(*n)),
                 spec: Arc::new(spec),
                 ports: vec![port].into(),
+                registry_auth: Secret::new(vec![replicas.map_or(0, |n| u8::from(n > 1))]),
                 ..Service::default()
             }))
         }

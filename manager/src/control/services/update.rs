@@ -89,12 +89,14 @@ pub(crate) fn updated(
 ) -> Result<Service, ApiError> {
     keeps_name_and_mode(old, &spec)?;
     // An update goes on through changes that make no other tasks: what is in flight counts on.
-    let goes_on = level >= 2 && old.is_updating() && make_the_same(&old.spec, &spec);
+    let auth = auth.of(old)?;
+    let is_like = || make_the_same(&old.spec, &spec) && auth == old.registry_auth;
+    let goes_on = level >= 2 && old.is_updating() && is_like();
     let update_status = old.update_status.clone().filter(|status| goes_on && !status.state.is_rollback());
     let mut new = Service {
         previous_spec: Some(Arc::clone(&old.spec)),
         previous_spec_version: old.spec_version,
-        registry_auth: auth.of(old)?,
+        registry_auth: auth,
         previous_registry_auth: old.registry_auth.clone(),
         updates: old.updates + u64::from(level >= 2 && !goes_on),
         history: history(old, &spec, level, now),

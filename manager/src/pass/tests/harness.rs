@@ -15,7 +15,7 @@ use std::{
 };
 
 use skep_api::{
-    ApiError, Id, NodeId, ServiceId, TaskId, TaskState, Timestamp,
+    ApiError, Id, NodeId, Secret, ServiceId, TaskId, TaskState, Timestamp,
     id::SeededIds,
     object::{Cluster, Node, NodeState, NodeStatus, SeatKey, Service, Task, UpdateState},
     spec::{Availability, ServiceSpec},
@@ -231,6 +231,13 @@ impl Swarm {
     pub(super) fn update(&mut self, id: ServiceId, spec: ServiceSpec) {
         let (now, level) = (self.now, self.view().feature_level());
         self.change(id, |old| updated(old, spec, RegistryAuth::OfSpec, level, now));
+    }
+
+    /// `service update --with-registry-auth`.
+    pub(super) fn log_in(&mut self, id: ServiceId, secret: &str) {
+        let (now, level) = (self.now, self.view().feature_level());
+        let auth = RegistryAuth::New(Secret::new(secret));
+        self.change(id, |old| updated(old, (*old.spec).clone(), auth, level, now));
     }
 
     /// `service rollback`.

@@ -47,7 +47,7 @@ fn in_mode(spec: ServiceSpec, id: ServiceId, seed: u64) -> ServiceSpec {
 }
 
 fn random_spec(name: &str, chance: &mut Chance) -> ServiceSpec {
-    let image = ["ok", "ok2", "exit:1:700", "exit:0:3000", "missing"];
+    let image = ["ok", "ok2", "exit:1:700", "exit:0:3000", "private"];
     let image = image[usize::try_from(chance.below(5)).unwrap()];
     let patch = format!(
         r#"{{"TaskTemplate":{{"RestartPolicy":{{"Delay":{},"MaxAttempts":{}}},"ForceUpdate":{},
@@ -94,7 +94,7 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
     let node = u128::from(chance.below(N_NODES) + 1);
     let name = format!("s{id}");
     let service = swarm.view().service(id).cloned();
-    match chance.below(14) {
+    match chance.below(15) {
         0..=2 => {
             let spec = in_mode(ranked(random_spec(&name, chance), chance, seed), id, seed);
             if service.is_some() {
@@ -137,6 +137,7 @@ fn one_event(swarm: &mut Swarm, chance: &mut Chance, seed: u64) {
             swarm.run(Duration::from_millis(chance.below(2000)));
             swarm.set_availability(node, Availability::Active);
         }
+        14 if service.is_some() => swarm.log_in(id, chance.of(&["a", "b"])),
         7 if swarm.view().node(node_id(node)).is_none() => swarm.add_node(node),
         7 if chance.below(4) == 0 => swarm.apply(vec![Change::DeleteNode(node_id(node))]),
         _ => {}

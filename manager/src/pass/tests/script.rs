@@ -62,6 +62,10 @@ impl Script {
                 let old = self.swarm.view().service(id).unwrap().spec.clone();
                 self.swarm.update(id, changed(&old, facts, json));
             }
+            ["service", "auth", name, secret] => {
+                let id = self.id(name);
+                self.swarm.log_in(id, secret);
+            }
             ["network", verb, name] => self.network(verb, name),
             ["service", "rm", name] => {
                 let id = self.id(name);

@@ -38,13 +38,7 @@ impl View {
             return Err(name_taken(name));
         }
         let mut new = Service { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**service).clone() };
-        new.spec_version = self.revision;
-        let is_same = |old: &&Arc<Service>| Arc::ptr_eq(&old.spec, &new.spec) || old.spec == new.spec;
-        if let Some(old) = old.as_ref().filter(is_same) {
-            new.spec_version = old.spec_version;
-            // One allocation for the service and its tasks.
-            new.spec = Arc::clone(&old.spec);
-        }
+        self.set_versions(old.as_deref(), &mut new);
         if let Some(old) = &old {
             share_past(old, &mut new);
             self.unindex_service(old);
@@ -78,6 +72,22 @@ impl View {
             self.forget_spec(id, version);
         }
         Ok(ObjectRef::Service(id))
+    }
+
+    /// Says since when the spec is what it is, and what its image is pulled with.
+    fn set_versions(&self, old: Option<&Service>, new: &mut Service) {
+        (new.spec_version, new.auth_version) = (self.revision, 0);
+        let Some(old) = old else { return };
+        // Older managers know of no versions of that.
+        let is_same_auth = self.feature_level() < 2 || old.registry_auth == new.registry_auth;
+        new.auth_version = if is_same_auth { old.auth_version } else { self.revision };
+        if Arc::ptr_eq(&old.spec, &new.spec) || old.spec == new.spec {
+            // One allocation for the service and its tasks.
+            new.spec = Arc::clone(&old.spec);
+            if is_same_auth {
+                new.spec_version = old.spec_version;
+            }
+        }
     }
 
     /// Swarm's words for a port that another service has, in that one's mode (`SK:manager/controlapi/service.go`).

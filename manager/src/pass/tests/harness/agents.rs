@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_api::{
-    TaskState, Timestamp,
+    Secret, TaskState, Timestamp,
     object::{Task, TaskStatus},
 };
 use skep_store::Change;
@@ -12,7 +12,7 @@ use super::{STEP, Swarm};
 
 impl Swarm {
     /// What agents have to say by now. Images: `ok` runs, `exit:<code>:<ms>` ends after that time,
-    /// `missing` is on no node.
+    /// `missing` is on no node, `private` is told to those alone who have credentials.
     pub(super) fn agents(&mut self) -> Vec<Change> {
         let view = self.view();
         let tasks = view.tasks().filter(|task| self.due(task).is_some_and(|at| at <= self.now));
@@ -52,12 +52,23 @@ impl Swarm {
         }
     }
 
+    fn may_pull(&self, task: &Task) -> bool {
+        match image(task) {
+            "missing" => false,
+            "private" => {
+                let service = self.view().service(task.service_id).cloned();
+                service.is_some_and(|service| service.registry_auth != Secret::default())
+            }
+            _ => true,
+        }
+    }
+
     fn advanced(&self, task: &Task) -> TaskStatus {
         let state = |state| TaskStatus { state, timestamp: self.now, ..task.status.clone() };
         if !task.is_wanted() {
             return state(TaskState::Shutdown);
         }
-        let (now, is_missing) = (task.status.state, image(task) == "missing");
+        let (now, is_missing) = (task.status.state, !self.may_pull(task));
         if now == TaskState::Running {
             match exit_of(task) {
                 Some((0, _)) => state(TaskState::Complete),
@@ -65,7 +76,10 @@ impl Swarm {
                 None => unreachable!("only an image that exits is due"),
             }
         } else if now == TaskState::Assigned && is_missing {
-            TaskStatus { err: "No such image: missing".into(), ..state(TaskState::Rejected) }
+            TaskStatus {
+                err: format!("No such image: {}", image(task)).as_str().into(),
+                ..state(TaskState::Rejected)
+            }
         } else if now == TaskState::Assigned {
             state(TaskState::Preparing)
         } else if now == TaskState::Preparing {
