@@ -51,14 +51,16 @@ fn a_replicated_job_runs_until_all_have_completed() {
     let first = cluster.service("job")["JobStatus"].clone();
     assert!(first["LastExecution"].is_string(), "{first}");
 
-    // Another run: its tasks take the place of the old ones.
+    // Another run: its tasks take the place of the old ones, which stay as history.
     let old: Vec<String> = cluster.tasks("job").iter().map(|task| task.id.clone()).collect();
     let text = cluster.docker(&["service", "update", "--force", "job"]).ok();
     assert!(text.contains("job complete"), "{text}");
     assert_eq!(cluster.service("job")["JobStatus"]["JobIteration"]["Index"], 1);
     let tasks = cluster.tasks("job");
-    assert_eq!(tasks.iter().filter(|task| task.state == "complete").count(), 4, "{tasks:?}");
-    assert!(tasks.iter().all(|task| !old.contains(&task.id)), "{tasks:?}");
+    assert_eq!(tasks.iter().filter(|task| task.state == "complete").count(), 8, "{tasks:?}");
+    assert_eq!(tasks.iter().filter(|task| old.contains(&task.id)).count(), 4, "{tasks:?}");
+    let list = cluster.docker(&["service", "ls", "--format", "{{.Mode}} {{.Replicas}}"]).ok();
+    assert_eq!(list.trim(), "replicated job 0/2 (4/4 completed)");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::cmp::max;
 
 use skep_api::{
     TaskState, Timestamp,
-    object::{JobRun, SeatKey, Service},
+    object::{JobRun, Service},
     spec::{Mode, Schedule, ServiceSpec, SkepLabel},
 };
 use skep_store::Draft;
@@ -78,21 +78,17 @@ fn is_over(at: &Situation, concurrent: u64, total: u64) -> bool {
 
 /// Whether a seat has a task of the iteration that it is at.
 fn is_of_run(at: &Situation, seat: &Seat) -> bool {
-    is_of(seat, at.service().job_iteration)
-}
-
-fn is_of(seat: &Seat, iteration: u64) -> bool {
-    seat.newest().is_some_and(|task| task.job_iteration() == iteration)
+    seat.newest_of(at.service().job_iteration).is_some()
 }
 
 /// An iteration that began then as one that is over. `n_asked` is how many slots it was to have when it is cut off: what
 /// it did not come to has failed as well.
 fn run(at: &Situation, iteration: u64, n_asked: u64, started: Timestamp, ended: Timestamp) -> JobRun {
-    let seats: Vec<(SeatKey, &Seat)> = at.seats().filter(|(_, seat)| is_of(seat, iteration)).collect();
-    let is_done = |seat: &Seat| seat.newest().is_some_and(|task| task.status.state == TaskState::Complete);
+    let last = at.seats().filter_map(|(_, seat)| seat.newest_of(iteration));
+    let states: Vec<TaskState> = last.map(|task| task.status.state).collect();
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let completed = count(seats.iter().filter(|(_, seat)| is_done(seat)).count());
-    let failed = max(count(seats.len()), n_asked).saturating_sub(completed);
+    let completed = count(states.iter().filter(|state| **state == TaskState::Complete).count());
+    let failed = max(count(states.len()), n_asked).saturating_sub(completed);
     JobRun { iteration, started, ended, completed, failed }
 }
 
@@ -104,14 +100,16 @@ fn n_slots(spec: &ServiceSpec) -> u64 {
     }
 }
 
-/// The run that was under way when somebody asked for another one by hand: its tasks are still there.
+/// The run that was under way when somebody asked for another one by hand: its tasks are still there, and none of that
+/// one.
 fn cut_off(at: &Situation, now: Timestamp) -> Option<JobRun> {
     let before = at.service().job_iteration.checked_sub(1)?;
-    if at.service().runs.first().is_some_and(|run| run.iteration >= before) {
+    let is_known = at.service().runs.first().is_some_and(|run| run.iteration >= before);
+    if is_known || at.seats().any(|(_, seat)| is_of_run(at, seat)) {
         return None;
     }
-    let own = at.seats().filter(|(_, seat)| is_of(seat, before));
-    let started = own.flat_map(|(_, seat)| &seat.tasks).map(|task| task.meta.created_at).min()?;
+    let own = at.tasks().filter(|task| task.job_iteration() == before);
+    let started = own.map(|task| task.meta.created_at).min()?;
     let n_asked = at.service().previous_spec.as_ref().map_or(0, |spec| n_slots(spec));
     Some(run(at, before, n_asked, started, now))
 }

@@ -1,8 +1,8 @@
 //! Runs the tasks of jobs: of an iteration so many at the same time until so many have completed.
 //!
-//! Each update of a job is a new iteration, and what is left of older ones goes. A slot whose task completed is done;
-//! one whose restart policy gave up is not tried again in this iteration (`SK:manager/orchestrator/jobs`, which does
-//! try it again, at once and for ever).
+//! Each update of a job is a new iteration, and what is left of older ones goes; what ended in slots of these stays as
+//! history, which Swarm keeps without a limit. A slot whose task completed is done; one whose restart policy gave up is
+//! not tried again in this iteration (`SK:manager/orchestrator/jobs`, which does try it again, at once and for ever).
 
 use std::sync::Arc;
 

@@ -32,6 +32,9 @@ impl ServicePart for Reaper {
         for (_, seat) in at.seats() {
             let gone = seat.leaving.iter().filter(|task| is_stopped(draft, task));
             cx.reaped.extend(gone.map(|task| task.id));
+            let n_kept = n_max.map_or(usize::MAX, |n| n.saturating_sub(seat.tasks.len()));
+            let past = seat.past.iter().take(seat.past.len().saturating_sub(n_kept));
+            cx.reaped.extend(past.map(|task| task.id));
             if seat.tasks.len() < 2 {
                 // The newest stays, and it is all there is.
                 continue;

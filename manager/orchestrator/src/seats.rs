@@ -37,6 +37,8 @@ pub struct Seat {
     pub(crate) tasks: Vec<Arc<Task>>,
     /// Those to be removed altogether: no history, but they may still run.
     pub(crate) leaving: Vec<Arc<Task>>,
+    /// Of a replicated job, those that ended in earlier iterations, oldest first: history, and nothing else.
+    pub(crate) past: Vec<Arc<Task>>,
 }
 
 impl Seat {
@@ -50,7 +52,20 @@ impl Seat {
         seat
     }
 
-    /// All of its tasks.
+    /// Puts those aside that ended before this iteration of their job. Iterations never go back.
+    pub(crate) fn begin(&mut self, iteration: u64) {
+        let is_past = |task: &mut Arc<Task>| task.job_iteration() != iteration && !task.is_live();
+        self.past.extend(self.tasks.extract_if(.., is_past));
+        self.past.sort_by_key(|task| (task.meta.created_at, task.id));
+    }
+
+    /// The last task of an iteration of a job.
+    pub(crate) fn newest_of(&self, iteration: u64) -> Option<&Arc<Task>> {
+        let mut newest = self.tasks.iter().rev().chain(self.past.iter().rev());
+        newest.find(|task| task.job_iteration() == iteration)
+    }
+
+    /// All of its tasks, but for the past.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.iter().chain(&self.leaving)
     }
@@ -72,14 +87,15 @@ impl Seat {
     pub(crate) fn take_out(&mut self, id: TaskId) {
         self.tasks.retain(|task| task.id != id);
         self.leaving.retain(|task| task.id != id);
+        self.past.retain(|task| task.id != id);
     }
 
     /// Whether there is nothing at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tasks.is_empty() && self.leaving.is_empty()
+        self.tasks.is_empty() && self.leaving.is_empty() && self.past.is_empty()
     }
 
-    /// Whether anything but leaving tasks is in it.
+    /// Whether any task is in it that it is judged by.
     pub(crate) fn is_occupied(&self) -> bool {
         !self.tasks.is_empty()
     }

@@ -82,7 +82,9 @@ impl Situation {
         tasks.sort_by_key(|task| task.seat());
         let seats = tasks.chunk_by(|a, b| a.seat() == b.seat());
         let seats = seats.map(|tasks| (tasks[0].seat(), Seat::of(tasks))).collect();
-        Some(Self { mode: service.spec.mode(), service, seats, look: look.clone(), is_over: false })
+        let mut at = Self { mode: service.spec.mode(), service, seats, look: look.clone(), is_over: false };
+        at.part();
+        Some(at)
     }
 
     /// The service.
@@ -137,7 +139,7 @@ impl Situation {
 
     /// All tasks of these.
     pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.seats.values().flat_map(Seat::all)
+        self.seats.values().flat_map(|seat| seat.all().chain(&seat.past))
     }
 
     /// A seat; `None` when it has no task.
@@ -227,6 +229,15 @@ impl Situation {
             self.is_over |= service.is_changed_from(&self.service);
             self.service = Arc::clone(service);
             self.mode = service.spec.mode();
+            self.part();
+        }
+    }
+
+    /// Tells what ended in earlier iterations of a job from what it is judged by. Of a global one nothing of these is kept
+    /// (`SK:manager/orchestrator/jobs/global`).
+    fn part(&mut self) {
+        if matches!(self.mode, Mode::ReplicatedJob { .. }) {
+            self.seats.values_mut().for_each(|seat| seat.begin(self.service.job_iteration));
         }
     }
 
@@ -238,6 +249,9 @@ impl Situation {
         if let Some(now) = draft.task(task.id) {
             seat.add(now);
             seat.sort();
+            if matches!(self.mode, Mode::ReplicatedJob { .. }) {
+                seat.begin(self.service.job_iteration);
+            }
         }
         if seat.is_empty() {
             self.seats.remove(&key);

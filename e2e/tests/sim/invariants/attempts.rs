@@ -81,6 +81,8 @@ pub(crate) fn view(state: &mut State, view: &View) {
 /// Whether nothing more may come into a seat that no task fills, as the restart policy of what was tried last says.
 pub(crate) fn is_given_up(state: &State, service: &Service, seat: SeatKey) -> bool {
     let mut tasks = state.newest.tasks_of_seat(service.id, seat);
+    // Each iteration of a job begins anew.
+    tasks.retain(|task| !service.spec.mode().is_job() || task.job_iteration() == service.job_iteration);
     let newest = tasks.iter().max_by_key(|task| (task.meta.created_at, task.id));
     let runs_once = |task: &Task| {
         task.spec.task_template.restart().condition == RestartCondition::None && !task.is_live()
