@@ -17,7 +17,7 @@ use crate::{
     Context, Fit, NewTask, Seat, ServicePart, Situation, WakeKey, Why,
     moves::is_no_more_than_a_move,
     restart::runs_once,
-    room::has_room,
+    room::{has_all, has_room},
     seats::{NO_LONGER_MEETS, said},
 };
 
@@ -67,7 +67,6 @@ impl ServicePart for Enforcer {
 
     fn reconcile(&self, at: &mut Situation, draft: &mut Draft, cx: &mut Context<'_>) {
         let service = at.service();
-        // What is done about one seat leaves the others no less room than they had.
         let keys = at.keys(|seat| seat.all().any(|task| is_odd(draft, cx, task, service)));
         if keys.is_empty() {
             return;
@@ -80,6 +79,11 @@ impl ServicePart for Enforcer {
             let Some(node) = task.node_id.or(task.for_node()) else { continue };
             let Some(reason) = reason(draft, cx, draft.node(node), &task, at.service()) else { continue };
             send_away(at, draft, cx, &fit, &task, reason.why());
+            if draft.node(node).is_some_and(|node| !has_all(draft, node)) {
+                // Who was to go because of this task may stay by now, and take the room of one that was to stay: of this
+                // service or of another one, and looked at before.
+                cx.wake(WakeKey::Node(node), draft.now());
+            }
         }
     }
 }

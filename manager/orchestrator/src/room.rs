@@ -15,17 +15,10 @@ pub(crate) fn has_room(view: &View, node: &Node, task: &Task) -> bool {
         // It takes nothing that others may lack.
         return true;
     }
-    let load = view.node_load(node.id);
-    let about = &node.description;
-    let is_there = load.nano_cpus <= about.nano_cpus && load.memory_bytes <= about.memory_bytes;
-    if is_there && load.generic.is_none() {
-        // Of nearly every node.
+    if has_all(view, node) {
         return true;
     }
     let mut left = Left::of(node);
-    if is_there && load.generic.as_deref().is_none_or(|load| left.has(load)) {
-        return true;
-    }
     let mut tasks: Vec<&Arc<Task>> =
         view.tasks_of_node(node.id).filter(|other| other.is_runnable()).collect();
     tasks.sort_by_key(|other| (other.meta.created_at, other.id));
@@ -36,6 +29,15 @@ pub(crate) fn has_room(view: &View, node: &Node, task: &Task) -> bool {
         }
     }
     true
+}
+
+/// Whether a node has all that its tasks have of it: else which of them keep their part hangs on all that are there.
+pub(crate) fn has_all(view: &View, node: &Node) -> bool {
+    let load = view.node_load(node.id);
+    let about = &node.description;
+    let is_there = load.nano_cpus <= about.nano_cpus && load.memory_bytes <= about.memory_bytes;
+    // Of nearly every node nothing was given.
+    is_there && load.generic.as_deref().is_none_or(|load| Left::of(node).has(load))
 }
 
 fn reserves(task: &Task) -> bool {
