@@ -10,12 +10,19 @@ use skep_api::{ServiceId, TaskId, TaskState};
 use skep_manager::View;
 
 use crate::swarm::world::{State, World};
+use crate::trace::now;
+
+/// For how long what was decided before somebody changed the settings may still come.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// What is remembered of updates.
 #[derive(Default)]
 pub(crate) struct Updates {
     /// By service and update, how many seats wait for their new task to run.
     in_flight: BTreeMap<(ServiceId, u64), u64>,
+    /// What each service allowed before somebody lowered that, and until when a pass that knew it may still come.
+    lowered: BTreeMap<ServiceId, (u64, Duration)>,
+    allowed: BTreeMap<ServiceId, u64>,
     /// Tasks that were seen without a node: what finds none holds up nothing but what runs, and others that wait come
     /// along with it.
     waited: BTreeSet<TaskId>,
@@ -27,10 +34,17 @@ pub(crate) fn view(state: &mut State, view: &View) {
     for service in view.services().filter(|service| service.is_updating()) {
         let is_rollback = service.update_status.as_ref().is_some_and(|status| status.state.is_rollback());
         let settings = if is_rollback { service.spec.rollback() } else { service.spec.update() };
+        let updates = &mut state.updates;
+        let allowed_before = updates.allowed.insert(service.id, settings.parallelism).unwrap_or(0);
+        if allowed_before > settings.parallelism {
+            updates.lowered.insert(service.id, (allowed_before, now() + ON_ITS_WAY));
+        }
+        let still = updates.lowered.get(&service.id).filter(|(_, until)| *until > now());
+        let allowed = settings.parallelism.max(still.map_or(0, |(before, _)| *before));
         let coming = coming(&mut state.updates.waited, view, service);
         let n = u64::try_from(coming.len()).unwrap();
         let before = state.updates.in_flight.insert((service.id, service.updates), n).unwrap_or(0);
-        if n > settings.parallelism.max(before) {
+        if n > allowed.max(before) {
             let times = |(_, id): &(SeatKey, TaskId)| {
                 view.task(*id).map(|task| (task.meta.created_at, task.status.timestamp))
             };
@@ -39,7 +53,7 @@ pub(crate) fn view(state: &mut State, view: &View) {
                 coming.iter().map(times).collect::<Vec<_>>(),
                 service.spec.name,
                 view.revision(),
-                settings.parallelism
+                allowed
             );
             state.trace.fail(line);
         }
