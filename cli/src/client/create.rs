@@ -15,6 +15,7 @@ use super::{
     progress,
     service::explain,
     service::settings::{Amounts, Process, Restart, Rollback, Update, Waiting},
+    service::surroundings::Surroundings,
 };
 
 #[derive(Args, Debug, Default)]
@@ -70,6 +71,9 @@ pub(crate) struct Create {
     /// Set one or more custom host-to-IP mappings (host:ip)
     #[arg(long = "host", id = "extra_host", value_name = "HOST:IP", value_parser = flags::host)]
     extra_host: Vec<String>,
+    /// Endpoint mode (vip or dnsrr)
+    #[arg(long, default_value = "vip")]
+    endpoint_mode: String,
     /// Create nothing, but say where the tasks would go
     #[arg(long)]
     dry_run: bool,
@@ -77,6 +81,8 @@ pub(crate) struct Create {
     waiting: Waiting,
     #[command(flatten)]
     process: Process,
+    #[command(flatten)]
+    surroundings: Surroundings,
     #[command(flatten)]
     resources: Amounts,
     #[command(flatten)]
@@ -128,7 +134,7 @@ impl Create {
                 hosts: given(self.extra_host),
                 capability_add: given(self.process.cap_add.clone()),
                 capability_drop: given(self.process.cap_drop.clone()),
-                ..self.process.container()?
+                ..self.surroundings.of(self.process.container()?)
             }),
             ..TaskSpec::default()
         };
@@ -151,7 +157,11 @@ impl Create {
             mode: Some(mode),
             update_config,
             rollback_config,
-            endpoint_spec: Some(EndpointSpec { mode: Some("vip".into()), ports, ..EndpointSpec::default() }),
+            endpoint_spec: Some(EndpointSpec {
+                mode: Some(self.endpoint_mode),
+                ports,
+                ..EndpointSpec::default()
+            }),
             ..ServiceSpec::default()
         })
     }
@@ -363,7 +373,9 @@ mod tests {
              --update-monitor 1ms --rollback-order start-first --stop-grace-period 2s --stop-signal SIGINT -u 1:1 \
              -w /w --hostname h --read-only --cap-add NET_ADMIN --cap-drop ALL --host db:10.0.0.1 --group 7 \
              --log-driver json-file --log-opt max-size=1m --placement-pref spread=node.labels.dc \
-             --replicas-max-per-node 2 --generic-resource gpu=1 --entrypoint /bin/sh -d img:1 -c echo --name",
+             --replicas-max-per-node 2 --generic-resource gpu=1 --dns 9.9.9.9 --dns-search a.b --dns-option ndots:1 --sysctl net.core.somaxconn=9 \
+             --ulimit nofile=10:20 --endpoint-mode dnsrr --mount type=volume,src=v,dst=/v,volume-label=a=b,volume-nocopy \
+             --entrypoint /bin/sh -d img:1 -c echo --name",
         );
         for (pointer, expect) in [
             ("/Name", json!("web")),
@@ -399,6 +411,17 @@ mod tests {
             ("/UpdateConfig/Monitor", json!(1_000_000)),
             ("/UpdateConfig/FailureAction", json!("pause")),
             ("/RollbackConfig/Order", json!("start-first")),
+            (
+                "/TaskTemplate/ContainerSpec/DNSConfig",
+                json!({ "Nameservers": ["9.9.9.9"], "Search": ["a.b"], "Options": ["ndots:1"] }),
+            ),
+            ("/TaskTemplate/ContainerSpec/Sysctls", json!({ "net.core.somaxconn": "9" })),
+            ("/TaskTemplate/ContainerSpec/Ulimits", json!([{ "Name": "nofile", "Soft": 10, "Hard": 20 }])),
+            (
+                "/TaskTemplate/ContainerSpec/Mounts/1/VolumeOptions",
+                json!({ "NoCopy": true, "Labels": { "a": "b" } }),
+            ),
+            ("/EndpointSpec/Mode", json!("dnsrr")),
             ("/TaskTemplate/LogDriver/Options/max-size", json!("1m")),
         ] {
             assert_eq!(out.pointer(pointer), Some(&expect), "{pointer}\n{out:#}");

@@ -1,6 +1,6 @@
 //! Values of flags, in Docker's forms.
 
-use skep_api::spec::{GenericAmount, Labels, Mount, PortConfig, TmpfsOptions};
+use skep_api::spec::{GenericAmount, Labels, Mount, PortConfig, TmpfsOptions, Ulimit, VolumeOptions};
 
 /// `key=value`
 pub(crate) fn filter(text: &str) -> Result<(String, String), String> {
@@ -165,7 +165,7 @@ fn short_ports(text: &str) -> Result<Vec<PortConfig>, String> {
 /// `type=bind,source=/a,target=/b,readonly`
 pub(crate) fn mount(text: &str) -> Result<Mount, String> {
     let mut mount = Mount { kind: "volume".into(), ..Mount::default() };
-    let mut tmpfs = TmpfsOptions::default();
+    let (mut tmpfs, mut volume) = (TmpfsOptions::default(), VolumeOptions::default());
     for field in text.split(',') {
         let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
         let key = key.trim().to_ascii_lowercase();
@@ -175,12 +175,10 @@ pub(crate) fn mount(text: &str) -> Result<Mount, String> {
             "source" | "src" => mount.source = needs()?.to_owned(),
             "target" | "dst" | "destination" => mount.target = needs()?.to_owned(),
             "readonly" | "ro" => {
-                mount.read_only = Some(match value {
-                    None | Some("true" | "1") => true,
-                    Some("false" | "0") => false,
-                    Some(other) => return Err(format!("invalid value for {key}: {other}")),
-                });
+                mount.read_only = Some(switch(&key, value)?);
             }
+            "volume-nocopy" => volume.no_copy = Some(switch(&key, value)?),
+            "volume-label" => volume.labels.get_or_insert_default().extend(labels(&[needs()?.to_owned()])),
             "tmpfs-size" => tmpfs.size_bytes = Some(bytes(needs()?)?),
             "tmpfs-mode" => {
                 let octal = needs()?;
@@ -203,7 +201,31 @@ pub(crate) fn mount(text: &str) -> Result<Mount, String> {
         }
         mount.tmpfs_options = Some(tmpfs);
     }
+    if volume != VolumeOptions::default() {
+        if mount.kind != "volume" {
+            return Err(format!("cannot mix 'volume-*' options with mount type '{}'", mount.kind));
+        }
+        mount.volume_options = Some(volume);
+    }
     Ok(mount)
+}
+
+/// A key that may stand alone.
+fn switch(key: &str, value: Option<&str>) -> Result<bool, String> {
+    match value {
+        None | Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(other) => Err(format!("invalid value for {key}: {other}")),
+    }
+}
+
+/// `nofile=1024:2048`, or one number for both.
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
+    let invalid = || format!("invalid ulimit argument: {text}");
+    let (name, numbers) = text.split_once('=').ok_or_else(invalid)?;
+    let (soft, hard) = numbers.split_once(':').unwrap_or((numbers, numbers));
+    let number = |text: &str| text.parse::<i64>().map_err(|_| invalid());
+    Ok(Ulimit { name: name.to_owned(), soft: number(soft)?, hard: number(hard)?, ..Ulimit::default() })
 }
 
 /// Splits a command as a shell would: quotes and backslashes, no expansion.
@@ -277,7 +299,9 @@ mod tests {
         for (text, expect) in [
             ("type=bind,src=/a", "target is required"),
             ("type=npipe,dst=/a", "unsupported mount type 'npipe'"),
-            ("dst=/a,volume-nocopy=1", "unexpected key 'volume-nocopy' in 'volume-nocopy=1'"),
+            ("dst=/a,volume-driver=nfs", "unexpected key 'volume-driver' in 'volume-driver=nfs'"),
+            ("dst=/a,volume-nocopy=x", "invalid value for volume-nocopy: x"),
+            ("type=bind,src=/a,dst=/a,volume-nocopy", "cannot mix 'volume-*' options with mount type 'bind'"),
             ("source,dst=/a", "invalid field 'source' must be a key=value pair"),
         ] {
             assert_eq!(mount(text).unwrap_err(), expect, "{text}");
@@ -292,6 +316,9 @@ mod tests {
         assert_eq!(bytes("64m"), Ok(64 << 20));
         assert_eq!(words(r#"/bin/sh -c "a 'b' c" d\ e"#).unwrap(), ["/bin/sh", "-c", "a 'b' c", "d e"]);
         assert!(words("'a").is_err());
+        let both = ulimit("nofile=5").unwrap();
+        assert_eq!((both.name.as_str(), both.soft, both.hard), ("nofile", 5, 5));
+        assert_eq!(ulimit("nofile").unwrap_err(), "invalid ulimit argument: nofile");
         assert_eq!(host("db:10.0.0.1"), Ok("10.0.0.1 db".to_owned()));
     }
 }

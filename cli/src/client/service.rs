@@ -9,6 +9,7 @@ mod rollout;
 mod runs;
 mod scale;
 pub(crate) mod settings;
+pub(crate) mod surroundings;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};

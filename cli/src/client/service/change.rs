@@ -12,8 +12,13 @@ use serde_json::Value;
 use skep_api::spec::{GenericAmount, Mount};
 
 use self::apply::{container, made_for};
+pub(super) use self::{
+    apply::tidy,
+    lists::{labels, members, words},
+};
 use super::networks;
 use super::settings::{Amounts, Process, Restart, Rollback, Update, Waiting};
+use super::surroundings::SurroundingsChange;
 use crate::client::{
     connection::{Connection, escape},
     create::{pin, warn, with_tag},
@@ -142,6 +147,8 @@ struct Lists {
     /// Remove a network
     #[arg(long, value_name = "NETWORK")]
     network_rm: Vec<String>,
+    #[command(flatten)]
+    surroundings: SurroundingsChange,
 }
 
 /// Updates the service and waits for it, unless told not to.

@@ -66,7 +66,7 @@ impl Edits {
 }
 
 /// Takes out the members that are null.
-pub(super) fn tidy(section: &mut Value) {
+pub(crate) fn tidy(section: &mut Value) {
     if let Some(map) = section.as_object_mut() {
         map.retain(|_, value| !value.is_null());
     }

@@ -22,6 +22,7 @@ impl Lists {
         words(&mut container["Groups"], &self.group_add, &self.group_rm);
         self.hosts(&mut container["Hosts"]);
         self.mounts(&mut container["Mounts"])?;
+        self.surroundings.apply(container);
         tidy(container);
         self.ports(spec)?;
         self.generic(&mut spec["TaskTemplate"])?;
@@ -149,7 +150,7 @@ impl Lists {
     }
 }
 
-fn members(list: &Value) -> Vec<Value> {
+pub(crate) fn members(list: &Value) -> Vec<Value> {
     list.as_array().cloned().unwrap_or_default()
 }
 
@@ -158,7 +159,7 @@ pub(super) fn strings(list: &Value) -> Vec<String> {
 }
 
 /// A set of words: sorted, so that what does not change anything changes no task.
-fn words(list: &mut Value, add: &[String], gone: &[String]) {
+pub(crate) fn words(list: &mut Value, add: &[String], gone: &[String]) {
     if add.is_empty() && gone.is_empty() {
         return;
     }
@@ -183,7 +184,7 @@ fn keyed(list: &mut Value, add: &[String], gone: &[String]) {
     *list = all.into();
 }
 
-fn labels(map: &mut Value, add: &[String], gone: &[String]) {
+pub(crate) fn labels(map: &mut Value, add: &[String], gone: &[String]) {
     if add.is_empty() && gone.is_empty() {
         return;
     }

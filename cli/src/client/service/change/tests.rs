@@ -74,6 +74,17 @@ fn lists_are_added_to_and_taken_from() {
         "/TaskTemplate/Placement/Preferences",
         &json!([{ "Spread": { "SpreadDescriptor": "node.labels.zone" } }]),
     );
+    check(
+        "--dns-add 9.9.9.9 --dns-add 8.8.8.8 --dns-search-add a.b --dns-option-rm x",
+        &container("DNSConfig"),
+        &json!({ "Nameservers": ["8.8.8.8", "9.9.9.9"], "Search": ["a.b"], "Options": [] }),
+    );
+    check("--sysctl-add net.a=1", &container("Sysctls"), &json!({ "net.a": "1" }));
+    check(
+        "--ulimit-add nofile=1:2 --ulimit-add core=0 --ulimit-rm nproc",
+        &container("Ulimits"),
+        &json!([{ "Name": "core", "Soft": 0, "Hard": 0 }, { "Name": "nofile", "Soft": 1, "Hard": 2 }]),
+    );
     check("--publish-rm 80", "/EndpointSpec/Ports", &json!([]));
     check("--publish-add 8443:443", "/EndpointSpec/Ports/1/TargetPort", &json!(443));
     check("--publish-rm 80 --publish-add 9090:80", "/EndpointSpec/Ports/0/PublishedPort", &json!(9090));
