@@ -16,7 +16,7 @@ use skep_orchestrator::{Context, Look, WakeKey, assign_addresses, expire_nodes, 
 use skep_store::{Change, Dirty, Draft, View};
 
 pub use self::placement::{Move, Plan, Rebalance, Waiting};
-pub(crate) use self::placement::{plan, plan_rebalance, waiting};
+pub(crate) use self::placement::{never_even, plan, plan_rebalance, waiting};
 use self::scope::{fresh, is_room_freed, scope};
 
 /// What the leader keeps from pass to pass to be quick. Nothing that decides: a pass with a fresh one is the same.

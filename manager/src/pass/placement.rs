@@ -28,7 +28,7 @@ pub(super) use self::rebalance::rebalance;
 pub use self::rebalance::{Move, Rebalance};
 pub(crate) use self::{
     explain::{plan, waiting},
-    rebalance::plan_rebalance,
+    rebalance::{never_even, plan_rebalance},
 };
 use self::{placer::Placer, round::Round};
 

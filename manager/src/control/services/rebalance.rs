@@ -6,7 +6,7 @@ use super::{
     super::{Control, failed_precondition},
     update::needs_level_2,
 };
-use crate::pass::{Rebalance, plan_rebalance};
+use crate::pass::{Rebalance, never_even, plan_rebalance};
 
 /// How often the wish is written anew because the leader wrote the service meanwhile.
 const STALE_MAX: usize = 8;
@@ -37,6 +37,9 @@ impl Control {
                 if !matches!(old.spec.mode(), Mode::Replicated { .. }) {
                     return Err(failed_precondition("only tasks of replicated services can be moved"));
                 }
+                if let Some(why) = never_even(view, old) {
+                    return Err(failed_precondition(why));
+                }
                 Ok(Service { balance_asked: now, ..old.clone() })
             });
             match written.await {
@@ -46,5 +49,32 @@ impl Control {
             }
         }
         Err(super::out_of_sequence())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_api::{Secret, spec::ServiceSpec};
+
+    use crate::rig::first_manager;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_never_even_is_refused() {
+        let (manager, _, _dir) = first_manager().await;
+        let control = manager.control();
+        let create = async |labels: &str| {
+            let text = format!(
+                r#"{{"Name":"a{}","TaskTemplate":{{"ContainerSpec":{{"Image":"busybox"}}}},"Labels":{labels}}}"#,
+                labels.len()
+            );
+            let spec: ServiceSpec = serde_json::from_str(&text).unwrap();
+            control.create_service(spec, Secret::default()).await.unwrap().id
+        };
+        let plain = create("{}").await;
+        control.rebalance(plain).await.unwrap();
+        let packed = create(r#"{"skep.strategy":"binpack"}"#).await;
+        let error = control.rebalance(packed).await.unwrap_err();
+        assert!(error.message.contains("its labels ask for certain nodes"), "{error}");
+        assert!(control.view().await.unwrap().service(packed).unwrap().balance_asked.is_zero());
     }
 }

@@ -33,6 +33,9 @@ const LOOKS_MAX: usize = 2_000_000;
 const NOT_EVEN: &str = "its labels ask for certain nodes, and not for even ones: skep.strategy, skep.spread.weight, \
                         skep.soft";
 
+/// While rooms are kept for tasks of services with a priority.
+const KEPT: &str = "nodes make room for tasks of a higher priority";
+
 /// A task that would go to another node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Move {
@@ -168,6 +171,12 @@ fn running(view: &View, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> 
     view.tasks_of_service(service).filter(|task| task.is_runnable())
 }
 
+/// Why nobody's wish makes a service's nodes even, where its labels are against it.
+pub(crate) fn never_even(view: &View, service: &Service) -> Option<&'static str> {
+    let ask = ask::of_spec(view, &service.spec, &service.ports).ok()?;
+    ask.has_own_order().then_some(NOT_EVEN)
+}
+
 /// What would make a service's nodes even.
 pub(crate) fn plan_rebalance(view: &View, service: &Service, now: Timestamp) -> Rebalance {
     let asked = Service { balance_asked: now, ..service.clone() };
@@ -181,6 +190,10 @@ pub(crate) fn plan_rebalance(view: &View, service: &Service, now: Timestamp) -> 
     };
     if eyes.ask.has_own_order() {
         NOT_EVEN.clone_into(&mut plan.held);
+        return plan;
+    }
+    if view.n_rooms() > 0 {
+        KEPT.clone_into(&mut plan.held);
         return plan;
     }
     let mut tasks: BTreeMap<NodeId, Vec<Arc<Task>>> = BTreeMap::new();
