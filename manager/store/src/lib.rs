@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod level;
 mod load;
+mod names;
 mod networks;
 mod proposal;
 mod record;

@@ -10,7 +10,10 @@ use skep_api::{
     spec::{PortConfig, ServiceSpec},
 };
 
-use crate::NodeLoad;
+use crate::{
+    NodeLoad,
+    names::{Named, ServiceName},
+};
 
 /// All objects at one revision, with their indexes. A clone is O(1) and shares everything.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -20,7 +23,7 @@ pub struct View {
     pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
     pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
     pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
-    pub(crate) service_names: OrdMap<String, ServiceId>,
+    pub(crate) service_names: OrdMap<ServiceName, ServiceId>,
     /// With the slot of each: those of a slot lie together. Flat, as a set for each slot would cost more
     /// than the tasks.
     pub(crate) tasks_by_service: OrdSet<(ServiceId, u64, TaskId)>,
@@ -105,14 +108,20 @@ impl View {
     /// A service by its whole name.
     #[must_use]
     pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
-        self.services.get(self.service_names.get(name)?)
+        self.services.get(self.service_names.get(&name as &dyn Named)?)
     }
 
     /// A service whose name differs from this one by case alone, or not at all.
     #[must_use]
     pub fn service_named_alike(&self, name: &str) -> Option<&Arc<Service>> {
-        let by_name = || self.service_names.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
-        let id = self.service_names.get(name).or_else(|| by_name().map(|(_, id)| id))?;
+        let capitals = name.to_ascii_uppercase();
+        let first: &dyn Named = &capitals.as_str();
+        let alike = || {
+            let mut from =
+                self.service_names.range::<_, dyn Named>((Bound::Included(first), Bound::Unbounded));
+            from.next().filter(|(own, _)| own.name().eq_ignore_ascii_case(name)).map(|(_, id)| id)
+        };
+        let id = self.service_names.get(&name as &dyn Named).or_else(alike)?;
         self.services.get(id)
     }
 

@@ -8,7 +8,7 @@ use skep_api::{
     spec::{PortConfig, ServiceSpec},
 };
 
-use crate::{ObjectRef, Refusal, RefusalKind, View};
+use crate::{ObjectRef, Refusal, RefusalKind, View, names::ServiceName};
 
 impl View {
     /// A new service's name differs from others' by more than case (`SK:manager/state/store/services.go`). Those that
@@ -34,7 +34,7 @@ impl View {
         let id = service.id;
         let old = self.services.get(&id).cloned();
         let name = &service.spec.name;
-        if self.service_names.get(name).is_some_and(|owner| *owner != id) {
+        if self.service_names.get(&ServiceName::of(&service.spec)).is_some_and(|owner| *owner != id) {
             return Err(name_taken(name));
         }
         let mut new = Service { meta: self.meta(old.as_ref().map(|o| o.meta), now), ..(**service).clone() };
@@ -62,7 +62,7 @@ impl View {
         if new.spec.priority() > 0 {
             self.ranked.insert((new.spec.priority(), id));
         }
-        self.service_names.insert(name.clone(), id);
+        self.service_names.insert(ServiceName::of(&new.spec), id);
         self.use_networks(old.as_deref(), &new)?;
         let count = self.specs.get(&(id, new.spec_version)).map_or(0, |(_, n)| *n);
         self.specs.insert((id, new.spec_version), (Arc::clone(&new.spec), count));
@@ -107,7 +107,7 @@ impl View {
     }
 
     fn unindex_service(&mut self, old: &Service) {
-        self.service_names.remove(&old.spec.name);
+        self.service_names.remove(&ServiceName::of(&old.spec));
         for port in old.ports.iter().filter(|port| port.is_ingress()) {
             self.ports.remove(&port_key(port));
         }
