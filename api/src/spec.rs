@@ -5,6 +5,7 @@
 //! Keys are matched without regard to case, as Go's decoder does (`json::parse`).
 
 mod container;
+mod extra;
 mod label;
 mod mode;
 mod network;
@@ -18,6 +19,7 @@ mod task;
 mod update;
 
 pub use container::*;
+pub use extra::Extra;
 pub use label::*;
 pub use mode::*;
 pub use network::*;
@@ -28,9 +30,6 @@ pub use service::*;
 pub use swarm::*;
 pub use task::*;
 pub use update::*;
-
-/// The keys of an object that no typed field takes.
-pub type Extra = serde_json::Map<String, serde_json::Value>;
 
 /// User labels: ordered, so that what is printed and hashed does not depend on chance.
 pub type Labels = std::collections::BTreeMap<String, String>;

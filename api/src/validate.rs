@@ -13,6 +13,7 @@ mod update;
 
 pub use container::signal_number;
 pub use network::{INGRESS_REFUSED, network};
+use serde_json::{Map, Value};
 pub use service::{NAME_CHARS_MAX, REPLICAS_MAX, service};
 pub use swarm::swarm;
 pub use task::size;
@@ -21,11 +22,11 @@ use crate::{
     ApiError, ErrorKind,
     json::is_zero,
     object::ingress::DATA_PATH_PORT,
-    spec::{Extra, InitRequest, NodeSpec},
+    spec::{InitRequest, NodeSpec},
 };
 
 /// Refuses the keys of `known` that ask for something.
-fn unhonoured(extra: &Extra, path: &str, known: &[&str]) -> Result<(), ApiError> {
+fn unhonoured(extra: &Map<String, Value>, path: &str, known: &[&str]) -> Result<(), ApiError> {
     for (key, value) in extra {
         if known.contains(&key.as_str()) && !is_zero(value) {
             return Err(not_honoured(&field(path, key), ""));

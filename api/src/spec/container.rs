@@ -60,7 +60,7 @@ pub struct ContainerSpec {
     pub capability_drop: Option<Vec<String>>,
     /// Who answers for names.
     #[serde(rename = "DNSConfig", skip_serializing_if = "Option::is_none")]
-    pub dns_config: Option<DnsConfig>,
+    pub dns_config: Option<Box<DnsConfig>>,
     /// Kernel settings of the task's own namespaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sysctls: Option<BTreeMap<String, String>>,

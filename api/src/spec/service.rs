@@ -25,13 +25,13 @@ pub struct ServiceSpec {
     pub mode: Option<ServiceMode>,
     /// How a change of the template rolls out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub update_config: Option<UpdateConfig>,
+    pub update_config: Option<Box<UpdateConfig>>,
     /// How a rollback rolls out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rollback_config: Option<UpdateConfig>,
+    pub rollback_config: Option<Box<UpdateConfig>>,
     /// Published ports.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint_spec: Option<EndpointSpec>,
+    pub endpoint_spec: Option<Box<EndpointSpec>>,
     /// The old place of the template's networks: counts when that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<NetworkAttachment>>,
@@ -111,12 +111,12 @@ impl ServiceSpec {
     /// The update's settings with Swarm's defaults filled in.
     #[must_use]
     pub fn update(&self) -> UpdateSettings {
-        UpdateSettings::of(self.update_config.as_ref())
+        UpdateSettings::of(self.update_config.as_deref())
     }
 
     /// The rollback's settings with Swarm's defaults filled in.
     #[must_use]
     pub fn rollback(&self) -> UpdateSettings {
-        UpdateSettings::of(self.rollback_config.as_ref())
+        UpdateSettings::of(self.rollback_config.as_deref())
     }
 }

@@ -22,19 +22,19 @@ pub struct TaskSpec {
     pub container_spec: Option<ContainerSpec>,
     /// Limits and reservations.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Box<ResourceRequirements>>,
     /// When an ended task is replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub restart_policy: Option<RestartPolicy>,
+    pub restart_policy: Option<Box<RestartPolicy>>,
     /// Where it may run.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub placement: Option<Placement>,
+    pub placement: Option<Box<Placement>>,
     /// Raised by `--force`: a change replaces the tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_update: Option<u64>,
     /// Where output goes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_driver: Option<LogDriver>,
+    pub log_driver: Option<Box<LogDriver>>,
     /// Which networks its tasks are on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<NetworkAttachment>>,
@@ -47,17 +47,17 @@ impl TaskSpec {
     /// The restart policy with Swarm's defaults filled in.
     #[must_use]
     pub fn restart(&self) -> RestartSettings {
-        let policy = self.restart_policy.clone().unwrap_or_default();
-        let condition = match policy.condition.as_deref() {
+        let policy = self.restart_policy.as_deref();
+        let condition = match policy.and_then(|policy| policy.condition.as_deref()) {
             Some("none") => RestartCondition::None,
             Some("on-failure") => RestartCondition::OnFailure,
             _ => RestartCondition::Any,
         };
         RestartSettings {
             condition,
-            delay: policy.delay.map_or(RESTART_DELAY_DEFAULT, nanos),
-            max_attempts: policy.max_attempts.unwrap_or(0),
-            window: policy.window.map_or(Duration::ZERO, nanos),
+            delay: policy.and_then(|policy| policy.delay).map_or(RESTART_DELAY_DEFAULT, nanos),
+            max_attempts: policy.and_then(|policy| policy.max_attempts).unwrap_or(0),
+            window: policy.and_then(|policy| policy.window).map_or(Duration::ZERO, nanos),
         }
     }
 

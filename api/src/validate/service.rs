@@ -21,9 +21,9 @@ pub fn service(spec: &ServiceSpec) -> Result<(), ApiError> {
     mode(spec)?;
     task(&spec.task_template)?;
     network::attachments(spec)?;
-    update(spec.update_config.as_ref(), "UpdateConfig", &["pause", "continue", "rollback"])?;
+    update(spec.update_config.as_deref(), "UpdateConfig", &["pause", "continue", "rollback"])?;
     // A rollback that fails is never rolled back.
-    update(spec.rollback_config.as_ref(), "RollbackConfig", &["pause", "continue"])?;
+    update(spec.rollback_config.as_deref(), "RollbackConfig", &["pause", "continue"])?;
     endpoint(spec)
 }
 

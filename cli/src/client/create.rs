@@ -119,10 +119,10 @@ impl Create {
             reserved.generic_resources = Some(self.generic_resource);
         }
         let template = TaskSpec {
-            resources,
-            restart_policy: self.restart.policy(),
-            placement: (placement != Placement::default()).then_some(placement),
-            log_driver: self.process.log_driver(),
+            resources: resources.map(Box::new),
+            restart_policy: self.restart.policy().map(Box::new),
+            placement: (placement != Placement::default()).then(|| Box::new(placement)),
+            log_driver: self.process.log_driver().map(Box::new),
             networks: given(self.network.iter().map(|name| attachment(name)).collect()),
             container_spec: Some(ContainerSpec {
                 image: with_tag(image),
@@ -155,13 +155,13 @@ impl Create {
             labels: Some(flags::labels(&self.label)),
             task_template: template,
             mode: Some(mode),
-            update_config,
-            rollback_config,
-            endpoint_spec: Some(EndpointSpec {
+            update_config: update_config.map(Box::new),
+            rollback_config: rollback_config.map(Box::new),
+            endpoint_spec: Some(Box::new(EndpointSpec {
                 mode: Some(self.endpoint_mode),
                 ports,
                 ..EndpointSpec::default()
-            }),
+            })),
             ..ServiceSpec::default()
         })
     }

@@ -80,7 +80,7 @@ fn compare(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> Difference {
     if Arc::ptr_eq(old, new) {
         return Difference::None;
     }
-    if !same_endpoint(old.endpoint_spec.as_ref(), new.endpoint_spec.as_ref()) {
+    if !same_endpoint(old.endpoint_spec.as_deref(), new.endpoint_spec.as_deref()) {
         return Difference::Other;
     }
     if old.task_template.asks_the_same(&new.task_template) {

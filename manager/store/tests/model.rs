@@ -132,7 +132,7 @@ fn change(step: &Step, view: &View) -> Option<Change> {
                 ..PortConfig::default()
             };
             let endpoint = EndpointSpec { ports: Some(vec![port.clone()]), ..EndpointSpec::default() };
-            spec.endpoint_spec = Some(endpoint);
+            spec.endpoint_spec = Some(Box::new(endpoint));
             Change::PutService(Arc::new(Service {
                 id: ServiceId(id(*n)),
                 spec: Arc::new(spec),

@@ -44,7 +44,7 @@ impl Surroundings {
             ..DnsConfig::default()
         };
         ContainerSpec {
-            dns_config: (dns != DnsConfig::default()).then_some(dns),
+            dns_config: (dns != DnsConfig::default()).then(|| Box::new(dns)),
             sysctls: (!self.sysctl.is_empty()).then(|| flags::labels(&self.sysctl).into_iter().collect()),
             ulimits: given(self.ulimit),
             ..container

@@ -220,7 +220,7 @@ mod tests {
         // Who sends it back asks for the same tasks.
         let back: ServiceSpec = serde_json::from_value(full).unwrap();
         assert!(spec.task_template.asks_the_same(&back.task_template));
-        assert!(EndpointSpec::ask_the_same(spec.endpoint_spec.as_ref(), back.endpoint_spec.as_ref()));
+        assert!(EndpointSpec::ask_the_same(spec.endpoint_spec.as_deref(), back.endpoint_spec.as_deref()));
         assert_eq!((spec.update(), spec.rollback()), (back.update(), back.rollback()));
         assert_eq!(skep_api::validate::service(&back), Ok(()));
     }

@@ -64,7 +64,7 @@ pub(in crate::control) fn needs_level_2(view: &View, what: &str) -> Result<(), A
 
 /// Whether two specs ask for the same tasks.
 fn make_the_same(old: &ServiceSpec, new: &ServiceSpec) -> bool {
-    EndpointSpec::ask_the_same(old.endpoint_spec.as_ref(), new.endpoint_spec.as_ref())
+    EndpointSpec::ask_the_same(old.endpoint_spec.as_deref(), new.endpoint_spec.as_deref())
         && old.task_template.asks_the_same(&new.task_template)
 }
 
