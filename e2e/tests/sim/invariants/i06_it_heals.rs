@@ -1,8 +1,9 @@
 //! Promise 6: once faults stop, observed equals desired in bounded time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use skep_api::object::{NodeState, SeatKey, Service};
+use skep_api::object::{NodeState, SeatKey, Service, Task};
 use skep_api::spec::{Availability, Mode, Role};
 use skep_api::{ServiceId, TaskState};
 
@@ -122,8 +123,12 @@ fn what_ails_a_service(
                 .collect()
         }
         Mode::Replicated { replicas: n } | Mode::ReplicatedJob { total: n, .. } => {
-            let kept =
-                view.tasks_of_service(service.id).filter(|task| task.desired_state < TaskState::Remove);
+            // What earlier iterations of a job left is history.
+            let is_asked_for = |task: &&Arc<Task>| {
+                task.desired_state < TaskState::Remove
+                    && (!mode.is_job() || task.job_iteration() == service.job_iteration)
+            };
+            let kept = view.tasks_of_service(service.id).filter(is_asked_for);
             let seats: BTreeSet<SeatKey> = kept.map(|task| task.seat()).collect();
             if u64::try_from(seats.len()) != Ok(n) {
                 return Some(format!("it has {} seats of {n}", seats.len()));
