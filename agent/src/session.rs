@@ -172,7 +172,8 @@ impl Session {
                 ended = Box::pin(self.hold(&manager)) => ended,
             };
             self.host.reporter.give_up();
-            let was_connected = self.ties.is_connected.send_replace(false);
+            // Not told anew where there was none: who follows it would end the pause before the next attempt.
+            let was_connected = self.ties.is_connected.send_if_modified(std::mem::take);
             self.ties.client.send_replace(None);
             if matches!(ended, SessionError::Replaced) {
                 tracing::info!(manager, "the session begins anew under a new certificate");

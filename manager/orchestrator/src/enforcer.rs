@@ -100,7 +100,9 @@ pub(crate) fn send_away(
     let key = task.seat();
     let is_counted = at.seat(key).and_then(Seat::counted).is_some_and(|counted| counted.id == task.id);
     // What was still to take over has not run: that it comes once more is no second run.
-    let is_to_take_over = at.seat(key).and_then(Seat::pair).is_some_and(|(_, new)| new.id == task.id);
+    let has_run = !task.status.running_at.is_zero();
+    let is_to_take_over =
+        !has_run && at.seat(key).and_then(Seat::pair).is_some_and(|(_, new)| new.id == task.id);
     let may_follow = is_to_take_over || !runs_once(at, task);
     at.shut_down(draft, task, why);
     // Who runs beside another one leaves the seat to that one.

@@ -53,7 +53,7 @@ pub(super) struct Progress {
     running: Vec<SeatKey>,
     /// By seat that was taken up, the task that it is judged by.
     taken: BTreeMap<SeatKey, Arc<Task>>,
-    /// Of these, tasks that found no node in seats whose task before had none either.
+    /// Of these, tasks that found no node in seats that had none before either.
     in_vain: BTreeSet<TaskId>,
     settings: UpdateSettings,
     deadline: Option<Duration>,
@@ -88,8 +88,10 @@ impl Progress {
         for (key, seat) in at.seats() {
             if let Some(task) = judged(service, seat) {
                 taken.insert(key, Arc::clone(task));
-                let before = seat.tasks.iter().rev().find(|task| !is_of_update(service, task));
-                if waits(task) && before.is_some_and(|task| task.node_id.is_none()) {
+                let mut before = seat.tasks.iter().filter(|task| !is_of_update(service, task)).peekable();
+                // One update after the other that finds no node must not take down what runs, seat by seat.
+                let is_vain = before.peek().is_some() && before.all(|task| task.node_id.is_none());
+                if waits(task) && is_vain {
                     in_vain.insert(task.id);
                 }
                 continue;
