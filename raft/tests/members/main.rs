@@ -5,7 +5,7 @@ mod swarm;
 
 use std::time::Duration;
 
-use skep_raft::{ChangeError, Compaction, ProposeError, ReadError};
+use skep_raft::{ChangeError, Compaction, ProposeError, ReadError, Status};
 use swarm::Swarm;
 use tokio::time::Instant;
 
@@ -144,6 +144,9 @@ async fn the_lead_moves_when_asked() {
         let leader = swarm.leader(&IDS).await;
         let to = IDS.into_iter().find(|id| *id != leader).unwrap();
         let started = Instant::now();
+        // It is given to nobody whom a new leader has not heard yet.
+        let heard = |s: &Status| s.members.get(&to).is_some_and(|member| member.acknowledged.is_some());
+        swarm.until(leader, "the other one is heard", heard).await;
         swarm.raft(leader).transfer_leadership(Some(to)).await.unwrap();
         println!("moved in {:?}", started.elapsed());
         swarm.write(leader, "after the move").await;
